@@ -1,0 +1,931 @@
+"""Mini-project 2: Noise2Noise on a deep-learning framework of our own, without autograd and torch.nn.
+
+The file reads top to bottom: `Module`, the convolution and its two derivatives, the blocks, the loss,
+the optimizer, and `Model`, the interface of the assignment, which trains a denoiser with them.
+
+How it works. A module has one primitive, `forward_and_vjp(x)`. It returns the output y = f(x) and a
+function, the vector-Jacobian product: given dL/dy it adds dL/dw to the gradient of each parameter w
+and returns dL/dx. That closure holds exactly what the derivative needs, and forward stands beside its
+derivative on the page. `forward` and `backward` are a few lines around it, written once.
+
+Why it is fast. From outside a tensor has the shape (N, C, H, W); in memory the order is C, H, W, N.
+One image after the other in the last dimension, a whole batch takes part in one matrix product, which
+is most of the work, and the sliding window moves runs of N numbers. The window's columns are laid out
+for a few rows of the output at a time, so that they stay in the processor's cache and need no memory.
+An upsampling (nearest, then convolution) is computed as the transposed convolution that it equals.
+"""
+import array
+import math
+import os
+import pickle
+import pickletools
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Callable, Iterator, NamedTuple, Optional
+
+from torch import arange, cat, empty
+
+CHECKPOINT = Path(__file__).resolve().parent / 'bestmodel.pth'
+
+
+# ----------------------------------------------------------------------------------------- modules
+
+class Module:
+    """What can be applied and differentiated. A subclass defines `forward_and_vjp`."""
+    parameter_names = ()
+
+    def forward_and_vjp(self, *input) -> tuple:
+        """Return the output and vjp(gradwrtoutput), which adds to the parameters' gradients and returns
+        the gradient with respect to the input. What vjp keeps is the input (or output) itself, no copy:
+        do not change it in place in between. Closures are independent: any number may be pending."""
+        raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
+
+    def forward(self, *input) -> 'Tensor':
+        """Return the output, and keep what `backward` needs."""
+        output, self._vjp = self.forward_and_vjp(*input)
+        return output
+
+    __call__ = forward
+
+    def backward(self, *gradwrtoutput) -> 'Tensor':
+        """Differentiate the last `forward`: accumulate the parameters' gradients, return the input's."""
+        if not hasattr(self, '_vjp'):
+            raise RuntimeError(f'{type(self).__name__}: backward was called before forward')
+        return self._vjp(*gradwrtoutput)
+
+    def infer(self, *input) -> 'Tensor':
+        """Return the output and keep nothing; safe in several threads."""
+        return self.forward_and_vjp(*input)[0]
+
+    def param(self) -> list:
+        """Pairs (parameter, gradient), two tensors of one shape, which stay the same two for life."""
+        names = [name for name in self.parameter_names if getattr(self, name) is not None]
+        return [(getattr(self, name), getattr(self, 'grad_' + name)) for name in names]
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero, in place."""
+        for _, gradient in self.param():
+            gradient.zero_()
+
+    def to(self, device_or_dtype) -> 'Module':
+        """Move or convert every parameter and gradient; the tensor objects stay the same."""
+        for pair in self.param():
+            for tensor in pair:
+                tensor.data = tensor.data.to(device_or_dtype)
+        return self
+
+    def __setattr__(self, name: str, value) -> None:
+        """Assigning to a parameter, or to its gradient, copies into the tensor that is there."""
+        if name.replace('grad_', '') not in self.parameter_names or name not in self.__dict__:
+            return super().__setattr__(name, value)
+        present = self.__dict__[name]
+        if (present is None) != (value is None) or value is not None and value.shape != present.shape:
+            shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (present, value)]
+            raise ValueError(f'{type(self).__name__}.{name} has the shape {shapes[0]}, got {shapes[1]}')
+        if value is not None:
+            present.detach().copy_(value.detach())
+
+
+class Sequential(Module):
+    """Modules one after the other. Indexable and iterable; a module may stand in it twice."""
+
+    def __init__(self, *modules: Module) -> None:
+        self.modules = modules
+
+    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+        vjps = []
+        for module in self.modules:
+            x, vjp = module.forward_and_vjp(x)
+            vjps.append(vjp)
+
+        def backward(gradient):                     # the chain rule
+            for vjp in reversed(vjps):
+                gradient = vjp(gradient)
+            return gradient
+
+        return x, backward
+
+    def infer(self, x: 'Tensor') -> 'Tensor':
+        for module in self.modules:
+            x = module.infer(x)
+        return x
+
+    def param(self) -> list:
+        return [pair for module in dict.fromkeys(self.modules) for pair in module.param()]
+
+    def __getitem__(self, index: int) -> Module:
+        return self.modules[index]
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.modules)
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+
+# --------------------------------------------------------- a convolution and its two derivatives
+#
+# Below, a tensor's dimensions are in the order of memory: x is (C, H, W, N). Unfolded, the K = C kh kw
+# values that the window sees at each place stand in one column, and with w of shape (M, K)
+#     y = w @ columns(x)                  convolve
+#     dL/dw = dL/dy @ columns(x)^T        weight_gradient
+#     dL/dx = fold(w^T @ dL/dy)           convolve_transposed
+# where fold, the transpose of unfolding, adds each column back to where its values came from.
+
+_workspaces = threading.local()
+
+
+def workspace(use: str, like: 'Tensor', *shape: int) -> 'Tensor':
+    """Uninitialised memory of the type of `like`, for one use; valid until that use's next call in the same
+    thread. It is the same memory each time: the system hands out new memory by page faults, and those
+    took a third of a training step."""
+    size, buffer = math.prod(shape), getattr(_workspaces, use, None)
+    if buffer is None or (buffer.device, buffer.dtype) != (like.device, like.dtype) or len(buffer) < size:
+        buffer = like.new_empty(size)
+        setattr(_workspaces, use, buffer)
+    return buffer[:size].view(shape)
+
+
+class Window(NamedTuple):
+    """A sliding window; each field is a pair (vertical, horizontal)."""
+    kernel_size: tuple
+    stride: tuple
+    padding: tuple
+    dilation: tuple
+
+    @property
+    def extent(self) -> tuple:
+        """Pixels from the window's first tap to its last, both included."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation))
+
+    def output_size(self, size: tuple) -> tuple:
+        """How many places the window has on an input of size (H, W): (Ho, Wo)."""
+        return tuple((n + 2 * p - e) // s + 1
+                     for n, p, e, s in zip(size, self.padding, self.extent, self.stride))
+
+    def pad(self, x: 'Tensor') -> 'Tensor':
+        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zeros around."""
+        C, H, W, N = x.shape
+        ph, pw = self.padding
+        if ph == pw == 0:
+            return x
+        padded = workspace('padded', x, C, H + 2 * ph, W + 2 * pw, N).zero_()
+        padded[:, ph:ph + H, pw:pw + W] = x
+        return padded
+
+    def columns(self, padded: 'Tensor', rows: range, Wo: int) -> 'Tensor':
+        """Unfold: what the window sees at some rows of the output. -> (C kh kw, len(rows) Wo N)"""
+        (kh, kw), (sh, sw), (dh, dw), (eh, ew) = self.kernel_size, self.stride, self.dilation, self.extent
+        seen = padded[:, rows[0] * sh:rows[-1] * sh + eh]
+        seen = seen.unfold(1, eh, sh).unfold(2, ew, sw)         # a view, (C, rows, Wo, N, eh, ew)
+        seen = seen[:, :, :Wo, :, ::dh, ::dw].permute(0, 4, 5, 1, 2, 3)
+        columns = workspace('columns', padded, *seen.shape)
+        return columns.copy_(seen).view(-1, len(rows) * Wo * padded.shape[3])
+
+    def fold(self, columns: 'Tensor', padded: 'Tensor', rows: range, Wo: int) -> None:
+        """Add columns to `padded`, tap by tap, where `columns(..)` takes them from."""
+        (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
+        C, N = len(padded), padded.shape[3]
+        columns = columns.view(C, kh, kw, len(rows), Wo, N)
+        for i in range(kh):
+            down = slice(rows[0] * sh + i * dh, rows[-1] * sh + i * dh + 1, sh)
+            for j in range(kw):
+                across = slice(j * dw, (Wo - 1) * sw + j * dw + 1, sw)
+                padded[:, down, across] += columns[:, i, j]
+
+
+def row_blocks(y: 'Tensor', K: int) -> Iterator[range]:
+    """The rows of y, (M, Ho, Wo, N), in blocks whose columns of K values hold about 8 MB: what stays in a
+    processor's cache. On a GPU 1 GB, since fewer and larger products are faster there."""
+    M, Ho, Wo, N = y.shape
+    values = 2 ** 28 if y.is_cuda else 2 ** 21
+    step = max(1, values // max(1, K * Wo * N))
+    return (range(top, min(top + step, Ho)) for top in range(0, Ho, step))
+
+
+def matrix_of(y: 'Tensor', rows: range) -> 'Tensor':
+    """Some rows of (M, Ho, Wo, N), as a matrix (M, len(rows) Wo N)."""
+    return y[:, rows[0]:rows[-1] + 1].flatten(1)
+
+
+def convolve(window: Window, x: 'Tensor', weight: 'Tensor', bias: 'Tensor', size: tuple) -> 'Tensor':
+    """x (C, H, W, N), weight (M, C, kh, kw), bias (M,), size (Ho, Wo) -> (M, Ho, Wo, N)."""
+    padded, matrix = window.pad(x), weight.flatten(1)           # matrix: (M, K)
+    y = bias.view(-1, 1, 1, 1).repeat(1, *size, x.shape[3])     # as in PyTorch, the sum begins with the bias
+    for rows in row_blocks(y, matrix.shape[1]):
+        matrix_of(y, rows).addmm_(matrix, window.columns(padded, rows, size[1]))
+    return y
+
+
+def weight_gradient(window: Window, x: 'Tensor', gradient: 'Tensor') -> 'Tensor':
+    """x (C, H, W, N), gradient (M, Ho, Wo, N) -> (M, C, kh, kw)."""
+    M, Ho, Wo, N = gradient.shape
+    padded, total = window.pad(x), x.new_zeros(M, len(x) * math.prod(window.kernel_size))
+    for rows in row_blocks(gradient, total.shape[1]):
+        total.addmm_(matrix_of(gradient, rows), window.columns(padded, rows, Wo).t())
+    return total.view(M, len(x), *window.kernel_size)
+
+
+def convolve_transposed(window: Window, gradient: 'Tensor', weight: 'Tensor', size: tuple) -> 'Tensor':
+    """gradient (M, Ho, Wo, N), weight (M, C, kh, kw), size (H, W) -> (C, H, W, N)."""
+    M, Ho, Wo, N = gradient.shape
+    (H, W), (ph, pw), matrix = size, window.padding, weight.flatten(1)          # matrix: (M, K)
+    padded = gradient.new_zeros(weight.shape[1], H + 2 * ph, W + 2 * pw, N)
+    for rows in row_blocks(gradient, matrix.shape[1]):
+        columns = workspace('columns', gradient, matrix.shape[1], len(rows) * Wo * N)
+        columns.addmm_(matrix.t(), matrix_of(gradient, rows), beta=0)           # (K, M) @ (M, rows Wo N)
+        window.fold(columns, padded, rows, Wo)
+    return padded[:, ph:ph + H, pw:pw + W]
+
+
+def by_group(function: Callable, groups: int, *tensors: 'Tensor') -> 'Tensor':
+    """Apply a function to each group of channels, the first dimension, on its own."""
+    if groups == 1:
+        return function(*tensors)
+    return cat([function(*parts) for parts in zip(*(tensor.chunk(groups) for tensor in tensors))])
+
+
+def batch_last(x: 'Tensor') -> 'Tensor':
+    """(N, C, H, W) -> (C, H, W, N), a view without history."""
+    return x.detach().permute(1, 2, 3, 0)
+
+
+def batch_first(x: 'Tensor') -> 'Tensor':
+    """(C, H, W, N) -> (N, C, H, W), a view."""
+    return x.permute(3, 0, 1, 2)
+
+
+# ------------------------------------------------------------------------------------- the blocks
+
+def pair_of(name: str, value, least: int) -> tuple:
+    """An integer, or a pair of them, as a pair; ValueError if one is less than `least`."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+        raise ValueError(f'{name} must be an integer of at least {least}, or a pair of them, got {value!r}')
+    return pair
+
+
+class _Convolution(Module):
+    """What the convolutions share: their arguments, weight and bias, as torch.nn has them."""
+    parameter_names = ('weight', 'bias')
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+                 device, dtype) -> None:
+        for name, value in (('in_channels', in_channels), ('out_channels', out_channels), ('groups', groups)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f'groups must divide in_channels and out_channels, '
+                             f'got {groups} for {in_channels} and {out_channels}')
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.window = Window(pair_of('kernel_size', kernel_size, 1), pair_of('stride', stride, 1),
+                             pair_of('padding', padding, 0), pair_of('dilation', dilation, 1))
+
+        def uniform(*shape: int) -> 'Tensor':               # torch.nn's default: U(+-1 / sqrt(fan_in))
+            return empty(*shape, device=device or 'cpu', dtype=dtype).uniform_(-bound, bound)
+
+        shape = self._weight_shape()
+        bound = 1 / math.sqrt(math.prod(shape[1:]))
+        self.weight = uniform(*shape)
+        self.bias = uniform(out_channels) if bias else None
+        self.grad_weight = self.weight.new_zeros(shape)
+        self.grad_bias = self.bias.new_zeros(out_channels) if bias else None
+
+    def _weight_shape(self) -> tuple:
+        return (self.out_channels, self.in_channels // self.groups, *self.window.kernel_size)
+
+    def _parameters(self) -> tuple:
+        """weight and bias for computing: without history, the bias zero if there is none."""
+        bias = self.weight.new_zeros(self.out_channels) if self.bias is None else self.bias
+        return self.weight.detach(), bias.detach()
+
+    def _accumulate(self, weight_gradient: 'Tensor', gradient: 'Tensor') -> None:
+        """Add to the gradients. gradient: of the output, (out_channels, Ho, Wo, N)."""
+        self.grad_weight.detach().add_(weight_gradient)
+        if self.bias is not None:
+            self.grad_bias.detach().add_(gradient.sum((1, 2, 3)))
+
+    def _check(self, x: 'Tensor', size: tuple) -> None:
+        """ValueError unless x is (N, in_channels, H, W) and the output's (Ho, Wo) = `size` at least 1."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f'{type(self).__name__}: the input must have the shape (N, {self.in_channels}, '
+                             f'H, W), got {tuple(x.shape)}')
+        if min(size) < 1:
+            raise ValueError(f'{type(self).__name__}: an input of {tuple(x.shape[2:])} is too small, '
+                             f'the output would be {size}')
+
+
+class Conv2d(_Convolution):
+    """Two-dimensional convolution, as torch.nn.Conv2d with zero padding.
+
+    Shapes: input (N, in_channels, H, W), output (N, out_channels, Ho, Wo) with
+    Ho = floor((H + 2 padding - dilation (kernel_size - 1) - 1) / stride) + 1, likewise Wo;
+    weight (out_channels, in_channels / groups, kh, kw), bias (out_channels,).
+    kernel_size, stride, padding, dilation: an integer or a pair. ValueError for anything else.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
+                 groups=1, bias=True, *, device=None, dtype=None) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+                         device, dtype)
+
+    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+        size = self.window.output_size(x.shape[2:])
+        self._check(x, size)
+        x, (weight, bias), window = batch_last(x), self._parameters(), self.window
+        y = by_group(lambda x, w, b: convolve(window, x, w, b, size), self.groups, x, weight, bias)
+
+        def vjp(gradient):
+            dy = batch_last(gradient)
+            dw = by_group(lambda x, dy: weight_gradient(window, x, dy), self.groups, x, dy)
+            self._accumulate(dw, dy)
+            dx = by_group(lambda dy, w: convolve_transposed(window, dy, w, x.shape[1:3]), self.groups, dy, weight)
+            return batch_first(dx)
+
+        return batch_first(y), vjp
+
+
+class TransposeConv2d(_Convolution):
+    """Transposed convolution, as torch.nn.ConvTranspose2d: a convolution's two maps with the roles swapped.
+
+    Shapes: input (N, in_channels, H, W), output (N, out_channels, Ho, Wo) with
+    Ho = (H - 1) stride - 2 padding + dilation (kernel_size - 1) + output_padding + 1, likewise Wo;
+    weight (in_channels, out_channels / groups, kh, kw), bias (out_channels,).
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0,
+                 groups=1, bias=True, dilation=1, *, device=None, dtype=None) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+                         device, dtype)
+        self.output_padding = pair_of('output_padding', output_padding, 0)
+        for extra, s, d in zip(self.output_padding, self.window.stride, self.window.dilation):
+            if extra >= max(s, d):
+                raise ValueError(f'output_padding must be less than stride or dilation, got {output_padding!r} '
+                                 f'for stride {stride!r} and dilation {dilation!r}')
+
+    def _weight_shape(self) -> tuple:
+        return (self.in_channels, self.out_channels // self.groups, *self.window.kernel_size)
+
+    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+        window = self.window
+        size = tuple((n - 1) * s - 2 * p + e + extra for n, s, p, e, extra in zip(
+            x.shape[2:], window.stride, window.padding, window.extent, self.output_padding))
+        self._check(x, size)
+        x, (weight, bias) = batch_last(x), self._parameters()
+        y = by_group(lambda x, w: convolve_transposed(window, x, w, size), self.groups, x, weight)
+        y += bias.view(-1, 1, 1, 1)
+
+        def vjp(gradient):
+            dy = batch_last(gradient)
+            dw = by_group(lambda x, dy: weight_gradient(window, dy, x), self.groups, x, dy)
+            self._accumulate(dw, dy)
+            no_bias = weight.new_zeros(self.in_channels)
+            dx = by_group(lambda dy, w, b: convolve(window, dy, w, b, x.shape[1:3]), self.groups, dy, weight, no_bias)
+            return batch_first(dx)
+
+        return batch_first(y), vjp
+
+
+class NearestUpsampling(Module):
+    """Repeat every pixel: (N, C, H, W) -> (N, C, H sh, W sw), (sh, sw) = scale_factor, integers."""
+
+    def __init__(self, scale_factor) -> None:
+        self.scale_factor = pair_of('scale_factor', scale_factor, 1)
+
+    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+        x, (sh, sw) = batch_last(x), self.scale_factor
+        C, H, W, N = x.shape
+        y = x.view(C, H, 1, W, 1, N).expand(C, H, sh, W, sw, N).reshape(C, H * sh, W * sw, N)
+
+        def vjp(gradient):
+            dy = batch_last(gradient).reshape(C, H, sh, W, sw, N)
+            return batch_first(dy.sum((2, 4)))              # all that was made of a pixel
+
+        return batch_first(y), vjp
+
+
+class Upsampling(Conv2d):
+    """NearestUpsampling, then Conv2d: the weights, the values and the gradients of the two in a row.
+
+    Repeating each pixel s times and convolving with w is a transposed convolution of stride s: a pixel of
+    the input reaches the output through w at each of its s places, that is, through the sum of s
+    shifted copies of w, flipped. So it is computed: at s = 2 and a 3x3 kernel with 2.25 times fewer
+    operations, and with no upsampled image.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
+                 groups=1, bias=True, scale_factor=2, *, device=None, dtype=None) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+                         device=device, dtype=dtype)
+        self.nearest = NearestUpsampling(scale_factor)
+        # The transposed convolution's kernel and padding: k' = extent + s - 1, p' = extent - 1 - p.
+        extent, scale = self.window.extent, self.nearest.scale_factor
+        self.merged = Window(tuple(e + s - 1 for e, s in zip(extent, scale)), scale,
+                             tuple(e - 1 - p for e, p in zip(extent, self.window.padding)), (1, 1))
+
+    def _copies(self, merged: 'Tensor') -> Iterator['Tensor']:
+        """The places (C, M, kh, kw) in the merged kernel at which the copies of w stand."""
+        (sh, sw), (eh, ew), (dh, dw) = self.nearest.scale_factor, self.window.extent, self.window.dilation
+        return (merged[:, :, a:a + eh:dh, b:b + ew:dw] for a in range(sh) for b in range(sw))
+
+    def _merge(self, weight: 'Tensor') -> 'Tensor':
+        """(M, C, kh, kw) -> the transposed convolution's weight, (C, M, *merged.kernel_size)."""
+        M, C = weight.shape[:2]
+        merged = weight.new_zeros(C, M, *self.merged.kernel_size)
+        for copy in self._copies(merged):
+            copy += weight.transpose(0, 1).flip(2, 3)
+        return merged
+
+    def _unmerge(self, merged: 'Tensor') -> 'Tensor':
+        """The transpose of `_merge`: the gradient of the merged weight -> that of the weight."""
+        return sum(self._copies(merged)).flip(2, 3).transpose(0, 1)
+
+    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+        if self.window.stride != (1, 1) or min(self.merged.padding) < 0:
+            return self._one_after_the_other(x)
+        size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.nearest.scale_factor)])
+        self._check(x, size)
+        x, (weight, bias), window = batch_last(x), self._parameters(), self.merged
+        y = by_group(lambda x, w: convolve_transposed(window, x, self._merge(w), size), self.groups, x, weight)
+        y += bias.view(-1, 1, 1, 1)
+
+        def vjp(gradient):
+            dy = batch_last(gradient)
+            dw = by_group(lambda x, dy: self._unmerge(weight_gradient(window, dy, x)), self.groups, x, dy)
+            self._accumulate(dw, dy)
+            no_bias = weight.new_zeros(self.in_channels)
+            dx = by_group(lambda dy, w, b: convolve(window, dy, self._merge(w), b, x.shape[1:3]),
+                          self.groups, dy, weight, no_bias)
+            return batch_first(dx)
+
+        return batch_first(y), vjp
+
+    def _one_after_the_other(self, x: 'Tensor') -> tuple:
+        """The two modules in a row, for strides and paddings with which they are no transposed convolution."""
+        x, nearest_vjp = self.nearest.forward_and_vjp(x)
+        y, convolution_vjp = super().forward_and_vjp(x)
+        return y, lambda gradient: nearest_vjp(convolution_vjp(gradient))
+
+
+class ReLU(Module):
+    """max(x, 0), any shape."""
+
+    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+        y = x.detach().clamp(min=0)
+        return y, lambda gradient: gradient.detach().masked_fill(y <= 0, 0)
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x)), any shape; y' = y (1 - y)."""
+
+    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+        y = x.detach().sigmoid()
+        return y, lambda gradient: gradient.detach() * y * (1 - y)
+
+
+class Tanh(Module):
+    """The hyperbolic tangent, any shape; y' = 1 - y^2."""
+
+    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+        y = x.detach().tanh()
+        return y, lambda gradient: gradient.detach() * (1 - y * y)
+
+
+# ------------------------------------------------------------------------ the loss and the optimizer
+
+class MSE(Module):
+    """The mean squared error: mean((prediction - target)^2), or the sum; a tensor of shape ().
+
+    forward(prediction, target): two tensors of one shape. backward() returns the gradient with respect
+    to the prediction. ValueError if the shapes differ or `reduction` is neither 'mean' nor 'sum'.
+    """
+
+    def __init__(self, *, reduction: str = 'mean') -> None:
+        if reduction not in ('mean', 'sum'):
+            raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+        self.reduction = reduction
+
+    def forward_and_vjp(self, prediction: 'Tensor', target: 'Tensor') -> tuple:
+        if prediction.shape != target.shape:
+            raise ValueError(f'MSE: prediction and target must have one shape, got {tuple(prediction.shape)} '
+                             f'and {tuple(target.shape)}')
+        difference = prediction.detach() - target.detach()
+        scale = 1 / difference.numel() if self.reduction == 'mean' else 1
+        loss = difference.pow(2).sum() * scale
+        return loss, lambda gradient=1: difference * (2 * scale * gradient)
+
+
+class SGD:
+    """Stochastic gradient descent, as torch.optim.SGD.
+
+    params: pairs (parameter, gradient), as `Module.param()` gives them. `lr` may be changed at any time.
+    With momentum m: v <- m v + (1 - dampening) g, w <- w - lr v; with Nesterov's, w <- w - lr (g + m v).
+    weight_decay adds weight_decay w to g.
+    """
+
+    def __init__(self, params, lr: float, momentum: float = 0, dampening: float = 0,
+                 weight_decay: float = 0, nesterov: bool = False) -> None:
+        for name, value in (('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)):
+            if not value >= 0:
+                raise ValueError(f'{name} must be at least 0, got {value!r}')
+        if nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError(f'nesterov needs a momentum and no dampening, got momentum {momentum!r} '
+                             f'and dampening {dampening!r}')
+        self.params = list(params)
+        if not self.params:
+            raise ValueError('params must hold at least one pair (parameter, gradient), got none')
+        self.lr, self.momentum, self.dampening = lr, momentum, dampening
+        self.weight_decay, self.nesterov = weight_decay, nesterov
+        self.velocity = [None] * len(self.params)       # each starts with the first gradient, undampened
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero, in place."""
+        for _, gradient in self.params:
+            gradient.detach().zero_()
+
+    def step(self) -> None:
+        """Update every parameter in place."""
+        for i, (parameter, gradient) in enumerate(self.params):
+            parameter, step = parameter.detach(), gradient.detach()
+            if self.weight_decay:
+                step = step + self.weight_decay * parameter
+            if self.momentum:
+                if self.velocity[i] is None:
+                    self.velocity[i] = step.clone()
+                else:
+                    self.velocity[i].mul_(self.momentum).add_(step, alpha=1 - self.dampening)
+                velocity = self.velocity[i]
+                step = step + self.momentum * velocity if self.nesterov else velocity
+            parameter.sub_(step, alpha=self.lr)
+
+
+def one_cycle(progress: float, peak: float, start: float, end: float) -> float:
+    """The learning rate at `progress` (0..1) of a training: in the first tenth up from peak * start to
+    peak, then down to peak * end, by half cosines (Smith and Topin 2017, arxiv.org/abs/1708.07120)."""
+    warm_up = 0.1
+    if progress < warm_up:
+        low, height = start * peak, progress / warm_up
+    else:
+        low, height = end * peak, (1 - progress) / (1 - warm_up)
+    return low + (peak - low) * (1 - math.cos(math.pi * height)) / 2
+
+
+# ------------------------------------------------------------------------- the arithmetic of images
+
+def check_images(name: str, images: 'Tensor') -> None:
+    """Raise TypeError or ValueError unless `images` is (N, 3, H, W), uint8 or floating, finite."""
+    if not hasattr(images, 'dtype'):
+        raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
+        raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}')
+    if images.is_floating_point():
+        if not bool(images.isfinite().all()):
+            raise ValueError(f'{name} must be finite, in 0..255, and holds NaN or infinity')
+    elif str(images.dtype) != 'torch.uint8':
+        raise ValueError(f'{name} must be uint8 or floating point, in 0..255, got {images.dtype}')
+
+
+def to_centred(images: 'Tensor', device: str) -> 'Tensor':
+    """0..255 of any type -> float32 in -0.5..0.5, on `device`."""
+    return images.detach().to(device).float() / 255 - 0.5
+
+
+def pad_to_multiple(x: 'Tensor', multiple: int) -> 'Tensor':
+    """Repeat the last row and the last column until H and W are multiples of `multiple`."""
+    H, W = x.shape[2:]
+    rows = arange(H + -H % multiple, device=x.device).clamp(max=H - 1)
+    columns = arange(W + -W % multiple, device=x.device).clamp(max=W - 1)
+    return x[:, :, rows][:, :, :, columns]
+
+
+def symmetry(x: 'Tensor', k: int) -> 'Tensor':
+    """The k-th of the 8 symmetries of the square: k % 4 quarter turns, mirrored first if k >= 4."""
+    return (x.flip(-1) if k >= 4 else x).rot90(k % 4, (-2, -1))
+
+
+def inverse_symmetry(x: 'Tensor', k: int) -> 'Tensor':
+    """Undo `symmetry(., k)`."""
+    x = x.rot90(-(k % 4), (-2, -1))
+    return x.flip(-1) if k >= 4 else x
+
+
+def coins(*shape: int) -> 'Tensor':
+    """Fair coin flips from the global generator of the CPU, so that every device sees the same."""
+    return empty(*shape, device='cpu').uniform_() < 0.5
+
+
+def augment(first: 'Tensor', second: 'Tensor') -> tuple:
+    """A new training pair of each pair: other noise, another orientation.
+
+    Every noisy pixel is an independent draw, so a random half of the pixels may be swapped between
+    the two versions: a new input and a new target, again with independent noise. (For noise that
+    is correlated between neighbours this would be wrong.) Both are then mirrored and transposed
+    (square images only) alike. Shapes: (N, 3, H, W).
+    """
+    N, C, H, W = first.shape
+    swap = coins(N, 1, H, W).to(first.device)
+    pair = cat([second.where(swap, first), first.where(swap, second)], 1)       # (N, 6, H, W)
+    mirror, flip, transpose = coins(3, N, 1, 1, 1).to(first.device)
+    pair = pair.flip(-1).where(mirror, pair)
+    pair = pair.flip(-2).where(flip, pair)
+    if H == W:
+        pair = pair.transpose(-1, -2).where(transpose, pair)
+    return pair[:, :C], pair[:, C:]
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+LARGEST_CHECKPOINT = 2 ** 26        # bytes
+OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET', 'EMPTY_DICT', 'SETITEM',
+           'SETITEMS', 'EMPTY_LIST', 'APPEND', 'APPENDS', 'SHORT_BINUNICODE', 'BINUNICODE', 'BININT',
+           'BININT1', 'BININT2', 'SHORT_BINBYTES', 'BINBYTES'}
+
+
+def write_pickle(path, content: dict) -> None:
+    """Pickle plain data to `path`, atomically: on an error an older file stays as it was."""
+    path = Path(path)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    try:
+        temporary.write_bytes(pickle.dumps(content, protocol=4))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_pickle(path) -> dict:
+    """Read what `write_pickle` wrote: dicts, lists, strings, integers and bytes. Unpickling can run any
+    code and take any memory, so every other opcode is refused before it begins. ValueError if so."""
+    with open(path, 'rb') as file:
+        data = file.read(LARGEST_CHECKPOINT + 1)
+    if len(data) > LARGEST_CHECKPOINT:
+        raise ValueError(f'path: {path} is larger than a checkpoint may be, {LARGEST_CHECKPOINT} bytes')
+    try:
+        foreign = sorted({opcode.name for opcode, _, _ in pickletools.genops(data)} - OPCODES)
+        if foreign:
+            raise ValueError(f'it holds {", ".join(foreign)}')
+        return pickle.loads(data)
+    except Exception as error:
+        raise ValueError(f'path: {path} is not a checkpoint of plain data ({error})') from error
+
+
+def to_bytes(tensor: 'Tensor') -> bytes:
+    """The values as float32, little-endian."""
+    values = array.array('f', tensor.flatten().tolist())
+    if sys.byteorder == 'big':
+        values.byteswap()
+    return values.tobytes()
+
+
+def from_bytes(data: bytes, shape: list) -> 'Tensor':
+    """Undo `to_bytes`, bit by bit. -> float32 on the CPU; ValueError if the shape asks for more or less."""
+    values = array.array('f')
+    values.frombytes(data)
+    if sys.byteorder == 'big':
+        values.byteswap()
+    if len(values) != math.prod(shape):
+        raise ValueError(f'{len(values)} values for the shape {tuple(shape)}')
+    return empty(0, device='cpu').float().new_tensor(values.tolist()).view(shape)
+
+
+# ---------------------------------------------------------------------------------------- the model
+
+class Progress(NamedTuple):
+    """What `Model.train` tells its callback after each step."""
+    epoch: int                      # of this step, from 1
+    num_epochs: int
+    step: int                       # steps done in the whole training
+    num_steps: int                  # of the whole training
+    loss: 'Tensor'                  # of this step; shape (), on the model's device
+    lr: float                       # of this step
+    state: Callable[[], dict]       # the state to hand to `train(.., resume=)`, as CPU tensors
+
+
+def build_network() -> Sequential:
+    """The assignment's network. Shape: (N, 3, H, W) -> the same, H and W multiples of 4.
+    Values: -0.5..0.5 in, 0..1 out.
+
+    The weights are normal with the variance 2 / fan_in, where fan_in counts what one output adds up
+    (He et al. 2015, arxiv.org/abs/1502.01852), the biases zero. The last layer's are smaller, so
+    that the sigmoid begins near 1/2, where it learns fastest.
+    """
+    network = Sequential(Conv2d(3, 128, 4, stride=2, padding=1), ReLU(),
+                         Conv2d(128, 256, 4, stride=2, padding=1), ReLU(),
+                         TransposeConv2d(256, 128, 4, stride=2, padding=1), ReLU(),
+                         TransposeConv2d(128, 3, 4, stride=2, padding=1), Sigmoid())
+    for layer in network[0], network[2], network[4], network[6]:
+        seen = math.prod(layer.window.kernel_size)          # of the kernel, by one output pixel
+        if isinstance(layer, TransposeConv2d):
+            seen /= math.prod(layer.window.stride)
+        layer.weight.normal_(0, math.sqrt(2 / (layer.in_channels * seen)))
+        layer.bias.zero_()
+    network[6].weight.mul_(0.3)
+    return network
+
+
+def default_device() -> str:
+    """'cuda' where it works, else 'cpu' (torch.cuda may not be imported)."""
+    try:
+        empty(1, device='cuda').zero_()
+        return 'cuda'
+    except Exception:
+        return 'cpu'
+
+
+class Model:
+    """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
+
+    Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`.
+    """
+    NUM_EPOCHS = 10                 # 40 minutes of float32 on 2 cores for 50,000 pairs
+    BATCH_SIZE = 32
+    PEAK_LR = 6.0                   # one cycle: up from a 10th of it, down to a 1000th of it
+    FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate
+    MOMENTUM = 0.9
+    MULTIPLE = 4                    # of H and W in the network
+    PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
+    MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
+
+    def __init__(self) -> None:
+        self.net = build_network()
+        self.loss = MSE()
+        self.is_trained = False
+        self.to(default_device())
+
+    def to(self, device) -> 'Model':
+        """Move to `device`."""
+        self.device = device
+        self.net.to(device)
+        return self
+
+    # -- checkpoints
+
+    def load_pretrained_model(self) -> None:
+        """Load `bestmodel.pth`, which lies beside this file."""
+        self.load(CHECKPOINT)
+
+    def save(self, path) -> None:
+        """Write the weights to `path`: a pickle of a list of {'shape': list, 'float32': bytes}."""
+        write_pickle(path, {'weights': [{'shape': list(weight.shape), 'float32': to_bytes(weight)}
+                                        for weight in self._weights()]})
+
+    def load(self, path) -> None:
+        """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
+        content = read_pickle(path)
+        try:
+            weights = [from_bytes(entry['float32'], entry['shape']) for entry in content['weights']]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'path: {path} is not a checkpoint of this model ({error!r})') from error
+        self._set_weights(weights)
+        self.is_trained = True
+
+    def _weights(self) -> list:
+        return [weight.detach().to('cpu', copy=True) for weight, _ in self.net.param()]
+
+    def _set_weights(self, weights: list) -> None:
+        own = [tuple(weight.shape) for weight, _ in self.net.param()]
+        given = [tuple(weight.shape) for weight in weights]
+        if own != given:
+            raise ValueError(f'weights have the shapes {given}, expected {own}')
+        for (weight, _), value in zip(self.net.param(), weights):
+            weight.copy_(value)
+
+    # -- training
+
+    def train(self, train_input: 'Tensor', train_target: 'Tensor', num_epochs: int = NUM_EPOCHS, *,
+              callback: Optional[Callable[[Progress], None]] = None,
+              verbose: bool = True, resume: Optional[dict] = None) -> None:
+        """Train on pairs of noisy images of the same content.
+
+        train_input, train_target: (N, 3, H, W), uint8 or floating, 0..255, N at least 1.
+        callback: called with a `Progress` after each step; may raise to stop the training.
+        verbose: print a line per epoch.
+        resume: a state from `Progress.state()`; the training goes on from there, with the same
+            pairs and num_epochs. The random state is torch's global one: with it set to what it
+            was (`torch.get_rng_state()`), the result is that of an uninterrupted training.
+
+        Weights that were loaded or trained before are trained on, at a lower rate.
+        """
+        check_images('train_input', train_input)
+        check_images('train_target', train_target)
+        if train_input.shape != train_target.shape:
+            raise ValueError(f'train_target must have the shape of train_input, '
+                             f'{tuple(train_input.shape)}, got {tuple(train_target.shape)}')
+        N = len(train_input)
+        if N < 1:
+            raise ValueError('train_input must hold at least one image, got 0')
+        if not isinstance(num_epochs, int) or num_epochs < 1:
+            raise ValueError(f'num_epochs must be an integer of at least 1, got {num_epochs!r}')
+
+        steps_per_epoch = math.ceil(N / self.BATCH_SIZE)
+        num_steps = num_epochs * steps_per_epoch
+        peak = self.PEAK_LR * (self.FINE_TUNING if self.is_trained else 1)
+        optimizer = SGD(self.net.param(), lr=peak, momentum=self.MOMENTUM, nesterov=True)
+        first, order = 0, None
+        if resume is not None:
+            first, order, peak = self._resume(resume, optimizer, N, num_steps)
+
+        def state() -> dict:
+            velocity = [v.to('cpu', copy=True) for v in optimizer.velocity]
+            return {'weights': self._weights(), 'velocity': velocity, 'peak': peak,
+                    'step': step + 1, 'num_steps': num_steps, 'order': order.clone()}
+
+        log = EpochLog(num_epochs, steps_per_epoch, N, first) if verbose else None
+        self.is_trained = True
+        for step in range(first, num_steps):
+            epoch, k = divmod(step, steps_per_epoch)
+            if k == 0:
+                order = empty(N, device='cpu').double().uniform_().argsort()
+            batch = order[k * self.BATCH_SIZE:(k + 1) * self.BATCH_SIZE]
+            optimizer.lr = one_cycle(step / num_steps, peak, start=1 / 10, end=1 / 1000)
+            loss = self._step(train_input[batch.to(train_input.device)],
+                              train_target[batch.to(train_target.device)], optimizer)
+            if log is not None:
+                log.step(step, loss, optimizer.lr)
+            if callback is not None:
+                callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, optimizer.lr, state))
+
+    def _step(self, first: 'Tensor', second: 'Tensor', optimizer: SGD) -> 'Tensor':
+        """One step of SGD on one batch of pairs. Returns the loss, shape ()."""
+        noisy, other = augment(to_centred(first, self.device), to_centred(second, self.device))
+        output, network_vjp = self.net.forward_and_vjp(noisy)
+        loss, loss_vjp = self.loss.forward_and_vjp(output, other + 0.5)
+        optimizer.zero_grad()
+        network_vjp(loss_vjp())
+        optimizer.step()
+        return loss
+
+    def _resume(self, state: dict, optimizer: SGD, N: int, num_steps: int) -> tuple:
+        if (state['num_steps'], len(state['order'])) != (num_steps, N):
+            raise ValueError(f"resume: the state is of a training of {state['num_steps']} steps on "
+                             f"{len(state['order'])} pairs, this one has {num_steps} on {N}")
+        self._set_weights(state['weights'])
+        optimizer.velocity = [v.to(self.device, copy=True) for v in state['velocity']]
+        return state['step'], state['order'], state['peak']
+
+    # -- prediction
+
+    def predict(self, test_input: 'Tensor', *, ensemble: bool = True) -> 'Tensor':
+        """Denoise (N, 3, H, W), 0..255, uint8 or floating -> float32 in 0..255, on the same device.
+
+        H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
+        batches, large ones in tiles whose margins exceed what the network sees, so without seams.
+        ensemble: average over the 8 flips and rotations of each image.
+        """
+        check_images('test_input', test_input)
+        N, C, H, W = test_input.shape
+        output = empty(N, C, H, W, device=test_input.device).float()
+        chunk = max(1, self.PIXELS // (H * W))
+        for i in range(0, N, chunk):
+            x = pad_to_multiple(to_centred(test_input[i:i + chunk], self.device), self.MULTIPLE)
+            output[i:i + chunk] = self._tiled(x, ensemble)[:, :, :H, :W] * 255
+        return output
+
+    def _tiled(self, x: 'Tensor', ensemble: bool) -> 'Tensor':
+        """Denoise tile by tile; an image that fits is one tile."""
+        H, W = x.shape[2:]
+        side = math.isqrt(self.PIXELS)
+        if H * W <= self.PIXELS:
+            return self._denoise(x, ensemble)
+        output = x.clone()
+        for top in range(0, H, side):
+            for left in range(0, W, side):
+                t, l = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
+                tile = x[:, :, t:top + side + self.MARGIN, l:left + side + self.MARGIN]
+                output[:, :, top:top + side, left:left + side] = self._denoise(
+                    tile, ensemble)[:, :, top - t:top - t + side, left - l:left - l + side]
+        return output
+
+    def _denoise(self, x: 'Tensor', ensemble: bool) -> 'Tensor':
+        """-0.5..0.5 -> 0..1, the mean over the symmetries."""
+        turns = range(8 if ensemble else 1)
+        return sum(inverse_symmetry(self.net.infer(symmetry(x, k)), k) for k in turns) / len(turns)
+
+
+class EpochLog:
+    """Prints one aligned line per epoch and, on a terminal, a live one in between."""
+
+    def __init__(self, num_epochs: int, steps_per_epoch: int, N: int, first: int) -> None:
+        self.num_epochs, self.steps_per_epoch, self.N = num_epochs, steps_per_epoch, N
+        self.first, self.start, self.shown = first, time.monotonic(), 0.0
+        self.total, self.count = 0.0, 0
+
+    def step(self, step: int, loss: 'Tensor', lr: float) -> None:
+        self.total, self.count = self.total + loss, self.count + 1
+        epoch, k = divmod(step, self.steps_per_epoch)
+        ends, now = k + 1 == self.steps_per_epoch, time.monotonic()
+        live = sys.stdout.isatty() and now - self.shown > 0.5
+        if not (ends or live):
+            return
+        self.shown = now
+        pace = (now - self.start) / (step + 1 - self.first)             # seconds per step
+        left = int(pace * (self.num_epochs * self.steps_per_epoch - step - 1))
+        line = (f'epoch {epoch + 1:3d}/{self.num_epochs}  {(k + 1) / self.steps_per_epoch:4.0%}  '
+                f'loss {float(self.total) / self.count:.5f}  rate {lr:.1e}  '
+                f'{self.N / self.steps_per_epoch / pace:6.0f} pairs/s  '
+                f'left {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}')
+        print('\r' * sys.stdout.isatty() + line, end='\n' if ends else '', flush=True)
+        if ends:
+            self.total, self.count = 0.0, 0
