@@ -1,0 +1,436 @@
+"""The framework of mini-project 2, block by block, against torch and against finite differences."""
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, Tanh,
+                                 TransposeConv2d, Upsampling)
+
+
+def torch_upsampling(*arguments, scale_factor=2, **options):
+    return nn.Sequential(nn.Upsample(scale_factor=scale_factor), nn.Conv2d(*arguments, **options))
+
+
+TWINS = {'Conv2d': (Conv2d, nn.Conv2d), 'TransposeConv2d': (TransposeConv2d, nn.ConvTranspose2d),
+         'Upsampling': (Upsampling, torch_upsampling), 'ReLU': (ReLU, nn.ReLU), 'Sigmoid': (Sigmoid, nn.Sigmoid),
+         'Tanh': (Tanh, nn.Tanh),
+         'NearestUpsampling': (NearestUpsampling, lambda scale_factor: nn.Upsample(scale_factor=scale_factor))}
+
+
+def twins(block: str, *arguments, dtype=torch.float64, **options):
+    """Our block and torch's with the same parameters; torch's is always float64."""
+    ours, theirs = (kind(*arguments, **options) for kind in TWINS[block])
+    theirs.double()
+    ours.to(dtype)
+    with torch.no_grad():
+        for (parameter, _), twin in zip(ours.param(), theirs.parameters()):
+            twin.copy_(parameter)
+    return ours, theirs
+
+
+def results(block, x, gradient) -> dict:
+    """Name -> value of the output and every gradient, ours or torch's."""
+    if isinstance(block, Module):
+        block.zero_grad()
+        output = block.forward(x)
+        named = {'output': output, 'gradient of the input': block.backward(gradient)}
+        named.update({f'gradient of parameter {i}': g for i, (_, g) in enumerate(block.param())})
+        return named
+    x = x.detach().clone().requires_grad_()
+    block.zero_grad()
+    with torch.enable_grad():
+        output = block(x)
+        output.backward(gradient)
+    named = {'output': output.detach(), 'gradient of the input': x.grad}
+    named.update({f'gradient of parameter {i}': p.grad for i, p in enumerate(block.parameters())})
+    return named
+
+
+def distance(a, b) -> float:
+    """In norm, relative to b."""
+    assert a.shape == b.shape
+    return float((a.double() - b).norm() / b.norm().clamp(min=1e-300))
+
+
+def assert_equal(got: dict, expected: dict, tolerance=1e-12) -> None:
+    assert got.keys() == expected.keys()
+    for name in expected:
+        assert distance(got[name], expected[name]) <= tolerance, name
+
+
+# ---------------------------------------------------------------------- blocks, on random configurations
+
+def configuration(seed: int) -> tuple:
+    """(block, arguments, shape of the input), drawn until torch accepts it."""
+    rng = random.Random(seed)
+    while True:
+        def two(low, high):
+            return rng.choice([(rng.randint(low, high), rng.randint(low, high)), rng.randint(low, high)])
+
+        def larger(value):
+            return max(value) if isinstance(value, tuple) else value
+
+        block = rng.choice(['Conv2d', 'TransposeConv2d', 'Upsampling'])
+        groups = rng.choice([1, 1, 2, 3])
+        arguments = dict(in_channels=groups * rng.randint(1, 3), out_channels=groups * rng.randint(1, 3),
+                         kernel_size=two(1, rng.choice([3, 7])), padding=two(0, 3), dilation=two(1, 3), groups=groups,
+                         stride=two(1, 3), bias=rng.random() < 0.7)
+        if block == 'TransposeConv2d':
+            arguments['output_padding'] = rng.randint(0, 2)
+        if block == 'Upsampling':
+            arguments['scale_factor'] = two(1, 3)
+            arguments['stride'] = rng.choice([1, 1, arguments['stride']])
+        side = rng.choice([8, 20, 64])
+        shape = (rng.randint(1, 5), arguments['in_channels'], rng.randint(1, side), rng.randint(1, side))
+        try:
+            output = TWINS[block][1](**arguments)(torch.zeros(shape))
+            if 0 < output.numel() <= 2 ** 16:
+                return block, arguments, shape
+        except (RuntimeError, ValueError):
+            pass
+
+
+@pytest.mark.parametrize('part', range(4))
+def test_convolutions_in_double_precision(part):
+    for seed in range(part * 50, part * 50 + 50):
+        block, arguments, shape = configuration(seed)
+        torch.manual_seed(seed)
+        ours, theirs = twins(block, **arguments)
+        x = torch.randn(shape, dtype=torch.float64) * 10 ** random.Random(seed).uniform(-2, 2.4)
+        gradient = torch.randn_like(theirs(x))
+        assert_equal(results(ours, x, gradient), results(theirs, x, gradient))
+
+
+def test_convolutions_in_single_precision():
+    """The error against float64 is at most 4 times torch's own in each case, at most 1.1 in the median."""
+    ratios = {}
+    for seed in range(1000, 1200):
+        block, arguments, shape = configuration(seed)
+        torch.manual_seed(seed)
+        ours, exact = twins(block, **arguments, dtype=torch.float32)
+        theirs = TWINS[block][1](**arguments)
+        theirs.load_state_dict(exact.state_dict())
+        x = torch.randn(shape) * 10 ** random.Random(seed).uniform(-2, 2.4)
+        gradient = torch.randn_like(theirs(x))
+        expected = results(exact, x.double(), gradient.double())
+        got, torchs = results(ours, x, gradient), results(theirs, x, gradient)
+        for name, value in expected.items():
+            ours_off, torchs_off = distance(got[name], value), distance(torchs[name], value)
+            # A correctly rounded result may be off by 2^-24, and torch's by less where it is lucky, which
+            # a single number or a few often are.
+            luck = 2 ** -24 if value.numel() >= 8 else 2 ** -21
+            assert ours_off <= max(4 * torchs_off, luck), (block, arguments, shape, name)
+            if torchs_off > 0:
+                ratios.setdefault(name, []).append(ours_off / torchs_off)
+    for name, values in ratios.items():
+        assert sorted(values)[len(values) // 2] <= 1.1, name
+
+
+@pytest.mark.parametrize('block, arguments, shape', [
+    ('ReLU', (), (3, 2, 5, 4)), ('Sigmoid', (), (3, 2, 5, 4)), ('Tanh', (), (7,)), ('Sigmoid', (), (2, 0, 3)),
+    ('NearestUpsampling', (2,), (2, 3, 5, 4)), ('NearestUpsampling', ((3, 1),), (2, 3, 1, 4))])
+def test_blocks_without_parameters(block, arguments, shape):
+    torch.manual_seed(0)
+    for scale in 0.01, 1, 255:
+        ours, theirs = twins(block, *arguments)
+        x = torch.randn(shape, dtype=torch.float64) * scale
+        gradient = torch.randn_like(theirs(x))
+        assert_equal(results(ours, x, gradient), results(theirs, x, gradient))
+        assert ours.param() == []
+
+
+def test_relu_at_zero_and_beyond_numbers():
+    x = torch.tensor([0., -0., -1., 2., float('inf'), float('-inf'), float('nan')])
+    expected = results(nn.ReLU(), x, torch.ones(7))
+    for name, value in results(ReLU(), x, torch.ones(7)).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize('reduction', ['mean', 'sum'])
+def test_mse(reduction):
+    torch.manual_seed(0)
+    prediction, target = torch.randn(2, 3, 5, 4, 2, dtype=torch.float64)[..., 0], torch.randn(2, 3, 5, 4).double()
+    loss = MSE(reduction=reduction)
+    twin = prediction.clone().requires_grad_()
+    expected = F.mse_loss(twin, target, reduction=reduction)
+    expected.backward()
+    assert distance(loss(prediction, target), expected.detach()) <= 1e-12
+    assert distance(loss.backward(), twin.grad) <= 1e-12
+
+
+def finite_difference(f, x, direction, step=1e-5):
+    return (f(x + step * direction) - f(x - step * direction)) / (2 * step)
+
+
+@pytest.mark.parametrize('build', [
+    lambda: Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2), 2), lambda: TransposeConv2d(4, 6, 3, 2, 1, 1, 2),
+    lambda: Upsampling(4, 3, 3, padding=1), lambda: Upsampling(4, 2, (2, 3), stride=2, padding=3, groups=2),
+    lambda: NearestUpsampling((2, 3)), Sigmoid, Tanh,
+    lambda: Sequential(Conv2d(4, 5, 4, 2, 1), ReLU(), TransposeConv2d(5, 3, 4, 2, 1), Sigmoid())])
+def test_finite_differences(build):
+    """The gradient along random directions, of a random linear function of the output: torch has no part in it."""
+    torch.manual_seed(1)
+    block = build().to(torch.float64)
+    x = torch.randn(3, 4, 6, 8, dtype=torch.float64)
+    upstream = torch.randn_like(block.forward(x))
+    gradient = block.backward(upstream)
+    direction = torch.randn_like(x)
+    expected = finite_difference(lambda x: (block.infer(x) * upstream).sum(), x, direction)
+    assert float((gradient * direction).sum()) == pytest.approx(float(expected), rel=1e-6)
+    for parameter, gradient in block.param():
+        start, direction = parameter.clone(), torch.randn_like(parameter)
+
+        def value(w):
+            parameter.copy_(w)
+            return (block.infer(x) * upstream).sum()
+
+        expected = finite_difference(value, start, direction)
+        parameter.copy_(start)
+        assert float((gradient * direction).sum()) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_upsampling_is_nearest_then_convolution():
+    """Computed as one transposed convolution, it gives what the two blocks in a row give."""
+    for options in (dict(kernel_size=3, padding=1), dict(kernel_size=(5, 2), padding=(2, 0), scale_factor=(3, 2)),
+                    dict(kernel_size=3, dilation=2, padding=(4, 1), groups=2),
+                    dict(kernel_size=2, padding=3), dict(kernel_size=3, stride=2, padding=1)):
+        torch.manual_seed(0)
+        whole = Upsampling(4, 6, **options, dtype=torch.float64)
+        scale = options.pop('scale_factor', 2)
+        row = Sequential(NearestUpsampling(scale), Conv2d(4, 6, **options, dtype=torch.float64))
+        row[1].weight, row[1].bias = whole.weight, whole.bias
+        x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+        gradient = torch.randn_like(row.forward(x))
+        assert_equal(results(whole, x, gradient), results(row, x, gradient))
+
+
+def test_the_courses_own_check():
+    """One 32x32 image, allclose at its default tolerances, which only the very same sums pass."""
+    for seed in range(200):
+        torch.manual_seed(seed)
+        conv, x = Conv2d(3, 3, 3), torch.randn(1, 3, 32, 32)
+        assert torch.allclose(conv.forward(x), F.conv2d(x, conv.weight, conv.bias)), seed
+
+
+# ------------------------------------------------------------------- what modules promise to their callers
+
+def small_network():
+    return Sequential(Conv2d(3, 4, 3, stride=2, padding=1), ReLU(), Upsampling(4, 2, 3, padding=1), Sigmoid())
+
+
+def test_gradients_accumulate():
+    torch.manual_seed(0)
+    block, x = Conv2d(2, 3, 3), torch.randn(2, 2, 5, 7)
+    gradients = torch.randn(2, 2, 3, 3, 5)
+    singly = []
+    for gradient in gradients:
+        block.zero_grad()
+        block.forward(x)
+        block.backward(gradient)
+        singly.append([g.clone() for _, g in block.param()])
+    block.zero_grad()
+    for gradient in gradients:
+        block.forward(x)
+        block.backward(gradient)
+    for i, (_, total) in enumerate(block.param()):
+        torch.testing.assert_close(total, singly[0][i] + singly[1][i])
+
+
+def test_pending_closures_are_independent():
+    torch.manual_seed(0)
+    network = small_network().to(torch.float64)
+    x = torch.randn(2, 2, 3, 8, 6, dtype=torch.float64)
+    gradients = torch.randn(2, 2, 2, 8, 6, dtype=torch.float64)
+    expected = [{name: value.clone() for name, value in results(network, *pair).items()} for pair in zip(x, gradients)]
+    for order in (0, 1), (1, 0):
+        network.zero_grad()
+        pending = [network.forward_and_vjp(images) for images in x]
+        for i in order:
+            output, vjp = pending[i]
+            assert distance(output, expected[i]['output']) <= 1e-14
+            assert distance(vjp(gradients[i]), expected[i]['gradient of the input']) <= 1e-14
+        for i, (_, total) in enumerate(network.param()):
+            name = f'gradient of parameter {i}'
+            assert distance(total, expected[0][name] + expected[1][name]) <= 1e-12
+
+
+def test_a_layer_may_stand_twice_in_a_sequential():
+    torch.manual_seed(0)
+    ours, theirs = twins('Conv2d', 3, 3, 3, padding=1)
+    x, gradient = torch.randn(2, 2, 3, 5, 7, dtype=torch.float64)
+    twice = Sequential(ours, Tanh(), ours)
+    assert len(twice.param()) == 2 and len(twice) == 3 and twice[0] is ours and list(twice)[2] is ours
+    assert_equal(results(twice, x, gradient), results(nn.Sequential(theirs, nn.Tanh(), theirs), x, gradient))
+
+
+@pytest.mark.parametrize('autograd', [False, True])
+@pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3, 2, 1), lambda: Conv2d(3, 4, (3, 2)),
+                                   lambda: TransposeConv2d(3, 4, 3, 2, 1), small_network,
+                                   lambda: Upsampling(3, 4, 3), lambda: NearestUpsampling(2), ReLU])
+def test_any_layout_and_no_graph(build, autograd):
+    """Views, expanded, not contiguous, requiring grad: the same result, which requires none."""
+    torch.manual_seed(0)
+    block = build()
+    x = torch.randn(2, 3, 9, 7)
+    gradient = torch.randn_like(block.infer(x))
+
+    def layouts(t):
+        yield t.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
+        yield t.to(memory_format=torch.channels_last)
+        yield torch.stack([t, t], -1)[..., 1]
+        yield t.clone().requires_grad_()
+
+    expected = {name: value.clone() for name, value in results(block, x, gradient).items()}
+    with torch.set_grad_enabled(autograd):
+        for x_like in layouts(x):
+            for gradient_like in layouts(gradient):
+                for name, value in results(block, x_like, gradient_like).items():
+                    assert not value.requires_grad
+                    torch.testing.assert_close(value, expected[name])
+        one = torch.ones(())
+        expanded = results(block, one.expand(2, 3, 9, 7), one.expand(gradient.shape))
+        dense = results(block, torch.ones(2, 3, 9, 7), torch.ones(gradient.shape))
+        for name, value in expanded.items():
+            torch.testing.assert_close(value, dense[name])
+
+
+def test_an_empty_batch():
+    block = small_network()
+    assert block.forward(torch.zeros(0, 3, 8, 6)).shape == (0, 2, 8, 6)
+    assert block.backward(torch.zeros(0, 2, 8, 6)).shape == (0, 3, 8, 6)
+    assert all(not gradient.any() for _, gradient in block.param())
+
+
+def test_parameters_stay_the_same_objects():
+    conv = Conv2d(3, 4, 3)
+    pairs = conv.param()
+    for new in (torch.randn(4, 3, 3, 3), nn.Parameter(torch.randn(4, 3, 3, 3))):
+        conv.weight = new
+        assert conv.weight is pairs[0][0] is conv.param()[0][0]
+        assert torch.equal(conv.weight, new) and not conv.weight.requires_grad
+    conv.weight += 1
+    pairs[1][0].fill_(3)
+    assert torch.equal(conv.weight, new + 1) and bool((conv.bias == 3).all())
+    x = torch.randn(2, 3, 5, 6)
+    torch.testing.assert_close(conv(x), F.conv2d(x, new.detach() + 1, torch.full((4,), 3.)))
+    conv.to(torch.float64)
+    assert conv.param()[0][1] is pairs[0][1] and pairs[0][1].dtype == torch.float64
+    optimizer = SGD(pairs, lr=1)
+    conv.backward(torch.ones_like(conv(x.double())))
+    before = conv.weight.clone()
+    optimizer.step()
+    assert torch.equal(conv.weight, before - conv.grad_weight)
+    conv.zero_grad()
+    assert not pairs[0][1].any()
+
+
+def test_a_parameter_that_was_made_to_require_grad():
+    """A caller may ask torch to differentiate our weights; training ours still works."""
+    conv, x = Conv2d(3, 4, 3), torch.randn(2, 3, 5, 6)
+    conv.weight.requires_grad_()
+    assert not conv(x).requires_grad
+    conv.backward(torch.ones(2, 4, 3, 4))
+    expected = conv.weight.detach() - conv.grad_weight
+    SGD(conv.param(), lr=1).step()
+    assert torch.equal(conv.weight, expected)
+
+
+@pytest.mark.parametrize('block', ['Conv2d', 'TransposeConv2d'])
+def test_initialisation_is_torchs(block):
+    for arguments in (3, 8, 3), (4, 6, (5, 2)):
+        torch.manual_seed(7)
+        ours = TWINS[block][0](*arguments)
+        torch.manual_seed(7)
+        theirs = TWINS[block][1](*arguments)
+        torch.testing.assert_close(ours.weight, theirs.weight.detach())
+        torch.testing.assert_close(ours.bias, theirs.bias.detach())
+
+
+def test_infer_keeps_nothing():
+    network = small_network()
+    network.infer(torch.randn(2, 3, 8, 8))
+    for module in (network, *network):
+        with pytest.raises(RuntimeError, match='before forward'):
+            module.backward(torch.ones(1))
+
+
+@pytest.mark.parametrize('build, message', [
+    (lambda: Conv2d(3, 4, 3, padding='same'), "padding must be an integer of at least 0.*'same'"),
+    (lambda: Conv2d(3, 4, 0), 'kernel_size .* got 0'),
+    (lambda: Conv2d(3, 4, (3, 3, 3)), 'kernel_size .* got'),
+    (lambda: Conv2d(3, 4, 3, stride=0), 'stride .* got 0'),
+    (lambda: Conv2d(3, 4, 3, groups=2), 'groups must divide'),
+    (lambda: Conv2d(0, 4, 3), 'in_channels .* got 0'),
+    (lambda: TransposeConv2d(3, 4, 3, output_padding=1), 'output_padding must be less'),
+    (lambda: NearestUpsampling(1.5), 'scale_factor .* got 1.5'),
+    (lambda: MSE(reduction='none'), "reduction .* got 'none'"),
+    (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
+    (lambda: Conv2d(3, 4, 3)(torch.zeros(2, 4, 8, 8)), r'\(N, 3, H, W\), got \(2, 4, 8, 8\)'),
+    (lambda: Conv2d(3, 4, 3)(torch.zeros(3, 8, 8)), r'\(N, 3, H, W\), got \(3, 8, 8\)'),
+    (lambda: Conv2d(3, 4, 3)(torch.zeros(1, 3, 2, 8)), 'too small'),
+    (lambda: setattr(Conv2d(3, 4, 3), 'weight', torch.zeros(4, 3, 3)), r'shape \(4, 3, 3, 3\), got \(4, 3, 3\)'),
+    (lambda: setattr(Conv2d(3, 4, 3, bias=False), 'bias', torch.zeros(4)), 'shape None'),
+    (lambda: SGD([], lr=1), 'params'), (lambda: SGD(Conv2d(1, 1, 1).param(), lr=-1), 'lr .* got -1'),
+    (lambda: SGD(Conv2d(1, 1, 1).param(), lr=1, nesterov=True), 'nesterov'),
+])
+def test_bad_arguments_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+# -------------------------------------------------------------------------------- the optimizer and training
+
+@pytest.mark.parametrize('options', [
+    {}, dict(momentum=0.9), dict(momentum=0.9, dampening=0.5), dict(weight_decay=0.1),
+    dict(momentum=0.9, nesterov=True), dict(momentum=0.9, nesterov=True, weight_decay=0.1),
+    dict(momentum=0.5, dampening=0.1, weight_decay=0.01)])
+def test_sgd(options):
+    torch.manual_seed(0)
+    pairs = [(torch.randn(shape).double(), torch.zeros(shape).double()) for shape in ((4, 3, 2), (4,))]
+    twins = [parameter.clone().requires_grad_() for parameter, _ in pairs]
+    ours, theirs = SGD(pairs, lr=0.1, **options), torch.optim.SGD(twins, lr=0.1, **options)
+    for step in range(20):
+        ours.lr = theirs.param_groups[0]['lr'] = 0.1 / (step + 1)
+        ours.zero_grad()
+        for (_, gradient), twin in zip(pairs, twins):
+            gradient += torch.randn_like(gradient)
+            twin.grad = gradient.clone()
+        ours.step()
+        theirs.step()
+        for (parameter, _), twin in zip(pairs, twins):
+            torch.testing.assert_close(parameter, twin.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_training_curve_is_torchs():
+    """50 steps of a whole network from the same weights on the same batches, in float64."""
+    torch.manual_seed(0)
+    ours = Sequential(Conv2d(3, 8, 4, 2, 1), ReLU(), Conv2d(8, 12, 3, 2, 1), ReLU(),
+                      Upsampling(12, 8, 3, padding=1), ReLU(), TransposeConv2d(8, 3, 4, 2, 1), Sigmoid())
+    ours.to(torch.float64)
+    theirs = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.ReLU(),
+                           nn.Upsample(scale_factor=2), nn.Conv2d(12, 8, 3, padding=1), nn.ReLU(),
+                           nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Sigmoid()).double()
+    with torch.no_grad():
+        for (parameter, _), twin in zip(ours.param(), theirs.parameters()):
+            twin.copy_(parameter)
+    loss, optimizer = MSE(), SGD(ours.param(), lr=1, momentum=0.9, nesterov=True)
+    twin_optimizer = torch.optim.SGD(theirs.parameters(), lr=1, momentum=0.9, nesterov=True)
+    batches = torch.rand(5, 4, 3, 16, 12, dtype=torch.float64)
+    first = None
+    for step in range(50):
+        x = batches[step % 5]
+        target = 0.3 + 0.5 * x.mean((2, 3), keepdim=True).expand_as(x)
+        value = loss(ours(x), target)
+        ours.zero_grad()
+        ours.backward(loss.backward())
+        optimizer.step()
+        twin_optimizer.zero_grad()
+        expected = F.mse_loss(theirs(x), target)
+        expected.backward()
+        twin_optimizer.step()
+        assert float(value) == pytest.approx(float(expected.detach()), rel=1e-9)
+        first = first or float(value)
+    assert float(value) < 0.5 * first
