@@ -1,0 +1,81 @@
+"""What the tools have in common: mistakes told in one line, files written whole, our two models."""
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Callable
+
+from others.metrics import load_pairs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line that names the argument, what it was, what was expected."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        self.exit(2, f'error: {message}\n')
+
+
+def parser(tool: str, doc: str) -> argparse.ArgumentParser:
+    """A parser for `python -m others.TOOL`, whose --help begins with the module's docstring."""
+    return OneLineParser(prog=f'python -m others.{tool}', description=doc, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def run(main: Callable[[], int]) -> None:
+    """Exit with the status that `main()` returns; with 2 and one line if the user, or the disk, errs."""
+    try:
+        sys.exit(main())
+    except (UserError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)               # what a shell gives for Ctrl-C
+
+
+def write(path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place first, then renamed."""
+    path = Path(path)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_pairs(argument: str, path) -> tuple:
+    """The two uint8 tensors (N, 3, H, W) of a file that `argument` named; UserError if it has none."""
+    try:
+        return load_pairs(path)
+    except OSError as error:
+        raise UserError(f'{argument}: {path}: {error.strerror} '
+                        '(python -m others.data makes such files)') from error
+    except ValueError as error:
+        raise UserError(f'{argument}: {error}') from error
+
+
+def new_model(project: int):
+    """An untrained `Model` of mini-project 1 or 2."""
+    return importlib.import_module(f'Miniproject_{project}.model').Model()
+
+
+def checkpoint(project: int) -> Path:
+    """Where the trained weights of mini-project 1 or 2 lie."""
+    return ROOT / f'Miniproject_{project}' / 'bestmodel.pth'
+
+
+def trained_model(project: int, weights: Path):
+    """A `Model` of mini-project 1 or 2 with the weights of a file. UserError if it holds none."""
+    model = new_model(project)
+    try:
+        model.load(weights)
+    except OSError as error:
+        raise UserError(f'weights of project {project}: {weights}: {error.strerror}') from error
+    except ValueError as error:
+        raise UserError(f'weights of project {project}: {error}') from error
+    return model

@@ -1,0 +1,353 @@
+"""Make noisy pairs in the course's format, from photographs or from nothing at all.
+
+    python -m others.data photos FOLDER --out data --train 50000 --val 1000 --seed 0
+    python -m others.data demo --out data/demo
+
+Both write two files for `torch.load`, each a pair of uint8 tensors (N, 3, 32, 32): in
+`train_data.pkl` two noisy versions of the same images, in `val_data.pkl` (noisy, clean). No
+photograph serves both.
+"""
+import argparse
+import math
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Iterable, Iterator, Optional, Sequence
+
+import torch
+
+from others import cli
+from others.metrics import psnr
+
+TRAIN_FILE, VAL_FILE = 'train_data.pkl', 'val_data.pkl'
+PICTURES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm'}
+
+SIZE = 32               # pixels on a side of the images that are made
+SMALLEST_SQUARE = 224   # of a photograph, where the photograph is large enough
+SMALLEST_PHOTO = 64     # below, a block would be a single pixel: no noise at all
+VAL_SHARE = 0.1         # of the photographs, kept for validation
+
+# Dead leaves. The numbers were chosen so that the mean and the spread of the noise, the contrast,
+# the correlation of the colours and the power spectrum are near those of squares of photographs.
+CANVAS = 512                            # pixels on a side
+SQUARES_PER_CANVAS = 10
+SMALLEST_LEAF = (5, 30)                 # pixels; the smallest radius in an image lies between
+LARGEST_LEAF = 256
+LAYERS = 2                              # leaves at an average point, one over the other
+CONTRAST = (0.5, 1.5)                   # of an image: multiplies whatever differs inside it
+SHADING, STRIPES, ROUGHNESS = 0.6, 0.8, 0.9
+MEAN_COLOUR = (-0.05, -0.2, -0.55)      # red, green, blue; all colours are logits of 0..1
+COLOUR_AXES = ((1., 1., 1.), (1., 0., -1.), (1., -2., 1.))  # brightness, yellow-blue, purple-green
+SCENE_COLOURS = (0.8, 0.35, 0.1)        # standard deviation on these axes between images,
+LEAF_COLOURS = (1.1, 0.4, 0.1)          # and between the leaves of one
+
+
+# ---------------------------------------------------------------------------------------- the noise
+
+def point_sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
+    """The course's noise: (noisy, noisy, clean), each uint8 (3, 32, 32).
+
+    square: uint8 (3, 32 b, 32 b), divided into 32 x 32 blocks of b x b pixels. The clean image is the
+    mean of each block, rounded; a noisy one takes one random pixel of each block.
+    """
+    C, H, W = square.shape
+    b = H // SIZE
+    blocks = square.reshape(C, SIZE, b, SIZE, b).permute(0, 1, 3, 2, 4).reshape(C, SIZE, SIZE, b * b)
+    clean = blocks.float().mean(-1).round().byte()
+
+    def draw() -> torch.Tensor:
+        chosen = torch.randint(b * b, (1, SIZE, SIZE, 1), generator=generator)
+        return blocks.gather(-1, chosen.expand(C, -1, -1, -1)).squeeze(-1)
+
+    return draw(), draw(), clean
+
+
+def random_square(photo: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A square of (3, H, W) at a uniform position, its side 32 b, b uniform between
+    min(224, m) / 32 and m / 32 rounded down, m the short side. -> (3, 32 b, 32 b)"""
+    def uniform(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    H, W = photo.shape[1:]
+    m = min(H, W)
+    side = SIZE * uniform(min(SMALLEST_SQUARE, m) // SIZE, m // SIZE)
+    top, left = uniform(0, H - side), uniform(0, W - side)
+    return photo[:, top:top + side, left:left + side]
+
+
+def read_photo(path: Path) -> torch.Tensor:
+    """uint8 (3, H, W), colours; ValueError if it is too small, OSError if it is no image."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if min(image.size) < SMALLEST_PHOTO:
+            raise ValueError(f'{image.width} x {image.height} pixels, '
+                             f'at least {SMALLEST_PHOTO} on each side are needed')
+        image = image.convert('RGB')
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
+
+
+# -------------------------------------------------------------------------------------- dead leaves
+
+def between(low: float, high: float, n: int, generator: torch.Generator) -> torch.Tensor:
+    """n uniform draws, (n,)"""
+    return low + (high - low) * torch.rand(n, generator=generator)
+
+
+def dead_leaves(generator: torch.Generator) -> torch.Tensor:
+    """A random picture of shapes that lie one over the other: uint8 (3, 512, 512).
+
+    With radii r of density r^-3, such pictures have the statistics of natural images, alike at all
+    scales (Lee, Mumford and Huang 2001, "Occlusion models for natural images", IJCV 41), and
+    networks learn from them (Baradad et al. 2021, "Learning to see by looking at noise",
+    https://arxiv.org/abs/2106.05963). Each leaf has a colour, a gradient of light and a rough
+    texture, some have stripes.
+    """
+    # The leaves: as many as it takes to cover the canvas and a rim of an eighth LAYERS times.
+    smallest = float(between(*map(math.log, SMALLEST_LEAF), 1, generator).exp())
+    mean_square = 2 * math.log(LARGEST_LEAF / smallest) / (smallest ** -2 - LARGEST_LEAF ** -2)
+    K = round(LAYERS * (1.25 * CANVAS) ** 2 / (math.pi * mean_square))
+    radius = between(smallest ** -2, LARGEST_LEAF ** -2, K, generator) ** -0.5
+    radius[0] = CANVAS                                          # the background
+    x0, y0 = between(-0.125 * CANVAS, 1.125 * CANVAS, 2 * K, generator).view(2, K)
+    leaf = topmost(x0, y0, radius, generator)                   # (512, 512), of 0..K - 1
+
+    # Their surfaces, (512, 512) each.
+    grid = torch.arange(CANVAS)
+    x, y = grid - x0[leaf], grid[:, None] - y0[leaf]            # from the centre of the leaf
+
+    def along(length: torch.Tensor) -> torch.Tensor:
+        """The coordinate in a random direction in each leaf, times `length`, (K,)."""
+        angle = between(0, 2 * math.pi, K, generator)
+        return x * (length * angle.cos())[leaf] + y * (length * angle.sin())[leaf]
+
+    shading = along(SHADING * torch.randn(K, generator=generator) / radius)
+    period = between(math.log(5), math.log(64), K, generator).exp()
+    striped = between(0, STRIPES, K, generator) * between(0, 1, K, generator).lt(0.25)
+    stripes = striped[leaf] * along(2 * math.pi / period).sin()
+    shift_x, shift_y = torch.randint(CANVAS, (2, K), generator=generator)
+    texture = fractal_noise(generator)[(grid[:, None] + shift_y[leaf]) % CANVAS,
+                                       (grid + shift_x[leaf]) % CANVAS]
+    rough = ROUGHNESS * between(0, 1, K, generator).square()
+    surface = shading + stripes + rough[leaf] * texture
+
+    # Their colours. The sigmoid keeps bright and dark ones from being cut off.
+    scene = torch.randn(3, generator=generator) * torch.tensor(SCENE_COLOURS)
+    leaves = torch.randn(K, 3, generator=generator) * torch.tensor(LEAF_COLOURS)
+    contrast = between(*CONTRAST, 1, generator)
+    colours = torch.tensor(MEAN_COLOUR) + (scene + contrast * leaves) @ torch.tensor(COLOUR_AXES)
+    logits = colours[leaf].permute(2, 0, 1) + contrast * surface
+    return (255 * logits.sigmoid()).round().byte()
+
+
+def topmost(x0: torch.Tensor, y0: torch.Tensor, radius: torch.Tensor,
+            generator: torch.Generator) -> torch.Tensor:
+    """Which leaf lies on top at each pixel: int64 (512, 512). Leaf 0 is wherever no other one is.
+
+    x0, y0, radius: (K,). A leaf is |u|^p + |v|^p < 1, u and v the coordinates along its two axes
+    in units of the half-axes: a rhombus (p = 1), an ellipse (2) or nearly a rectangle (8).
+    """
+    K = len(radius)
+    stretch = between(0, 0.6, K, generator).exp()
+    a, b = radius * stretch, radius / stretch
+    angle = between(0, math.pi, K, generator)
+    cos, sin = angle.cos(), angle.sin()
+    p = torch.tensor([1., 2., 2., 8.])[torch.randint(4, (K,), generator=generator)]
+    reach = 1.3 * a                                             # the corner of a square, p = 8
+    boxes = torch.stack([x0 - reach, x0 + reach, y0 - reach, y0 + reach], 1).clamp(0, CANVAS)
+    shapes = torch.stack([x0, y0, cos / a, sin / a, -sin / b, cos / b, p], 1)
+    top = torch.zeros(CANVAS, CANVAS, dtype=torch.int64)
+    grid = torch.arange(CANVAS)
+    for k, (box, shape) in enumerate(zip(boxes.int().tolist(), shapes.tolist())):
+        (x1, x2, y1, y2), (cx, cy, ux, uy, vx, vy, power) = box, shape
+        x, y = grid[x1:x2] - cx, grid[y1:y2, None] - cy
+        inside = (ux * x + uy * y).abs() ** power + (vx * x + vy * y).abs() ** power < 1
+        top[y1:y2, x1:x2].masked_fill_(inside, k)
+    return top
+
+
+def fractal_noise(generator: torch.Generator) -> torch.Tensor:
+    """Periodic Gaussian noise, amplitude spectrum f^-1.5, mean square 1: (512, 512)."""
+    fy, fx = torch.fft.fftfreq(CANVAS)[:, None], torch.fft.rfftfreq(CANVAS)
+    amplitude = (fx ** 2 + fy ** 2).sqrt().clamp(min=4 / CANVAS) ** -1.5
+    white = torch.randn(CANVAS, CANVAS, generator=generator)
+    noise = torch.fft.irfft2(torch.fft.rfft2(white) * amplitude, s=white.shape)
+    # Row by row: the rounding of a single sum would depend on the number of threads.
+    return noise / noise.square().mean(1).mean().sqrt()
+
+
+# ----------------------------------------------------------------------------------------- the sets
+
+def usable_photos(folder: Path) -> list:
+    """The photographs in the folder and below it, sorted. ValueError if there are fewer than two.
+
+    What cannot be used is named on stderr, with the reason.
+    """
+    if not folder.is_dir():
+        raise ValueError(f'{folder} is not a folder, expected one with photographs')
+    paths = sorted(path for path in folder.rglob('*')
+                   if path.suffix.lower() in PICTURES and path.is_file())
+    usable, refused = [], []
+    for path in with_progress(paths, len(paths), 'checking photographs'):
+        try:
+            read_photo(path)
+            usable.append(path)
+        except ImportError:
+            raise
+        except Exception as error:                  # Pillow's readers raise almost anything
+            refused.append(f'skipped {path}: {error}')
+    for line in refused:
+        print(line, file=sys.stderr)
+    if len(usable) < 2:
+        raise ValueError(f'{folder} holds {len(usable)} usable photographs, expected at least 2')
+    return usable
+
+
+def make_from_photos(folder, out, train: int = 50000, val: int = 1000, seed: int = 0,
+                     force: bool = False) -> None:
+    """Write the two files to the folder `out`, from the photographs in `folder`.
+
+    ValueError if there are fewer than two; UserError if `out` cannot be written to, or, without
+    `force`, if it holds one of the files.
+    """
+    prepare(Path(out), force)
+    paths = usable_photos(Path(folder))
+    generator = torch.Generator().manual_seed(seed)
+    paths = [paths[i] for i in torch.randperm(len(paths), generator=generator).tolist()]
+    split = max(1, round(VAL_SHARE * len(paths)))
+    make_set(Path(out), (paths[split:], train), (paths[:split], val), read_photo, generator)
+
+
+def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool = False) -> None:
+    """Write the two files to the folder `out`, from dead leaves.
+
+    UserError if it cannot be written to, or, without `force`, if it holds one of the files.
+    """
+    prepare(Path(out), force)
+    generator = torch.Generator().manual_seed(seed)
+
+    def canvases(n: int) -> range:
+        return range(math.ceil(n / SQUARES_PER_CANVAS))
+
+    make_set(Path(out), (canvases(train), train), (canvases(val), val),
+             lambda _: dead_leaves(generator), generator)
+
+
+def ensure_demo(folder):
+    """Make the demo set in `folder`, unless it is there. Returns `folder`."""
+    if not all(Path(folder, name).exists() for name in (TRAIN_FILE, VAL_FILE)):
+        make_demo(folder)
+    return folder
+
+
+def make_set(out: Path, train: tuple, val: tuple, read: Callable,
+             generator: torch.Generator) -> None:
+    """Make both files, each from (sources, n), and say so. `read`, `n`: see `make_pairs`."""
+    noisy, _, clean = make_pairs(*val, 'validation pairs', read, generator)
+    first, second, _ = make_pairs(*train, 'training pairs', read, generator)
+    save_set(out, VAL_FILE, (noisy, clean))
+    save_set(out, TRAIN_FILE, (first, second))
+    print(f'{out}: {len(first)} training and {len(noisy)} validation pairs, '
+          f'noisy against clean {psnr(noisy, clean).mean():.2f} dB')
+
+
+def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
+               generator: torch.Generator) -> tuple:
+    """n squares in random order: (noisy, noisy, clean), each uint8 (n, 3, 32, 32).
+
+    Every source gives as many, give or take one, from the image that `read(source)` returns, uint8
+    (3, H, W). One image at a time is in memory.
+    """
+    def squares() -> Iterator:
+        for i, source in enumerate(sources):
+            count = n * (i + 1) // len(sources) - n * i // len(sources)
+            image = read(source) if count else None
+            for _ in range(count):
+                yield random_square(image, generator)
+
+    pairs = tuple(torch.empty(n, 3, SIZE, SIZE, dtype=torch.uint8) for _ in range(3))
+    order = torch.randperm(n, generator=generator).tolist()
+    for k, square in zip(order, with_progress(squares(), n, label)):
+        for images, image in zip(pairs, point_sample(square, generator)):
+            images[k] = image
+    return pairs
+
+
+def prepare(out: Path, force: bool) -> None:
+    """Make the folder. UserError, before any work is done, if the files cannot go there."""
+    for path in (out / TRAIN_FILE, out / VAL_FILE):
+        if path.exists() and not force:
+            raise cli.UserError(f'--out: {path} exists, only others.data with --force replaces it')
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise cli.UserError(f'--out: {out} is no folder to write to ({error.strerror})') from error
+
+
+def save_set(folder: Path, name: str, tensors: tuple) -> None:
+    """torch.save, atomically: on an error an older file stays as it was."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        torch.save(tensors, Path(temporary, name))
+        os.replace(Path(temporary, name), folder / name)
+
+
+def with_progress(items: Iterable, total: int, label: str) -> Iterator:
+    """Hand on the items, with a line on stderr at the last one; on a terminal it is live before."""
+    start, shown, live = time.monotonic(), 0.0, sys.stderr.isatty()
+    for number, item in enumerate(items, 1):
+        now = time.monotonic()
+        if number == total or live and now - shown > 0.5:
+            shown = now
+            print('\r' * live + f'{label}: {number} of {total}, {now - start:.0f} s',
+                  end='\n' if number == total else '', file=sys.stderr, flush=True)
+        yield item
+
+
+# ------------------------------------------------------------------------------------- command line
+
+def integer(low: int) -> Callable[[str], int]:
+    """The type of an argument that is an integer of at least `low`."""
+    def parse(text: str) -> int:
+        value = int(text) if text.isdecimal() else -1
+        if not low <= value < 2 ** 63:              # a seed has 64 bits
+            raise argparse.ArgumentTypeError(f'expected an integer of at least {low}, got {text!r}')
+        return value
+    return parse
+
+
+def main(arguments: Optional[Sequence] = None) -> int:
+    parser = cli.parser('data', __doc__)
+    commands = parser.add_subparsers(required=True, metavar='photos | demo')
+    photos = commands.add_parser('photos', help='from a folder of photographs',
+                                 epilog='example: python -m others.data photos Pictures --out data')
+    photos.add_argument('folder', metavar='FOLDER', help='searched with all the folders in it')
+    demo = commands.add_parser('demo', help='from random shapes, without photographs',
+                               epilog='example: python -m others.data demo --out data/demo')
+    for command, make, out, train, val in ((photos, make_from_photos, 'data', 50000, 1000),
+                                           (demo, make_demo, 'data/demo', 2000, 200)):
+        command.set_defaults(make=make)
+        option = command.add_argument
+        option('--out', default=out, help='folder for the two files (%(default)s)')
+        option('--train', type=integer(1), default=train, help='training pairs (%(default)s)')
+        option('--val', type=integer(1), default=val, help='validation pairs (%(default)s)')
+        option('--seed', type=integer(0), default=0, help='of all that is random (%(default)s)')
+        option('--force', action='store_true', help='replace files that are there')
+    options = vars(parser.parse_args(arguments))
+    make = options.pop('make')
+    try:
+        make(**options)
+    except ImportError as error:
+        raise cli.UserError(f'{error}: pip install -r others/requirements.txt') from error
+    except ValueError as error:
+        raise cli.UserError(f'FOLDER: {error}') from error
+    except OSError as error:
+        raise cli.UserError(error) from error
+    return 0
+
+
+if __name__ == '__main__':
+    cli.run(main)

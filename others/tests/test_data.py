@@ -1,0 +1,451 @@
+"""The data tools: the noise against closed forms, the sets against photographs of known colours."""
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import avg_pool2d, unfold
+
+from others import cli, data
+from others.metrics import load_pairs, psnr
+
+ROOT = Path(__file__).resolve().parents[2]
+SIGMAS = 4              # a correct sampler fails a check with a probability of 1 in 16,000
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_pixels(side: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(256, (3, side, side), dtype=torch.uint8, generator=seeded(seed))
+
+
+def save_picture(pixels: torch.Tensor, path: Path) -> None:
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(path)
+
+
+# ---------------------------------------------------------------------------------------- the noise
+
+@pytest.mark.parametrize('b', [1, 2, 7, 16])
+def test_clean_is_the_rounded_mean_of_each_block(b):
+    square = random_pixels(32 * b)
+    clean = data.point_sample(square, seeded())[2]
+    assert clean.dtype is torch.uint8
+    assert torch.equal(clean.float(), avg_pool2d(square[None].double(), b)[0].round().float())
+
+
+@pytest.mark.parametrize('b', [1, 2, 7])
+def test_noisy_pixels_are_pixels_of_their_block_with_all_three_channels(b):
+    square = random_pixels(32 * b)
+    blocks = unfold(square[None].float(), b, stride=b).view(3, b * b, 32 * 32)
+    for noisy in data.point_sample(square, seeded())[:2]:
+        assert noisy.dtype is torch.uint8
+        assert (blocks == noisy.view(3, 1, 32 * 32)).all(0).any(0).all()
+
+
+def test_a_flat_square_has_no_noise():
+    square = torch.tensor([3, 141, 255], dtype=torch.uint8).view(3, 1, 1).expand(3, 96, 96)
+    for image in data.point_sample(square, seeded()):
+        assert torch.equal(image, square[:, :32, :32])
+
+
+def test_every_pixel_of_a_block_is_equally_likely():
+    b, draws = 8, 64
+    index = torch.arange(b * b, dtype=torch.uint8).view(1, b, b).repeat(3, 32, 32)
+    generator = seeded()
+    drawn = torch.stack([data.point_sample(index, generator)[0][0] for _ in range(draws)])
+    expected = drawn.numel() / b ** 2
+    chi2 = (drawn.flatten().bincount(minlength=b * b) - expected).square().sum() / expected
+    freedom = b * b - 1
+    assert abs(chi2 - freedom) < SIGMAS * math.sqrt(2 * freedom)
+
+
+def test_the_noise_is_unbiased_and_independent_of_version_and_neighbour():
+    b, draws = 4, 256
+    square, generator = random_pixels(32 * b), seeded()
+    blocks = unfold(square[None].double(), b, stride=b).view(3, b * b, 32, 32)
+    mean, std = blocks.mean(1), blocks.std(1, unbiased=False)
+    # The residuals in standard deviations, of one channel: independent, mean 0, variance 1.
+    first, second = (torch.stack([(image - mean)[0] / std[0] for image in version]) for version in
+                     zip(*(data.point_sample(square, generator)[:2] for _ in range(draws))))
+    samples = first.numel()
+    for residual in first, second:
+        assert abs(residual.mean()) < SIGMAS / samples ** 0.5
+        # 2 is the variance of a squared normal residual; here it is smaller, values being uniform.
+        assert abs(residual.square().mean() - 1) < SIGMAS * (2 / samples) ** 0.5
+        errors = residual.mean(0) * draws ** 0.5            # of each pixel: normal by now
+        assert abs(errors.square().mean() - 1) < SIGMAS * (2 / errors.numel()) ** 0.5
+    for one, other in ((first, second), (first[:, 1:], first[:, :-1]),
+                       (first[..., 1:], first[..., :-1]), (first[1:], first[:-1])):
+        assert abs((one * other).mean()) < SIGMAS / one.numel() ** 0.5
+
+
+@pytest.mark.parametrize('H, W, sides', [(300, 400, {224, 256, 288}), (330, 256, {224, 256}),
+                                         (100, 200, {96}), (64, 64, {64})])
+def test_random_squares_have_every_allowed_side_and_position(H, W, sides):
+    coordinates = torch.stack(torch.meshgrid(torch.arange(H), torch.arange(W), indexing='ij'))
+    generator, seen, corners = seeded(), set(), []
+    for _ in range(500):
+        square = data.random_square(coordinates, generator)
+        side = square.shape[1]
+        top, left = square[:, 0, 0].tolist()
+        assert torch.equal(square, coordinates[:, top:top + side, left:left + side])
+        assert square.shape[2] == side
+        seen.add(side)
+        corners.append((top / max(1, H - side), left / max(1, W - side)))
+    assert seen == sides
+    for places, room in zip(zip(*corners), (H - min(sides), W - min(sides))):
+        assert min(places) < 0.1 and (max(places) > 0.9 or room == 0)
+
+
+# -------------------------------------------------------------------------------------- photographs
+
+def colour_of(i: int) -> tuple:
+    return 10 * i, 255 - 10 * i, 7 * i
+
+
+def colours_in(images: torch.Tensor) -> list:
+    """The colour of each image, all of whose pixels must be the same."""
+    assert torch.equal(images, images[:, :, :1, :1].expand_as(images))
+    return [tuple(colour) for colour in images[:, :, 0, 0].tolist()]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 20 photographs, each of one colour of its own, and one folder deeper in it."""
+    folder = tmp_path / 'photos'
+    (folder / 'deeper').mkdir(parents=True)
+    for i in range(20):
+        name = f'{i:02}.PNG' if i % 2 else f'deeper/{i:02}.bmp'
+        Image.new('RGB', (64 + 20 * i, 300 - i), colour_of(i)).save(folder / name)
+    return folder
+
+
+def make(command: str, *arguments) -> None:
+    assert data.main([command, *map(str, arguments)]) == 0
+
+
+def sets_in(folder: Path) -> list:
+    return [*load_pairs(folder / 'train_data.pkl'), *load_pairs(folder / 'val_data.pkl')]
+
+
+def same(some: Path, other: Path) -> bool:
+    return all(map(torch.equal, sets_in(some), sets_in(other)))
+
+
+def contents(folder: Path) -> dict:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_no_photograph_gives_both_training_and_validation_pairs(photos, tmp_path, capsys):
+    make('photos', photos, '--out', tmp_path / 'out', '--train', 54, '--val', 9)
+    first, second, noisy, clean = sets_in(tmp_path / 'out')
+    assert first.shape == (54, 3, 32, 32) and noisy.shape == (9, 3, 32, 32)
+    training, validation = colours_in(first), colours_in(clean)
+    assert training == colours_in(second) and validation == colours_in(noisy)
+    assert len(set(validation)) == 2                            # a tenth of the 20
+    assert set(training) | set(validation) == {colour_of(i) for i in range(20)}
+    assert not set(training) & set(validation)
+    assert {training.count(colour) for colour in training} == {3}
+    assert {validation.count(colour) for colour in validation} == {4, 5}
+    changes = sum(map(tuple.__ne__, training, training[1:]))
+    assert changes > 30                                         # 17 if not in random order
+    out, err = capsys.readouterr()
+    assert out.strip() == f'{tmp_path / "out"}: 54 training and 9 validation pairs, ' \
+                          'noisy against clean inf dB'
+    assert [line.split(',')[0] for line in err.splitlines()] == [
+        'checking photographs: 20 of 20', 'validation pairs: 9 of 9', 'training pairs: 54 of 54']
+
+
+def test_fewer_pairs_than_photographs_and_two_photographs(photos, tmp_path):
+    make('photos', photos, '--out', tmp_path / 'few', '--train', 1, '--val', 1)
+    for path in sorted(photos.rglob('*.*'))[2:]:
+        path.unlink()
+    make('photos', photos, '--out', tmp_path / 'two', '--train', 4, '--val', 4)
+    first, _, noisy, _ = sets_in(tmp_path / 'two')
+    assert len(set(colours_in(first) + colours_in(noisy))) == 2
+    assert len(set(colours_in(first))) == len(set(colours_in(noisy))) == 1
+
+
+def test_grey_and_cmyk_and_palette_photographs_become_colours(tmp_path):
+    for mode, colour in (('L', 77), ('CMYK', (0, 255, 255, 0)), ('P', 0), ('RGBA', (9, 8, 7, 100))):
+        image = Image.new(mode, (70, 65), colour)
+        if mode == 'P':
+            image.putpalette([1, 2, 3] * 256)
+        path = tmp_path / f'{mode}.tif'
+        image.save(path)
+        photo = data.read_photo(path)
+        assert photo.shape == (3, 65, 70) and photo.dtype is torch.uint8
+        expected = {'L': [77] * 3, 'CMYK': [255, 0, 0], 'P': [1, 2, 3], 'RGBA': [9, 8, 7]}[mode]
+        assert photo.flatten(1).T.unique(dim=0).tolist() == [expected]
+
+
+def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, capsys):
+    sizes = '--train', 20, '--val', 2
+    make('photos', photos, '--out', tmp_path / 'before', *sizes)
+    (photos / '00.jpg').write_text('no picture')
+    (photos / 'empty.webp').touch()
+    (photos / 'notes.txt').write_text('no picture, and not said to be one')
+    Image.new('RGB', (63, 500)).save(photos / 'small.jpeg')
+    save_picture(random_pixels(99), photos / 'cut.jpg')
+    (photos / 'cut.jpg').write_bytes((photos / 'cut.jpg').read_bytes()[:2000])
+    capsys.readouterr()
+    make('photos', photos, '--out', tmp_path / 'after', *sizes)
+    assert same(tmp_path / 'before', tmp_path / 'after')
+    skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith('skipped')]
+    reasons = {'00.jpg': 'cannot identify', 'cut.jpg': 'truncated', 'empty.webp': 'cannot identify',
+               'small.jpeg': '63 x 500 pixels, at least 64'}
+    assert len(skipped) == len(reasons)
+    for line, (name, reason) in zip(skipped, reasons.items()):
+        assert line.startswith(f'skipped {photos / name}: ') and reason in line
+
+
+def test_photos_without_pillow_says_what_to_install(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'PIL', None)
+    with pytest.raises(cli.UserError, match='pip install -r others/requirements.txt'):
+        make('photos', photos, '--out', tmp_path / 'out')
+
+
+# -------------------------------------------------------------------------------------- dead leaves
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('demo')
+    data.make_demo(folder, train=1, val=200)
+    return folder
+
+
+def test_the_demo_is_as_noisy_as_the_course_set(demo):
+    first, second, noisy, clean = sets_in(demo)
+    assert first.shape == second.shape == (1, 3, 32, 32) and noisy.shape == (200, 3, 32, 32)
+    dB = psnr(noisy, clean)
+    assert abs(dB.mean() - 20.72) < 1
+    assert dB.std() > 2                                         # 3.2 dB among photographs
+
+
+def test_the_demo_needs_torch_alone(tmp_path):
+    code = ('import sys; sys.modules["PIL"] = None; '
+            f'from others.data import make_demo; make_demo({str(tmp_path)!r}, 1, 1)')
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+    assert len(sets_in(tmp_path)[0]) == 1
+
+
+def test_no_canvas_gives_both_training_and_validation_pairs(tmp_path, monkeypatch):
+    flat = iter(range(20))
+    monkeypatch.setattr(data, 'dead_leaves', lambda generator: torch.tensor(
+        colour_of(next(flat)), dtype=torch.uint8).view(3, 1, 1).expand(3, 512, 512))
+    data.make_demo(tmp_path, train=31, val=20)
+    first, _, _, clean = sets_in(tmp_path)
+    assert len(set(colours_in(clean))) == 2 and len(set(colours_in(first))) == 4
+    assert not set(colours_in(first)) & set(colours_in(clean))
+
+
+def test_ensure_demo_makes_it_once(tmp_path, monkeypatch):
+    make_demo = data.make_demo
+    monkeypatch.setattr(data, 'make_demo', lambda folder: make_demo(folder, 1, 1))
+    folder = tmp_path / 'new' / 'demo'
+    assert data.ensure_demo(folder) == folder
+    before = contents(folder)
+    assert set(before) == {'train_data.pkl', 'val_data.pkl'}
+    monkeypatch.setattr(data, 'make_demo', None)
+    assert data.ensure_demo(folder) == folder
+    assert contents(folder) == before
+
+
+def test_dead_leaves_do_not_depend_on_the_number_of_threads():
+    threads, pictures = torch.get_num_threads(), []
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            pictures.append(data.dead_leaves(seeded(2)))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*pictures)
+
+
+def test_a_leaf_has_the_area_of_its_shape_and_hides_those_before_it():
+    generator, radius = seeded(), 70.
+    areas = {p: 4 * math.gamma(1 + 1 / p) ** 2 / math.gamma(1 + 2 / p) * radius ** 2
+             for p in (1, 2, 8)}
+    centre, seen = torch.full((4,), 256.), set()
+    for _ in range(20):
+        leaf = data.topmost(centre, centre, torch.tensor([9., 9., radius, 9.]), generator)
+        _, hidden, under, over = leaf.flatten().bincount(minlength=4).tolist()
+        assert hidden == 0 and leaf[256, 256] == 3
+        nearest = min(areas, key=lambda p: abs(areas[p] - under - over))
+        assert under + over == pytest.approx(areas[nearest], rel=0.01)
+        seen.add(nearest)
+    assert seen == {1, 2, 8}
+
+
+def test_fractal_noise_has_its_spectrum():
+    noise = data.fractal_noise(seeded())
+    assert noise.square().mean().item() == pytest.approx(1, abs=1e-5)
+    power = torch.fft.fft2(noise).abs().square()
+    f = torch.fft.fftfreq(512).mul(512)
+    radius = (f[:, None].square() + f.square()).sqrt()
+    low, high = ((radius * scale - 50).abs() < 2 for scale in (1, 0.5))
+    # Power f^-3, so f^3 times power is flat; half of the modes are independent, exponential draws.
+    level, other = ((power * radius ** 3)[ring].mean() for ring in (low, high))
+    error = math.sqrt(2 / low.sum() + 2 / high.sum())
+    assert abs(level / other - 1) < SIGMAS * error
+
+
+# ------------------------------------------------------------------------------------ both commands
+
+@pytest.fixture(params=['photos', 'demo'])
+def command(request, tmp_path):
+    """The beginning of a command line that makes a small set."""
+    if request.param == 'demo':
+        return 'demo', '--train', 5, '--val', 3
+    folder = tmp_path / 'noise'
+    folder.mkdir()
+    for i in range(3):
+        save_picture(random_pixels(200, seed=i), folder / f'{i}.png')
+    return 'photos', folder, '--train', 5, '--val', 3
+
+
+def test_the_seed_decides_everything_and_nothing_else_does(command, tmp_path):
+    state = torch.get_rng_state()
+    make(*command, '--out', tmp_path / 'a')
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)
+    make(*command, '--out', tmp_path / 'b', '--seed', 0)
+    make(*command, '--out', tmp_path / 'c', '--seed', 1)
+    assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
+    assert not any(map(torch.equal, sets_in(tmp_path / 'a'), sets_in(tmp_path / 'c')))
+    first, second, noisy, clean = sets_in(tmp_path / 'a')
+    assert not torch.equal(first, second) and not torch.equal(noisy, clean)
+
+
+@pytest.mark.parametrize('kept', ['train_data.pkl', 'val_data.pkl'])
+def test_files_are_replaced_only_by_force(command, kept, tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / kept).write_bytes(b'mine')
+    with pytest.raises(cli.UserError, match=f'--out: .*{kept} exists.*--force'):
+        make(*command, '--out', tmp_path / 'out')
+    assert contents(tmp_path / 'out') == {kept: b'mine'}
+    make(*command, '--out', tmp_path / 'out', '--force')
+    assert [len(images) for images in sets_in(tmp_path / 'out')] == [5, 5, 3, 3]
+
+
+def test_a_failure_leaves_the_files_as_they_were(command, tmp_path, monkeypatch):
+    out = tmp_path / 'out'
+    make(*command, '--out', out)
+    before = contents(out)
+
+    def full_disk(tensors, path):
+        Path(path).write_bytes(b'half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(torch, 'save', full_disk)
+    with pytest.raises(cli.UserError, match='No space left'):
+        make(*command, '--out', out, '--seed', 1, '--force')
+    assert contents(out) == before
+    with pytest.raises(cli.UserError):
+        make(*command, '--out', tmp_path / 'fresh')
+    assert contents(tmp_path / 'fresh') == {}
+
+
+# ----------------------------------------------------------------------------------------- mistakes
+
+def test_an_empty_folder_ends_with_status_2_and_one_line(tmp_path):
+    (tmp_path / 'empty').mkdir()
+    command = [sys.executable, '-m', 'others.data', 'photos', tmp_path / 'empty', '--out', tmp_path]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ''
+    assert result.stderr == (f'error: FOLDER: {tmp_path / "empty"} holds 0 usable photographs, '
+                             'expected at least 2\n')
+
+
+def test_one_photograph_is_not_enough(photos, tmp_path):
+    for path in sorted(photos.rglob('*.*'))[1:]:
+        path.unlink()
+    with pytest.raises(cli.UserError, match='FOLDER: .* holds 1 usable'):
+        make('photos', photos, '--out', tmp_path / 'out')
+    assert contents(tmp_path / 'out') == {}
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['demo', '--train', '0'], "--train: expected an integer of at least 1, got '0'"),
+    (['demo', '--val', '-3'], "--val: expected an integer of at least 1, got '-3'"),
+    (['demo', '--seed', '-1'], "--seed: expected an integer of at least 0, got '-1'"),
+    (['demo', '--seed', str(2 ** 64)], "--seed: expected an integer of at least 0"),
+    (['photos', '.', '--train', 'many'], "--train: expected an integer of at least 1, got 'many'"),
+    (['photos'], 'FOLDER'),
+    ([], 'photos | demo')])
+def test_wrong_arguments_are_named(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        data.main(arguments)
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_that_is_none_is_named(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(cli.UserError, match='FOLDER: .*/missing is not a folder'):
+        make('photos', tmp_path / 'missing', '--out', tmp_path / 'out')
+    for out in (tmp_path / 'file', tmp_path / 'file' / 'out'):
+        with pytest.raises(cli.UserError, match='--out: .* is no folder to write to'):
+            make('demo', '--out', out)
+
+
+# -------------------------------------------------------------------------------------- the metrics
+
+def test_psnr_of_a_constant_difference():
+    a = torch.full((3, 3, 4, 5), 100, dtype=torch.uint8)
+    b = a + torch.tensor([0, 1, 155], dtype=torch.uint8).view(3, 1, 1, 1)
+    expected = [math.inf, 20 * math.log10(255), 20 * math.log10(255 / 155)]
+    for one, other in ((a, b), (b, a), (a.float(), b), (a.double(), b.double())):
+        assert psnr(one, other).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_psnr_is_of_each_image_by_its_own_mean_square():
+    a = torch.stack([random_pixels(32, seed=1), random_pixels(32, seed=2)])
+    b = a.clone()
+    b[0] = a[0].flip(0)
+    b[1, 2, 3, 4] = 255 - a[1, 2, 3, 4]
+    mse = (a.double() - b.double()).div(255).square().flatten(1).mean(1)
+    assert psnr(a, b).tolist() == pytest.approx([-10 * math.log10(m) for m in mse], rel=1e-6)
+
+
+def test_psnr_refuses_what_would_be_broadcast():
+    with pytest.raises(ValueError, match=r'\(2, 3, 8, 8\) and \(1, 3, 8, 8\)'):
+        psnr(torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+
+
+def test_load_pairs_gives_what_was_saved(tmp_path):
+    pair = torch.randint(256, (2, 4, 3, 5, 6), dtype=torch.uint8)
+    torch.save(tuple(pair), tmp_path / 'pairs.pkl')
+    assert all(map(torch.equal, load_pairs(tmp_path / 'pairs.pkl'), pair))
+
+
+IMAGES = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize('content', [
+    IMAGES, (IMAGES,), (IMAGES, IMAGES, IMAGES), (IMAGES, 'clean'), {'a': IMAGES, 'b': IMAGES},
+    (IMAGES, IMAGES[:3]), (IMAGES.float(), IMAGES.float()), (IMAGES, IMAGES.float()),
+    (IMAGES[0], IMAGES[0]), (IMAGES[:, :1], IMAGES[:, :1]), (IMAGES[:0], IMAGES[:0])])
+def test_load_pairs_refuses_other_contents(content, tmp_path):
+    path = tmp_path / 'other.pkl'
+    torch.save(content, path)
+    with pytest.raises(ValueError, match='other.pkl must hold two'):
+        load_pairs(path)
+
+
+def test_load_pairs_refuses_files_that_are_damaged_or_hold_code(tmp_path):
+    torch.save((IMAGES, IMAGES), tmp_path / 'whole.pkl')
+    (tmp_path / 'cut.pkl').write_bytes((tmp_path / 'whole.pkl').read_bytes()[:-100])
+    (tmp_path / 'empty.pkl').touch()
+    (tmp_path / 'text.pkl').write_text('hello')
+    torch.save((Path('class'), IMAGES), tmp_path / 'code.pkl')
+    for name in ('cut', 'empty', 'text', 'code'):
+        with pytest.raises(ValueError, match=f'{name}.pkl is not a file of pairs'):
+            load_pairs(tmp_path / f'{name}.pkl')
+    with pytest.raises(FileNotFoundError, match='missing.pkl'):
+        load_pairs(tmp_path / 'missing.pkl')
