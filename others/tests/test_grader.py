@@ -1,0 +1,346 @@
+"""The grading script refuses what is wrong, names it, and accepts what is right.
+
+Each submission is written here, for the test. Right answers come from torch.nn and autograd, which
+share no code with our blocks; a wrong one is the right one with a single thing changed.
+"""
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from others.cli import run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Mini-project 2 on top of autograd: all but the import check must accept it.
+BLOCKS = '''
+import torch
+from torch import nn
+
+
+class Module:
+    """A torch.nn module behind forward, backward and param; every call of backward uses autograd."""
+
+    def __init__(self, net):
+        self.net = net
+        self.parameters = list(net.parameters())
+        self.gradients = [torch.zeros_like(p) for p in self.parameters]
+
+    def param(self):
+        return [(p.detach(), g) for p, g in zip(self.parameters, self.gradients)]
+
+    def forward(self, *inputs):
+        with torch.enable_grad():
+            self.inputs = [x.detach().requires_grad_() for x in inputs]
+            self.output = self.net(*self.inputs)
+        return self.output.detach()
+
+    def backward(self, *upstream):
+        wanted = self.inputs[:1] + self.parameters
+        found = torch.autograd.grad(self.output, wanted, [g.detach() for g in upstream] or None)
+        for gradient, new in zip(self.gradients, found[1:]):
+            gradient += new
+        return found[0]
+
+    def __setattr__(self, name, value):
+        if name in ('weight', 'bias'):
+            getattr(self.net, name).data.copy_(value.detach())
+        else:
+            super().__setattr__(name, value)
+
+
+class Layer(Module):
+    weight = property(lambda self: self.net.weight.detach())
+    bias = property(lambda self: self.net.bias.detach())
+
+
+class Conv2d(Layer):
+    def __init__(self, *arguments, **options):
+        super().__init__(nn.Conv2d(*arguments, **options))
+
+
+class TransposeConv2d(Layer):
+    def __init__(self, *arguments, **options):
+        super().__init__(nn.ConvTranspose2d(*arguments, **options))
+
+
+class NearestUpsampling(Module):
+    def __init__(self, scale_factor):
+        super().__init__(nn.Upsample(scale_factor=scale_factor))
+
+
+class ReLU(Module):
+    def __init__(self):
+        super().__init__(nn.ReLU())
+
+
+class Sigmoid(Module):
+    def __init__(self):
+        super().__init__(nn.Sigmoid())
+
+
+class MSE(Module):
+    def __init__(self, *, reduction='mean'):
+        super().__init__(nn.MSELoss(reduction=reduction))
+
+
+class Sequential(Module):
+    def __init__(self, *modules):
+        super().__init__(nn.Sequential(*(module.net for module in modules)))
+
+
+class SGD:
+    def __init__(self, params, *arguments, **options):
+        self.params = params
+        self.optimizer = torch.optim.SGD([p for p, _ in params], *arguments, **options)
+
+    def step(self):
+        for p, g in self.params:
+            p.grad = g
+        self.optimizer.step()
+'''
+
+# The mean of 3 x 3 pixels is better than a noisy one; training moves it by a grey level.
+MODEL = '''
+import torch
+from pathlib import Path
+
+
+class Model:
+    offset = 0
+
+    def load_pretrained_model(self):
+        self.offset = float(Path(__file__).with_name('bestmodel.pth').read_text())
+
+    def train(self, train_input, train_target, num_epochs):
+        self.offset += 1
+
+    def predict(self, test_input):
+        x = torch.nn.functional.avg_pool2d(test_input.float(), 3, 1, 1, count_include_pad=False)
+        return (x + self.offset).clamp(0, 255)
+'''
+
+
+@pytest.fixture(scope='module')
+def grader():
+    spec = importlib.util.spec_from_file_location('grader', ROOT / 'test.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Smooth images with noise of standard deviation 25, a few more than --quick takes."""
+    folder = tmp_path_factory.mktemp('data')
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    clean = torch.nn.functional.interpolate(128 + 40 * normal(2010, 3, 4, 4), size=32, mode='bilinear')
+    noisy = [(clean + 25 * normal(*clean.shape)).clamp(0, 255).byte() for _ in range(2)]
+    torch.save(tuple(noisy), folder / 'train_data.pkl')
+    torch.save((noisy[0][:210].clone(), clean[:210].clamp(0, 255).byte()), folder / 'val_data.pkl')
+    return folder
+
+
+@pytest.fixture
+def grade(grader, data, capfd):
+    """Grade a folder. Returns (exit status, {(project, check): (result, figures)})."""
+    def grade(folder, *options):
+        status = grader.main(['-p', str(folder), '-d', str(data), *options])
+        rows, project = {}, None
+        for line in capfd.readouterr().out.splitlines():
+            print(line)                         # pytest shows the table if the test fails
+            if line.startswith('Miniproject_'):
+                project = int(line[len('Miniproject_')])
+            elif row := re.fullmatch(r'(\S.*?) +(ok|FAIL|warn|skip) +[0-9.]+  (.*)', line):
+                rows[project, row[1]] = row[2], row[3]
+        return status, rows
+    return grade
+
+
+def write(root, k, code, offset=0):
+    """A mini-project without a report; `offset` is all that its checkpoint holds."""
+    folder = root / f'Miniproject_{k}'
+    folder.mkdir()
+    (folder / '__init__.py').touch()
+    (folder / 'model.py').write_text(code)
+    (folder / 'bestmodel.pth').write_text(str(offset))
+    return folder
+
+
+def change(code, old, new):
+    assert code.count(old) == 1, old
+    return code.replace(old, new)
+
+
+def failed(rows):
+    """{(project, check): figures} of the checks that failed."""
+    return {key: figures for key, (result, figures) in rows.items() if result == 'FAIL'}
+
+
+def test_right_answers_are_accepted(grade, tmp_path, monkeypatch):
+    monkeypatch.delenv('PYTHONDONTWRITEBYTECODE', raising=False)
+    write(tmp_path, 1, MODEL)
+    (write(tmp_path, 2, BLOCKS + MODEL) / 'Report_2.pdf').touch()
+    files = sorted(tmp_path.rglob('*'))
+    status, rows = grade(tmp_path)
+
+    assert list(failed(rows)) == [(2, 'allowed imports')]       # autograd: right, but forbidden
+    assert 'model.py:2: import torch' in rows[2, 'allowed imports'][1]
+    assert status == 1
+    others = {key: result for key, (result, _) in rows.items() if result not in ('ok', 'FAIL')}
+    assert others == {(1, 'report'): 'warn', (2, 'Upsampling'): 'skip'}
+    assert rows[1, 'train, one epoch'][1] == '2010 pairs'
+    assert sorted(tmp_path.rglob('*')) == files                 # not even a __pycache__
+
+    assert grade(tmp_path, '--project', '1')[0] == 0
+
+
+# One fault in each block, of the kind that submissions have.
+WRONG_BLOCKS = BLOCKS + '''
+
+class Conv2d(Conv2d):
+    def backward(self, upstream):               # overwrites the gradients
+        for gradient in self.gradients:
+            gradient.zero_()
+        return super().backward(upstream)
+
+
+class TransposeConv2d(TransposeConv2d):
+    def backward(self, upstream):               # right for a batch of one
+        first = torch.zeros_like(upstream)
+        first[0] = upstream[0].detach()
+        new, = torch.autograd.grad(self.output, self.net.weight, first, retain_graph=True)
+        new += self.gradients[0]
+        found = super().backward(upstream)
+        self.gradients[0].copy_(new)
+        return found
+
+
+class NearestUpsampling(NearestUpsampling):
+    def backward(self, upstream):               # the mean, where the sum is due
+        return super().backward(upstream) / 4
+
+
+class ReLU(ReLU):
+    def forward(self, x):                       # keeps the graph of its input
+        super().forward(x)
+        return x.clamp(min=0)
+
+
+class Sigmoid(Sigmoid):
+    def forward(self, x):                       # overflows
+        super().forward(x)
+        return x.detach().exp() / (1 + x.detach().exp())
+
+
+class MSE(MSE):
+    def backward(self):                         # of the sum, also where the mean was asked for
+        return 2 * (self.inputs[0] - self.inputs[1]).detach()
+
+
+class Sequential(Sequential):
+    def param(self):                            # the last layer first
+        return super().param()[::-1]
+
+
+class SGD(SGD):
+    def step(self):                             # binds a name, changes no tensor
+        for p, g in self.params:
+            p = p - 0.1 * g
+'''
+VERDICTS = {
+    'Conv2d': '16 of 16 cases, first Conv2d(3, 5, 3) on (2, 3, 6, 9), autograd off: '
+              'gradient of weight in a second pass is wrong',
+    'TransposeConv2d': '14 of 14 cases, first TransposeConv2d(4, 3, 3) on (2, 4, 5, 3), autograd off: '
+                       'gradient of weight is wrong',
+    'NearestUpsampling': '6 of 6 cases, first NearestUpsampling(2) on (2, 3, 4, 5), autograd off: '
+                         'gradient of the input is wrong',
+    'ReLU': '2 of 4 cases, first ReLU() on (2, 3, 5, 4), autograd on: output drags a graph',
+    'Sigmoid': '2 of 6 cases, first Sigmoid() on (9, 9), autograd off: output is wrong',
+    'MSE': '4 of 6 cases, first MSE() on (2, 3, 5, 4), autograd off: gradient of the input is wrong',
+    'Sequential': '4 of 6 cases, first Sequential(Conv2d(3, 5, 3), ReLU(), Sigmoid()) on (2, 3, 6, 7), '
+                  'autograd off: 0.weight has the shape (5,), expected (5, 3, 3, 3)',
+    'SGD': '8 of 8 cases, first SGD(params, 0.1) on [(4, 3, 2, 2), (4,)], autograd off: '
+           'parameter 0 after step 1 is wrong',
+}
+
+
+def test_wrong_blocks_and_a_wrong_predict_are_named(grade, tmp_path):
+    unclamped = change(MODEL, '.clamp(0, 255)', '.clamp(0, 255) - (torch.arange(x.shape[-1]) < 1) * 99')
+    write(tmp_path, 2, WRONG_BLOCKS + unclamped)
+    status, rows = grade(tmp_path, '--project', '2', '--quick')
+
+    assert status == 1
+    verdicts = {check: figures for (_, check), figures in failed(rows).items()}
+    assert set(verdicts) == set(VERDICTS) | {'allowed imports', 'predict 1x3x512x512'}
+    for check, verdict in VERDICTS.items():
+        assert verdicts[check].startswith(verdict)
+    assert 'expected floating point (1, 3, 512, 512) in 0..255' in verdicts['predict 1x3x512x512']
+    assert rows[2, 'train, one epoch'][1] == '2000 pairs'
+
+
+def test_ours_cannot_stand_in_for_what_is_missing(grade, tmp_path, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    write(tmp_path, 1, 'try:\n    import others\n'
+                       'except ImportError as error:\n    import sys; sys.exit(str(error))\n')
+    (write(tmp_path, 2, '') / 'model.py').unlink()
+    status, rows = grade(tmp_path)
+
+    assert status == 1
+    assert rows[1, 'package import'] == ('FAIL', "SystemExit: No module named 'others' (model.py:4)")
+    assert rows[2, 'structure'] == ('FAIL', 'no model.py')
+    assert rows[2, 'package import'][1] == "ModuleNotFoundError: No module named 'Miniproject_2.model'"
+    assert {rows[k, check][0] for k in (1, 2) for check in ('Model()', 'PSNR, loaded')} == {'skip'}
+
+
+def test_a_submission_that_dies_or_never_ends_is_a_failed_check(grade, tmp_path):
+    write(tmp_path, 1, change(MODEL, 'self.offset += 1',
+                              'print("no luck", flush=True); import os; os._exit(7)'))
+    write(tmp_path, 2, 'while True:\n    print("again", flush=True)\n')
+    status, rows = grade(tmp_path, '--time-limit', '2')
+
+    assert status == 1
+    (died, why_died), (hung, why_hung) = failed(rows).items()
+    assert died == (1, 'train, one epoch') and hung == (2, 'from model import ..')
+    assert why_died.startswith('the process ended with status 7') and why_died.endswith('no luck')
+    assert why_hung.startswith('stopped after 2 seconds') and why_hung.endswith('again')
+
+
+def test_a_model_must_beat_its_noisy_input_and_be_importable_both_ways(grade, tmp_path):
+    idle = change(MODEL, 'self.offset += 1', 'pass')
+    (write(tmp_path, 1, 'from helper import Model\n', offset=120) / 'helper.py').write_text(idle)
+    (write(tmp_path, 2, 'from .helper import *\n') / 'helper.py').write_text(BLOCKS + idle)
+    status, rows = grade(tmp_path)
+
+    assert status == 1
+    assert set(failed(rows)) == {
+        (1, 'package import'), (1, 'PSNR, loaded'), (1, 'PSNR, after training'),
+        (2, 'from model import ..'), (2, 'allowed imports')}
+    assert 'helper.py:2: import torch' in rows[2, 'allowed imports'][1]
+    assert rows[2, 'PSNR, after training'][0] == 'warn'
+    assert rows[2, 'PSNR, after training'][1].endswith('training changed nothing')
+
+
+@pytest.mark.parametrize('options, words', [
+    (['-p', 'nowhere'], '--project-path: nowhere'),
+    (['-p', 'empty'], '--project-path: empty'),
+    (['-d', 'nowhere'], '--data-path: '),
+    (['-d', 'broken'], 'train_data.pkl'),
+    (['--project', '3'], '--project'),
+])
+def test_a_wrong_argument_is_told_in_words(grader, tmp_path, monkeypatch, capsys, options, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'broken').mkdir()
+    (tmp_path / 'broken' / 'train_data.pkl').write_text('no tensors')
+    with pytest.raises(SystemExit) as exit:
+        run(lambda: grader.main(options))
+    assert exit.value.code == 2
+    said = capsys.readouterr()
+    assert words in said.err and said.err.count('\n') == 1 and not said.out
