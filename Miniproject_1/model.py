@@ -281,7 +281,6 @@ class Model:
 
         log = EpochLog(num_epochs, steps_per_epoch, N, first) if verbose else None
         self.is_trained = True
-        self.net.train()
         with torch.enable_grad():
             for step in range(first, num_steps):
                 epoch, k = divmod(step, steps_per_epoch)
@@ -302,6 +301,7 @@ class Model:
         """One step of Adam on one batch of pairs. Returns the loss, shape ()."""
         noisy, other = augment(to_centred(first, self.device), to_centred(second, self.device))
         noisy = noisy.contiguous(memory_format=torch.channels_last)
+        self.net.train()
         with self._precision():
             output = self.net(noisy)
         loss = nn.functional.mse_loss(output.float(), other)

@@ -206,6 +206,14 @@ def usable_photos(folder: Path) -> list:
     return usable
 
 
+def split_photos(folder: Path, generator: torch.Generator) -> tuple:
+    """The usable photographs in random order, (for training, for validation)."""
+    paths = usable_photos(folder)
+    paths = [paths[i] for i in torch.randperm(len(paths), generator=generator).tolist()]
+    split = max(1, round(VAL_SHARE * len(paths)))
+    return paths[split:], paths[:split]
+
+
 def make_from_photos(folder, out, train: int = 50000, val: int = 1000, seed: int = 0,
                      force: bool = False) -> None:
     """Write the two files to the folder `out`, from the photographs in `folder`.
@@ -214,11 +222,9 @@ def make_from_photos(folder, out, train: int = 50000, val: int = 1000, seed: int
     `force`, if it holds one of the files.
     """
     prepare(Path(out), force)
-    paths = usable_photos(Path(folder))
     generator = torch.Generator().manual_seed(seed)
-    paths = [paths[i] for i in torch.randperm(len(paths), generator=generator).tolist()]
-    split = max(1, round(VAL_SHARE * len(paths)))
-    make_set(Path(out), (paths[split:], train), (paths[:split], val), read_photo, generator)
+    train_photos, val_photos = split_photos(Path(folder), generator)
+    make_set(Path(out), (train_photos, train), (val_photos, val), read_photo, generator)
 
 
 def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool = False) -> None:

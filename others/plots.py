@@ -1,0 +1,124 @@
+"""The pictures that the tools make: a montage of images, a training's curves, PSNR in against out.
+
+matplotlib is imported when a picture is drawn, and draws into memory (Agg), never on a screen.
+"""
+import io
+
+import torch
+
+from others.cli import write
+from others.metrics import psnr
+
+COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')  # Okabe and Ito: safe for
+GREY = '#666666'                                                              # the colour-blind
+DPI = 100
+
+
+def montage(path, versions: dict, scale: int) -> None:
+    """A PNG with a row for each image and a column for each version of it, with their PSNR below.
+
+    versions: {title: (N, C, H, W), 0..255}, the last of them the clean images. Each pixel becomes
+    scale x scale pixels, without interpolation.
+    """
+    from matplotlib.figure import Figure
+
+    *_, clean = versions.values()
+    N, C, H, W = clean.shape
+    gap, header, caption = 12, 42, 24                                   # all in pixels
+    width, height = W * scale, H * scale
+    total_width = gap + len(versions) * (width + gap)
+    total_height = header + N * (height + caption) + gap
+    figure = Figure((total_width / DPI, total_height / DPI), dpi=DPI, facecolor='white')
+
+    def put_text(x: float, y: float, text: str, **style) -> None:
+        figure.text(x / total_width, 1 - y / total_height, text, ha='center', va='center', **style)
+
+    for column, (title, images) in enumerate(versions.items()):
+        left = gap + column * (width + gap)
+        lines = [_shorten(line, width // 9) for line in title.split(', ')]
+        put_text(left + width / 2, header / 2, '\n'.join(lines), weight='bold', size=10)
+        for row, (image, decibels) in enumerate(zip(images, psnr(images, clean).tolist())):
+            top = header + row * (height + caption)
+            pixels = image.float().round().byte().permute(1, 2, 0)              # (H, W, C)
+            pixels = pixels.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+            figure.figimage(pixels.numpy(), left, total_height - top - height)
+            if images is not clean:
+                put_text(left + width / 2, top + height + caption * 0.42,
+                         f'{decibels:.2f} dB', size=9, color=GREY)
+    _save(figure, path)
+
+
+def spread(noisy: torch.Tensor, clean: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of `count` images (of all, if there are fewer) from the noisiest to the cleanest."""
+    order = psnr(noisy, clean).argsort()
+    return order[torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()]
+
+
+def training_curves(path, history: list) -> None:
+    """A PNG with validation PSNR and training loss over the epochs.
+
+    history: for each epoch a dict with `epoch`, `loss` and `val_psnr`, the latter None without a
+    validation set.
+    """
+    measured = [record for record in history if record['val_psnr'] is not None]
+    figure, axes = _figure((6.4, 5.2 if measured else 3.0), rows=2 if measured else 1)
+    if measured:
+        epochs, values = [r['epoch'] for r in measured], [r['val_psnr'] for r in measured]
+        best = max(measured, key=lambda record: record['val_psnr'])
+        axes[0].plot(epochs, values, 'o-', color=COLOURS[0], markersize=4)
+        axes[0].set_ylabel('validation PSNR (dB)')
+        axes[0].set_title(f"best {best['val_psnr']:.2f} dB, epoch {best['epoch']}", size=10)
+    axes[-1].plot([r['epoch'] for r in history], [r['loss'] for r in history], 'o-',
+                  color=COLOURS[1], markersize=4)
+    axes[-1].set_ylabel('training loss')
+    axes[-1].set_xlabel('epoch')
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    _save(figure, path)
+
+
+def psnr_in_out(path, before: torch.Tensor, after: dict) -> None:
+    """A PNG with each image's PSNR after denoising against that before, and their running median.
+
+    before: (N,); after: {title: (N,)}; in dB. Infinite values are left out.
+    """
+    figure, (axes,) = _figure((6.4, 5.2))
+    low, high = before[before.isfinite()].min().item(), before[before.isfinite()].max().item()
+    axes.plot([low, high], [low, high], '--', color=GREY, linewidth=1, label='unchanged')
+    for i, (title, values) in enumerate(after.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        finite = before.isfinite() & values.isfinite()
+        x, order = before[finite].sort()
+        y = values[finite][order]
+        axes.plot(x, y, '.', color=colour, markersize=5, alpha=0.3, markeredgewidth=0)
+        groups = max(1, min(12, len(x) // 10))
+        axes.plot([part.median().item() for part in x.tensor_split(groups)],
+                  [part.median().item() for part in y.tensor_split(groups)],
+                  'o-', color=colour, markersize=4, label=title)
+    axes.set_xlabel('PSNR of the noisy image (dB)')
+    axes.set_ylabel('PSNR of the denoised image (dB)')
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _shorten(line: str, length: int) -> str:
+    """At most `length` characters: of a long path, the end tells more."""
+    return line if len(line) <= length else '…' + line[1 - length:]
+
+
+def _figure(size: tuple, rows: int = 1) -> tuple:
+    """A figure of `size` inches and its plots, one above the other, in the common look."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(size, dpi=DPI, facecolor='white', layout='constrained')
+    plots = figure.subplots(rows, sharex=True, squeeze=False)[:, 0]
+    for axes in plots:
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(color='#dddddd', linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure, plots
+
+
+def _save(figure, path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format='png')
+    write(path, content.getvalue())

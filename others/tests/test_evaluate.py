@@ -1,0 +1,214 @@
+"""The table of `others.evaluate`, for submissions that are written here; and the pictures."""
+import json
+import shutil
+import statistics
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from others import cli, data, evaluate, plots
+
+FOREIGN = """
+import torch
+class Model:
+    def __init__(self): self.bias = None
+    def load_pretrained_model(self): self.bias = 0.
+    def predict(self, x): return {}
+"""
+
+
+@pytest.fixture(scope='module')
+def val_data(tmp_path_factory):
+    """The folder of a set of 130 images, more than a batch."""
+    folder = tmp_path_factory.mktemp('data')
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randint(40, 216, (130, 3, 1, 1), generator=generator).expand(130, 3, 9, 12)
+    noise = 10 * torch.randn(clean.shape, generator=generator) + 3
+    noisy = (clean + noise * torch.linspace(0.5, 2, 130).view(-1, 1, 1, 1)).clamp(0, 255)
+    torch.save((noisy.byte(), clean.byte()), folder / data.VAL_FILE)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def ours(tmp_path_factory):
+    """A project root with our two models, untrained."""
+    root = tmp_path_factory.mktemp('root')
+    for k in (1, 2):
+        shutil.copytree(cli.ROOT / f'Miniproject_{k}', root / f'Miniproject_{k}',
+                        ignore=shutil.ignore_patterns('__pycache__'))
+        cli.new_model(k).save(root / f'Miniproject_{k}' / 'bestmodel.pth')
+    return root
+
+
+@pytest.fixture
+def run(ours, val_data, monkeypatch, capsys):
+    """Call the tool on the set; returns the exit status and what was printed, stdout and stderr."""
+    monkeypatch.setattr(cli, 'ROOT', ours)
+
+    def call(*options) -> tuple:
+        status = evaluate.main(['--data', str(val_data), *map(str, options)])
+        return (status, *capsys.readouterr())
+    return call
+
+
+def submission(folder, source: str):
+    folder.mkdir(parents=True)
+    (folder / 'model.py').write_text(source)
+    return folder
+
+
+def test_figures(run, val_data, tmp_path):
+    """A model that halves the error; what it must score is computed here with numpy."""
+    source = FOREIGN.format('100 + (x - 100) / 2 + self.bias')
+    halved = submission(tmp_path / 'Miniproject_1', source)
+    status, out, _ = run('--project', 1, '--submission', halved, '--json')
+    assert status == 0
+    rows = json.loads(out)
+    assert [row['model'] for row in rows] == ['noisy input', 'project 1', str(halved)]
+    assert {row['file'] for row in rows} == {str(val_data / data.VAL_FILE)}
+    assert {row['images'] for row in rows} == {130}
+
+    noisy, clean = (images.numpy().astype(float)
+                    for images in torch.load(val_data / data.VAL_FILE, weights_only=True))
+
+    def decibels(images) -> list:
+        return [-10 * numpy.log10(((a - b) ** 2).mean() / 255 ** 2) for a, b in zip(images, clean)]
+
+    def close(values, mean, error) -> bool:
+        return (mean == pytest.approx(statistics.mean(values), abs=1e-3)
+                and error == pytest.approx(statistics.stdev(values) / 130 ** 0.5, rel=1e-3))
+
+    before, after = decibels(noisy), decibels(100 + (noisy - 100) / 2)
+    for row, values in ((rows[0], before), (rows[2], after)):
+        assert close(values, row['psnr'], row['psnr_error'])
+        assert row['worst'] == pytest.approx(min(values), abs=1e-3)
+        assert row['best'] == pytest.approx(max(values), abs=1e-3)
+        assert sorted(values)[63] - 1e-3 < row['median'] < sorted(values)[66] + 1e-3
+    assert close([b - a for a, b in zip(before, after)], rows[2]['gain'], rows[2]['gain_error'])
+    assert rows[2]['ms'] > 0 and 'gain' not in rows[0] and 'ms' not in rows[0]
+
+
+def test_ssim():
+    """Against the formula, for images with one window: 7 x 7 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 3, 7, 7, generator=generator).double() * 255 for _ in range(2))
+
+    def formula(x: torch.Tensor, y: torch.Tensor) -> float:
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        covariance = ((x - x.mean()) * (y - y.mean())).sum() / 48
+        return ((2 * x.mean() * y.mean() + c1) * (2 * covariance + c2)
+                / ((x.mean() ** 2 + y.mean() ** 2 + c1) * (x.var() + y.var() + c2))).item()
+
+    values = [formula(a[i, c], b[i, c]) for i in range(2) for c in range(3)]
+    assert evaluate.ssim(a, b) == pytest.approx(statistics.mean(values), abs=1e-9)
+    assert evaluate.ssim(a, a) == pytest.approx(1)
+    assert evaluate.ssim(a[..., :6], b[..., :6]) is None
+
+
+def test_foreign_submissions_are_alone(run, tmp_path):
+    """With a module that is called as one of ours; in floats, in batches of 100 at most."""
+    one = submission(tmp_path / 'one' / 'Miniproject_1', 'from others.cli import Model')
+    submission(tmp_path / 'one' / 'others', '')
+    (tmp_path / 'one' / 'others' / 'cli.py').write_text(FOREIGN.format('self.check(x)') + """
+    def check(self, x):
+        assert x.dtype == torch.float32 and len(x) <= 100 and x.max() > 2
+        return x + self.bias
+""")
+    two = submission(tmp_path / 'two' / 'Miniproject_1', 'from .net import Model')
+    (two / 'net.py').write_text(FOREIGN.format('(x + self.bias).requires_grad_()'))
+    three = submission(tmp_path / 'three' / 'Miniproject_1', 'from others.cli import ROOT')
+    status, out, error = run('--project', 2, '--submission', one, two, three, '--json')
+    assert status == 1
+    noisy, ours, *rows = json.loads(out)
+    assert [row['model'] for row in rows] == [str(one), str(two)]
+    assert all(row['psnr'] == noisy['psnr'] and row['gain'] == 0 for row in rows)
+    assert error.splitlines() == [f"{three} failed: ModuleNotFoundError: No module named 'others'"]
+
+
+@pytest.mark.parametrize('predict, words', [
+    ('x[:1]', 'shape'),
+    ('x / 0 * 0', 'finite'),
+    ('exit(0)', 'status 0'),
+])
+def test_failing_submissions(tmp_path, predict, words):
+    folder = submission(tmp_path / 'Miniproject_1', FOREIGN.format(predict))
+    with pytest.raises(RuntimeError, match=words):
+        evaluate.predictions(folder, [torch.ones(2, 3, 4, 4, dtype=torch.uint8)], [''])
+
+
+def test_table_pictures_and_floor(run, val_data, tmp_path):
+    real = tmp_path / 'real.pkl'
+    noisy, clean = torch.load(val_data / data.VAL_FILE, weights_only=True)
+    torch.save((noisy[:9].clone(), clean[:9].clone()), real)
+    options = ('--real', real, '--pictures', tmp_path / 'out')
+    status, out, error = run(*options, '--no-ensemble', '--floor', 200)
+    assert status == 1
+    lines = out.splitlines()
+    assert lines[0] == f'{val_data / data.VAL_FILE}: 130 images, 9 x 12'
+    names = ['noisy input', *(f'project {k}{end}' for k in (1, 2) for end in ('', ', no ensemble'))]
+    for title in (0, 8):
+        assert lines[title + 1].split()[0] == 'PSNR'
+        for line, name in zip(lines[title + 2:], names):
+            assert line.startswith(name + '  ') and len(line) == len(lines[title + 1])
+    assert lines[8] == f'{real}: 9 images, 9 x 12'
+    assert [line.split(':')[0] for line in error.splitlines()] == names[1:]
+    assert f'on {real} is below the floor of 200.0 dB' in error
+
+    names = [f'{stem}_{kind}.png' for stem in ('real', 'val_data') for kind in ('montage', 'psnr')]
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == names
+    with pytest.raises(cli.UserError, match='--pictures: .*val_data_montage.png exists'):
+        run(*options)
+
+
+def test_a_missing_checkpoint_is_named(run, ours):
+    (ours / 'Miniproject_1' / 'bestmodel.pth').rename(ours / 'moved')
+    try:
+        status, out, error = run('--project', 1)
+    finally:
+        (ours / 'moved').rename(ours / 'Miniproject_1' / 'bestmodel.pth')
+    assert status == 1 and 'project 1 failed: FileNotFoundError' in error and 'noisy input' in out
+
+
+@pytest.mark.parametrize('options, words', [
+    (['--data', 'NONE'], '--data: .*No such file'),
+    (['--real', 'NONE'], '--real: .*No such file'),
+    (['--data', 'DATA', '--submission', 'NONE'], '--submission: .*holds no model.py'),
+    (['--data', 'DATA', '--real', 'TWIN', '--pictures', 'NONE'], '--pictures: two files are called'),
+])
+def test_mistakes(val_data, tmp_path, options, words):
+    paths = {'NONE': tmp_path / 'none', 'DATA': val_data, 'TWIN': val_data / data.VAL_FILE}
+    with pytest.raises(cli.UserError, match=words):
+        evaluate.main([str(paths.get(option, option)) for option in options])
+
+
+# ----------------------------------------------------------------------------------------- pictures
+
+def test_montage_shows_every_pixel(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    noisy, clean = torch.randint(256, (2, 2, 3, 20, 30), generator=generator).byte()
+    plots.montage(tmp_path / 'a.png', {'a': noisy, 'b': noisy.float() + 0.3, 'c': clean}, scale=3)
+    with Image.open(tmp_path / 'a.png') as picture:
+        shown = torch.from_numpy(numpy.array(picture.convert('RGB'))).permute(2, 0, 1)
+    for images, left in ((noisy, 12), (noisy, 12 + 102), (clean, 12 + 2 * 102)):
+        for image, top in zip(images, (42, 42 + 84)):
+            found = shown[:, top:top + 60, left:left + 90]
+            assert torch.equal(found, image.repeat_interleave(3, 1).repeat_interleave(3, 2))
+
+
+def test_spread_goes_from_the_noisiest_to_the_cleanest():
+    clean = torch.zeros(5, 3, 2, 2)
+    noisy = torch.tensor([3., 1., 5., 2., 4.]).view(5, 1, 1, 1).expand_as(clean)
+    assert plots.spread(noisy, clean, 3).tolist() == [2, 0, 1]
+    assert plots.spread(noisy, clean, 9).tolist() == [2, 4, 0, 3, 1]
+
+
+def test_curves(tmp_path):
+    """Also of images that are equal, whose PSNR is infinite, and of a run without validation set."""
+    before = torch.tensor([20., float('inf'), 30.])
+    plots.psnr_in_out(tmp_path / 'a.png', before, {'model': torch.tensor([25., 30., float('inf')])})
+    plots.training_curves(tmp_path / 'b.png', [{'epoch': 1, 'loss': 0.1, 'val_psnr': None}])
+    for name in ('a.png', 'b.png'):
+        with Image.open(tmp_path / name) as picture:
+            assert len(picture.convert('RGB').getcolors(10 ** 6)) > 10

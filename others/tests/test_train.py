@@ -1,0 +1,281 @@
+"""Training runs: what a folder holds, and that stopping and resuming change nothing."""
+import json
+import re
+import signal
+
+import pytest
+import torch
+from PIL import Image
+
+from others import cli, data, plots, train
+
+EPOCHS, PAIRS, BATCH = 2, 40, 8     # 5 steps an epoch
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A small set, as others.data makes them but of 16 x 16 images, the noise Gaussian."""
+    folder = tmp_path_factory.mktemp('data')
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(PAIRS, 3, 4, 4, generator=generator)
+    clean = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3) * 255
+
+    def noisy() -> torch.Tensor:
+        return (clean + 25 * torch.randn(clean.shape, generator=generator)).clamp(0, 255).byte()
+
+    torch.save((noisy(), noisy()), folder / data.TRAIN_FILE)
+    torch.save((noisy(), clean.byte()), folder / data.VAL_FILE)
+    return folder
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_batches():
+    with pytest.MonkeyPatch.context() as patch:
+        for project in (1, 2):
+            patch.setattr(type(cli.new_model(project)), 'BATCH_SIZE', BATCH)
+        yield
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """They take longer than the training."""
+    for name in ('training_curves', 'montage'):
+        monkeypatch.setattr(plots, name, lambda *arguments, **options: None)
+
+
+@pytest.fixture(scope='module')
+def whole(folder, tmp_path_factory, small_batches):
+    """The folder of an uninterrupted run of project 1."""
+    run = tmp_path_factory.mktemp('runs') / 'whole'
+    assert new_run(folder, run) == 0
+    return run
+
+
+def new_run(folder, out, *options, project=1) -> int:
+    return train.main(['--project', str(project), '--data', str(folder), '--epochs', str(EPOCHS),
+                       '--out', str(out), *options])
+
+
+def at_step(monkeypatch, number: int, action) -> None:
+    """Call `action()` at the given step of what is trained next, counted from 1, and then no more."""
+    show, steps = train.Run.show, iter(range(1, number + 1))
+
+    def show_and_act(*arguments) -> None:
+        show(*arguments)
+        if next(steps, None) == number:
+            action()
+
+    monkeypatch.setattr(train.Run, 'show', show_and_act)
+
+
+def records(run) -> list:
+    """The lines of metrics.jsonl, without the times."""
+    lines = (run / 'metrics.jsonl').read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != 'seconds'} for line in lines]
+
+
+def assert_same_result(a, b) -> None:
+    """Bit for bit."""
+    assert records(a) == records(b) and len(records(a)) == EPOCHS
+    for name in ('last.pth', 'best.pth'):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+def test_run_folder(folder, tmp_path, capsys):
+    run = tmp_path / 'runs' / 'first'
+    assert new_run(folder, run, '--seed', '3') == 0
+    assert {path.name for path in run.iterdir()} == {
+        'settings.json', 'log.txt', 'metrics.jsonl', 'curve.png', 'montage.png', 'last.pth', 'best.pth',
+        'state.pt'}
+    settings = json.loads((run / 'settings.json').read_text())
+    assert (settings['project'], settings['epochs'], settings['seed'], settings['pairs']) == (1, 2, 3, 40)
+    assert settings['torch'] == torch.__version__
+    for name in ('curve.png', 'montage.png'):
+        with Image.open(run / name) as picture:
+            assert picture.format == 'PNG' and min(picture.size) > 200
+    log = (run / 'log.txt').read_text()
+    assert capsys.readouterr().out == log
+    assert re.findall(r'^ +(\d/\d) ', log, re.MULTILINE) == ['1/2', '2/2']
+
+    noisy, clean = torch.load(folder / data.VAL_FILE, weights_only=True)
+    history = records(run)
+    for name, expected in (('last.pth', history[-1]['val_psnr']),
+                           ('best.pth', max(record['val_psnr'] for record in history))):
+        error = cli.trained_model(1, run / name).predict(noisy, ensemble=False).double() - clean.double()
+        decibels = [-10 * torch.log10((image / 255).pow(2).mean()).item() for image in error]
+        assert sum(decibels) / len(decibels) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_seed_decides(folder, whole, tmp_path, no_pictures):
+    new_run(folder, tmp_path / 'same', '--seed', '0')
+    new_run(folder, tmp_path / 'other', '--seed', '1')
+    assert_same_result(whole, tmp_path / 'same')
+    assert records(whole) != records(tmp_path / 'other')
+
+
+@pytest.mark.parametrize('project', [1, 2])
+def test_stop_and_resume(folder, whole, tmp_path, no_pictures, monkeypatch, capsys, project):
+    """Stopped within the first epoch and again within the second one."""
+    if project == 2:
+        whole = tmp_path / 'whole'
+        new_run(folder, whole, project=2)
+    at_step(monkeypatch, 3, lambda: signal.raise_signal(signal.SIGINT))
+    assert new_run(folder, tmp_path / 'parts', project=project) == 130
+    hint = f"--resume {tmp_path / 'parts'}"
+    assert hint in capsys.readouterr().out
+    assert not (tmp_path / 'parts' / 'metrics.jsonl').exists()
+    at_step(monkeypatch, 4, lambda: signal.raise_signal(signal.SIGTERM))
+    assert train.main(hint.split()) == 130
+    assert len(records(tmp_path / 'parts')) == 1
+    assert train.main(hint.split()) == 0
+    assert_same_result(whole, tmp_path / 'parts')
+    assert train.main(hint.split()) == 0            # there is nothing left to do
+    assert_same_result(whole, tmp_path / 'parts')
+
+
+@pytest.mark.parametrize('moment', ['show', 'save_state'])
+def test_a_killed_run_loses_its_epoch_alone(folder, whole, tmp_path, no_pictures, monkeypatch, moment):
+    """Killed in the middle of the second epoch, or at its end before the state is written."""
+    class Killed(BaseException):
+        pass
+
+    def kill(run, progress, *arguments, **options) -> None:
+        if progress.step > 7 and not killed:
+            killed.append(progress.step)
+            raise Killed
+        original(run, progress, *arguments, **options)
+
+    killed, original = [], getattr(train.Run, moment)
+    monkeypatch.setattr(train.Run, moment, kill)
+    with pytest.raises(Killed):
+        new_run(folder, tmp_path / 'killed')
+    assert train.main(['--resume', str(tmp_path / 'killed')]) == 0
+    assert_same_result(whole, tmp_path / 'killed')
+
+
+def test_a_run_killed_in_its_first_epoch_begins_again(folder, whole, tmp_path, no_pictures, monkeypatch):
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    at_step(monkeypatch, 2, kill)
+    with pytest.raises(KeyboardInterrupt):
+        new_run(folder, tmp_path / 'killed')
+    assert train.main(['--resume', str(tmp_path / 'killed')]) == 0
+    assert_same_result(whole, tmp_path / 'killed')
+
+
+def test_stop_request_lets_the_second_signal_kill():
+    before = signal.getsignal(signal.SIGINT)
+    with train.StopRequest() as stop:
+        assert not stop.made
+        signal.raise_signal(signal.SIGINT)
+        assert stop.made and signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_validation_set(folder, tmp_path, no_pictures):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / data.TRAIN_FILE).write_bytes((folder / data.TRAIN_FILE).read_bytes())
+    assert new_run(tmp_path / 'data', tmp_path / 'run', '--pairs', '9') == 0
+    assert [record['val_psnr'] for record in records(tmp_path / 'run')] == [None, None]
+    assert (tmp_path / 'run' / 'last.pth').exists() and not (tmp_path / 'run' / 'best.pth').exists()
+    with pytest.raises(cli.UserError, match='--promote'):
+        train.main(['--resume', str(tmp_path / 'run'), '--promote'])
+
+
+# ---------------------------------------------------------------------------------------- promote
+
+def test_promote_copies_only_what_scores_higher(folder, tmp_path, capsys):
+    validation = train.read_validation(folder)
+    model, shipped = cli.new_model(1), tmp_path / 'bestmodel.pth'
+    model.save(tmp_path / 'random.pth')
+    for parameter in model.net.tail.parameters():   # the correction is zero: output = input
+        parameter.data.zero_()
+    model.save(tmp_path / 'identity.pth')
+    random, identity = ((tmp_path / name).read_bytes() for name in ('random.pth', 'identity.pth'))
+
+    for weights, expected in (('random.pth', random), ('identity.pth', identity),
+                              ('random.pth', identity), ('identity.pth', identity)):
+        train.promote(1, tmp_path / weights, shipped, validation)
+        assert shipped.read_bytes() == expected
+    noisy, clean = validation
+    out = capsys.readouterr().out
+    assert out.count(f'{train.psnr(noisy, clean).mean():.3f} dB') == 4
+    assert (out.count('copied to'), out.count('not better')) == (2, 2)
+
+
+def test_promote_from_the_command_line(folder, tmp_path, no_pictures, monkeypatch):
+    monkeypatch.setattr(cli, 'checkpoint', lambda project: tmp_path / f'shipped_{project}.pth')
+    assert new_run(folder, tmp_path / 'run', '--promote', project=2) == 0
+    assert (tmp_path / 'shipped_2.pth').read_bytes() == (tmp_path / 'run' / 'best.pth').read_bytes()
+
+
+# ------------------------------------------------------------------------------------ fresh noise
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('photos')
+    generator = torch.Generator().manual_seed(0)
+    for i in range(12):
+        pixels = torch.randint(256, (70, 96, 3), generator=generator).byte()
+        Image.fromarray(pixels.numpy()).save(folder / f'{i}.png')
+    return folder
+
+
+def test_fresh_pairs(photos):
+    def drawn(seed: int, epoch: int) -> tuple:
+        pairs = train.FreshPairs(photos, 9, seed)
+        pairs.draw(epoch, stop=train.StopRequest())
+        return pairs.first, pairs.second
+
+    def same(a: tuple, b: tuple) -> bool:
+        return all(map(torch.equal, a, b))
+
+    pairs = train.FreshPairs(photos, 9, seed=1)
+    first = pairs.first
+    with train.StopRequest() as stop:
+        pairs.draw(1, stop)
+        epoch_1 = pairs.first.clone(), pairs.second.clone()
+        pairs.draw(2, stop)
+    assert pairs.first is first                     # Model.train keeps reading the same tensors
+    assert same((pairs.first, pairs.second), drawn(1, 2)) and same(epoch_1, drawn(1, 1))
+    assert not same(epoch_1, drawn(1, 2)) and not same(epoch_1, drawn(2, 1))
+    assert not torch.equal(*epoch_1)
+
+
+def test_fresh_pairs_never_come_from_validation_photographs(photos, tmp_path, monkeypatch):
+    sets = {}
+    monkeypatch.setattr(data, 'make_set', lambda out, training, validation, *rest:
+                        sets.update(t=training[0], v=validation[0]))
+    data.make_from_photos(photos, tmp_path / 'data')
+    assert sorted(train.FreshPairs(photos, 9, seed=5).photos) == sorted(sets['t'])
+    assert not set(sets['t']) & set(sets['v'])
+
+
+def test_fresh_noise_and_resume(folder, photos, tmp_path, no_pictures, monkeypatch):
+    options = ['--fresh-noise', str(photos), '--pairs', '20']              # 3 steps an epoch
+    new_run(folder, tmp_path / 'whole', *options)
+    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+    assert new_run(folder, tmp_path / 'parts', *options) == 130
+    assert train.main(['--resume', str(tmp_path / 'parts')]) == 0
+    assert_same_result(tmp_path / 'whole', tmp_path / 'parts')
+
+
+# --------------------------------------------------------------------------------------- mistakes
+
+@pytest.mark.parametrize('options, words', [
+    (['--project', '1'], '--project and --out'),
+    (['--project', '1', '--out', 'OLD'], '--out: .* exists'),
+    (['--project', '1', '--out', 'NEW', '--data', 'NONE'], '--data: .*No such file'),
+    (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--pairs', '41'], '--pairs: .* holds 40'),
+    (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--fresh-noise', 'NONE'], '--fresh-noise: '),
+    (['--project', '2', '--out', 'NEW', '--data', 'DATA', '--precision', 'mixed'], '--precision: '),
+    (['--resume', 'NONE'], '--resume: .* holds no run'),
+    (['--resume', 'OLD', '--seed', '1'], '--resume: .* expected no --seed'),
+])
+def test_mistakes(folder, tmp_path, options, words):
+    (tmp_path / 'old').mkdir()
+    paths = {'OLD': tmp_path / 'old', 'NEW': tmp_path / 'new', 'NONE': tmp_path / 'none', 'DATA': folder}
+    with pytest.raises(cli.UserError, match=words):
+        train.main([str(paths.get(option, option)) for option in options])
+    assert not (tmp_path / 'new').exists()

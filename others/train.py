@@ -1,0 +1,378 @@
+"""Train a model, in a folder that holds everything about the run; stop and go on at will.
+
+    python -m others.train --project 1 --data data --epochs 10 --seed 0 --out runs/first
+    python -m others.train --resume runs/first
+    python -m others.train --resume runs/first --promote
+
+Ctrl-C finishes the step and saves; --resume goes on from there and ends with the result of an
+uninterrupted training (to the last bit on the CPU). A run that was killed goes on from the end of
+its last complete epoch. The folder of a run holds
+
+    settings.json           what was asked for; versions, code revision, machine
+    log.txt, metrics.jsonl  a line per epoch, for people and for programs
+    curve.png, montage.png  PSNR and loss; validation images: noisy, denoised, clean
+    last.pth, best.pth      weights after the last epoch and of the one with the best validation PSNR
+    state.pt                what --resume needs
+
+There is no best.pth and no montage.png without a validation set, the file val_data.pkl of --data.
+"""
+import datetime
+import io
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Optional
+
+import torch
+from tqdm import tqdm
+
+from others import cli, data, plots
+from others.metrics import psnr
+
+VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
+MONTAGE_IMAGES = 6
+FRESH_PAIRS = 50000                 # of an epoch, as many as the course's set has
+SPLIT_SEED = 0                      # others.data's own: its validation photographs stay unseen
+ZERO = torch.zeros((), dtype=torch.float64)
+
+
+# ---------------------------------------------------------------------------------- stopping a run
+
+class Stopped(Exception):
+    """Ends a training from inside its callback, when everything is saved."""
+
+
+class StopRequest:
+    """Inside `with`, the first Ctrl-C (or SIGTERM) sets `made`, and the next one kills."""
+    made = False
+
+    def __enter__(self) -> 'StopRequest':
+        self.before = {number: signal.signal(number, self.receive)
+                       for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def receive(self, number: int, frame) -> None:
+        self.made = True
+        signal.signal(number, signal.SIG_DFL)
+        os.write(2, b'\nstopping after this step; once more stops without saving\n')
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+# ------------------------------------------------------------------------------------------ the data
+
+class FixedPairs:
+    """The pairs of a file, `first` and `second`, (N, 3, H, W), the same in every epoch."""
+
+    def __init__(self, path: Path, limit: Optional[int]) -> None:
+        self.first, self.second = (images[:limit] for images in cli.read_pairs('--data', path))
+
+    def draw(self, epoch: int, stop: StopRequest) -> None:
+        """Nothing to draw."""
+
+
+class FreshPairs:
+    """N pairs, (N, 3, 32, 32), of which `draw` makes others, in the same tensors, for each epoch.
+
+    The photographs are read again each time: it costs seconds, keeping them in memory a gigabyte.
+    """
+
+    def __init__(self, folder: Path, N: int, seed: int) -> None:
+        try:
+            self.photos, _ = data.split_photos(folder, torch.Generator().manual_seed(SPLIT_SEED))
+        except ValueError as error:
+            raise cli.UserError(f'--fresh-noise: {error}') from error
+        self.seed = seed
+        self.first, self.second = torch.empty(2, N, 3, data.SIZE, data.SIZE, dtype=torch.uint8)
+
+    def draw(self, epoch: int, stop: StopRequest) -> None:
+        """New squares with new noise, which depend on the seed and the epoch alone."""
+        def read(path: Path) -> torch.Tensor:
+            if stop.made:
+                raise Stopped
+            return data.read_photo(path)
+
+        generator = torch.Generator().manual_seed((self.seed * 1000003 + epoch) % 2 ** 63)
+        first, second, _ = data.make_pairs(self.photos, len(self.first), f'pairs of epoch {epoch}',
+                                           read, generator)
+        self.first.copy_(first)
+        self.second.copy_(second)
+
+
+# ------------------------------------------------------------------------------------------- the run
+
+class Run:
+    """A training and its folder. Called with the `Progress` of each step, it keeps the records."""
+
+    def __init__(self, folder: Path, settings: dict, model, pairs,
+                 validation: Optional[tuple]) -> None:
+        """pairs: `FixedPairs` or `FreshPairs`. validation: (noisy, clean), each (N, 3, H, W)."""
+        self.folder, self.settings, self.model, self.pairs = folder, settings, model, pairs
+        self.validation = validation and tuple(images[:VALIDATION_IMAGES] for images in validation)
+        self.history = []                           # the lines of metrics.jsonl
+        self.loss_sum, self.seconds = ZERO, 0.0     # of this epoch, up to the last stop
+        self.bar = None
+
+    def train(self) -> bool:
+        """Train on from the saved state, if there is one. False if it was stopped before the end."""
+        saved = {'epoch': 1, 'training': None, 'random': torch.get_rng_state()}
+        if (self.folder / 'state.pt').exists():
+            saved = torch.load(self.folder / 'state.pt', map_location='cpu', weights_only=True)
+            self.history, self.loss_sum = saved['history'], saved['loss_sum']
+            self.seconds = saved['seconds']
+        epochs = self.settings['epochs']
+        if len(self.history) == epochs:
+            return True
+        self.say_head()
+        try:
+            with StopRequest() as self.stop:
+                self.clock = time.monotonic()
+                self.pairs.draw(saved['epoch'], self.stop)
+                torch.set_rng_state(saved['random'])
+                self.model.train(self.pairs.first, self.pairs.second, epochs, callback=self,
+                                 verbose=False, resume=saved['training'])
+        except Stopped:
+            return False
+        finally:
+            self.close_bar()
+        return True
+
+    def __call__(self, progress) -> None:
+        steps = progress.num_steps // progress.num_epochs
+        done = (progress.step - 1) % steps + 1      # of this epoch
+        self.loss_sum = self.loss_sum + progress.loss.double()
+        self.show(progress, done, steps)
+        epoch_ends = done == steps
+        if epoch_ends:
+            self.close_bar()
+            self.end_epoch(progress, steps)
+        if epoch_ends or self.stop.made:
+            self.save_state(progress, next_epoch=progress.epoch + epoch_ends)
+        if progress.step == progress.num_steps:
+            return
+        if self.stop.made:
+            raise Stopped
+        if epoch_ends:
+            self.pairs.draw(progress.epoch + 1, self.stop)
+
+    def end_epoch(self, progress, steps: int) -> None:
+        """Measure, and write everything but the state."""
+        val_psnr, is_best = None, False
+        if self.validation:
+            noisy, clean = self.validation
+            denoised = self.model.predict(noisy, ensemble=False)
+            val_psnr = psnr(denoised, clean).mean().item()
+            measured = [record['val_psnr'] for record in self.history if record['val_psnr'] is not None]
+            is_best = val_psnr > max(measured, default=-math.inf)
+        loss, seconds = self.loss_sum.item() / steps, self.seconds + time.monotonic() - self.clock
+        self.loss_sum, self.seconds, self.clock = ZERO, 0.0, time.monotonic()
+        self.history.append({'epoch': progress.epoch, 'loss': loss, 'lr': progress.lr,
+                             'val_psnr': val_psnr, 'seconds': round(seconds, 1)})
+        count = f'{progress.epoch}/{progress.num_epochs}'
+        decibels = '-' if val_psnr is None else f'{val_psnr:.3f} dB'
+        duration = str(datetime.timedelta(seconds=round(seconds)))
+        self.say(f'{count:>9}  {loss:8.5f}  {progress.lr:8.1e}  {decibels:>9}  {duration:>8}'
+                 + '  best so far' * is_best)
+
+        lines = (json.dumps(record) + '\n' for record in self.history)
+        cli.write(self.folder / 'metrics.jsonl', ''.join(lines).encode())
+        self.model.save(self.folder / 'last.pth')
+        if is_best:
+            self.model.save(self.folder / 'best.pth')
+        plots.training_curves(self.folder / 'curve.png', self.history)
+        if self.validation:
+            some = plots.spread(noisy, clean, MONTAGE_IMAGES)
+            plots.montage(self.folder / 'montage.png', {'noisy': noisy[some], 'denoised': denoised[some],
+                                                        'clean': clean[some]}, scale=5)
+
+    def save_state(self, progress, next_epoch: int) -> None:
+        """The last thing that is written: if the run is killed before, its epoch is done again."""
+        content = io.BytesIO()
+        torch.save({'epoch': next_epoch, 'training': progress.state(), 'random': torch.get_rng_state(),
+                    'history': self.history, 'loss_sum': self.loss_sum.cpu(),
+                    'seconds': self.seconds + time.monotonic() - self.clock}, content)
+        cli.write(self.folder / 'state.pt', content.getvalue())
+
+    def say_head(self) -> None:
+        self.say('project {project}, {pairs} pairs, {epochs} epochs, seed {seed}, {precision} precision'
+                 .format(**self.settings))
+        if self.validation:
+            self.say(f'noisy validation images: {psnr(*self.validation).mean():.3f} dB')
+        self.say(f'{"epoch":>9}  {"loss":>8}  {"rate":>8}  {"PSNR":>9}  {"time":>8}')
+
+    def say(self, line: str) -> None:
+        """To the terminal, above the bar, and to log.txt."""
+        tqdm.write(line)
+        with open(self.folder / 'log.txt', 'a') as log:
+            print(line, file=log)
+
+    def show(self, progress, done: int, steps: int) -> None:
+        """Bring the bar, on a terminal, to `done` of `steps`."""
+        N = len(self.pairs.first)
+        if self.bar is None:
+            self.bar = tqdm(desc=f'epoch {progress.epoch}/{progress.num_epochs}', total=N,
+                            initial=N * (done - 1) // steps, unit=' pairs', leave=False, disable=None)
+        if self.bar.update(N * done // steps - self.bar.n):
+            self.bar.set_postfix_str(f'loss {self.loss_sum.item() / done:.5f}', refresh=False)
+
+    def close_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def promote(project: int, weights: Path, shipped: Path, validation: tuple) -> None:
+    """Copy `weights` to `shipped` if they score higher, ensembled, or if nothing is there; say so."""
+    def score(path: Path) -> float:
+        noisy, clean = validation
+        figure = psnr(cli.trained_model(project, path).predict(noisy), clean).mean().item()
+        print(f'{figure:.3f} dB  {path}')
+        return figure
+
+    new = score(weights)
+    if shipped.exists() and score(shipped) >= new:
+        print('not better: nothing was copied')
+    else:
+        cli.write(shipped, weights.read_bytes())
+        print(f'copied to {shipped}')
+
+
+# ------------------------------------------------------------------------- settings, command line
+
+def new_settings(options: dict) -> dict:
+    """The options of a new run, paths made absolute, and what it runs with."""
+    photos = options['fresh_noise']
+    return {**options, 'data': str((options['data'] or Path('data')).resolve()),
+            'fresh_noise': photos and str(photos.resolve()), 'seed': options['seed'] or 0,
+            'python': platform.python_version(), 'torch': torch.__version__,
+            'revision': code_revision(), 'platform': f'{platform.system()} {platform.machine()}',
+            'processor': processor(), 'threads': torch.get_num_threads()}
+
+
+def read_settings(folder: Path) -> dict:
+    try:
+        return json.loads((folder / 'settings.json').read_text())
+    except OSError as error:
+        raise cli.UserError(f'--resume: {folder} holds no run ({error.strerror})') from error
+
+
+def code_revision() -> Optional[str]:
+    """Of the git checkout that this file lies in; None if it lies in none."""
+    try:
+        return subprocess.run(['git', '-C', cli.ROOT, 'describe', '--always', '--dirty', '--abbrev=40'],
+                              check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def processor() -> str:
+    """The name of what a model trains on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return next(line.split(': ')[1] for line in lines if line.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def set_precision(model, precision: Optional[str]) -> str:
+    """Set what --precision asks for, None for the model's own choice. Returns what it is now."""
+    if precision and hasattr(model, 'mixed_precision'):
+        model.mixed_precision = precision == 'mixed'
+    now = 'mixed' if getattr(model, 'mixed_precision', False) else 'float32'
+    if precision not in (None, now):
+        raise cli.UserError(f'--precision: this project has {now} alone, got {precision}')
+    return now
+
+
+def read_validation(folder: Path) -> Optional[tuple]:
+    """(noisy, clean), each (N, 3, H, W); None if the folder holds no such file."""
+    path = folder / data.VAL_FILE
+    return cli.read_pairs('--data', path) if path.exists() else None
+
+
+def set_up(settings: dict) -> tuple:
+    """The model and the training pairs. What the settings leave open (None) is filled in."""
+    torch.set_num_threads(settings['threads'])      # the last bits of a sum depend on it
+    torch.manual_seed(settings['seed'])
+    model = cli.new_model(settings['project'])
+    settings['precision'] = set_precision(model, settings['precision'])
+    settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
+    if settings['fresh_noise']:
+        pairs = FreshPairs(Path(settings['fresh_noise']), settings['pairs'] or FRESH_PAIRS,
+                           settings['seed'])
+    else:
+        pairs = FixedPairs(Path(settings['data'], data.TRAIN_FILE), settings['pairs'])
+    settings['pairs'] = settings['pairs'] or len(pairs.first)
+    if len(pairs.first) < settings['pairs']:
+        raise cli.UserError(f"--pairs: {settings['data']} holds {len(pairs.first)}, "
+                            f"expected {settings['pairs']}")
+    return model, pairs
+
+
+def main(arguments=None) -> int:
+    parser = cli.parser('train', __doc__)
+    new = parser.add_argument_group('a new run')
+    new.add_argument('--project', type=int, choices=(1, 2), help='the mini-project')
+    new.add_argument('--out', type=Path, metavar='FOLDER', help='for the run; must not exist')
+    new.add_argument('--data', type=Path, metavar='FOLDER',
+                     help='with train_data.pkl and, if wanted, val_data.pkl (default: data)')
+    new.add_argument('--fresh-noise', type=Path, metavar='PHOTOS',
+                     help='a folder of photographs: instead of reading a fixed set, draw new squares '
+                          'with new noise for every epoch, from the photographs that others.data '
+                          '(by default) does not keep for validation')
+    new.add_argument('--pairs', type=data.integer(1), metavar='N',
+                     help=f'of an epoch (default: all of --data, {FRESH_PAIRS} with --fresh-noise)')
+    new.add_argument('--epochs', type=data.integer(1), metavar='N', help="(default: the model's own)")
+    new.add_argument('--seed', type=data.integer(0), metavar='N', help='of all draws (default: 0)')
+    new.add_argument('--precision', choices=('float32', 'mixed'),
+                     help='mixed: products in bfloat16 (default: what is fast on this machine)')
+    parser.add_argument('--resume', type=Path, metavar='FOLDER',
+                        help='go on with the run in FOLDER, with all its settings')
+    parser.add_argument('--promote', action='store_true',
+                        help='when it is finished, copy best.pth to the bestmodel.pth of the project '
+                             'if, and only if, it scores higher on val_data.pkl, ensembled')
+    options = vars(parser.parse_args(arguments))
+    resume, promotes, folder = options.pop('resume'), options.pop('promote'), options.pop('out')
+
+    if resume:
+        given = [name for name, value in {'out': folder, **options}.items() if value is not None]
+        if given:
+            raise cli.UserError(f"--resume: {resume} has its settings, expected no "
+                                f"--{given[0].replace('_', '-')}")
+        folder, settings = resume, read_settings(resume)
+    elif not (folder and options['project']):
+        raise cli.UserError('expected --project and --out for a new run, --resume for an old one')
+    elif folder.exists():
+        raise cli.UserError(f'--out: {folder} exists, expected a new folder '
+                            '(--resume goes on with a run)')
+    else:
+        settings = new_settings(options)
+    validation = read_validation(Path(settings['data']))
+    if promotes and validation is None:
+        raise cli.UserError(f"--promote: {settings['data']} holds no {data.VAL_FILE} to score on")
+    model, pairs = set_up(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    cli.write(folder / 'settings.json', (json.dumps(settings, indent=2) + '\n').encode())
+
+    run = Run(folder, settings, model, pairs, validation)
+    if not run.train():
+        run.say(f'stopped; to go on: python -m others.train --resume {folder}')
+        return 130
+    run.say(f'finished: {folder}')
+    if promotes:
+        project = settings['project']
+        promote(project, folder / 'best.pth', cli.checkpoint(project), validation)
+    return 0
+
+
+if __name__ == '__main__':
+    cli.run(main)
