@@ -96,8 +96,8 @@ class Sequential(Module):
 
     def forward_and_vjp(self, x: 'Tensor') -> tuple:
         vjps = []
-        for module in self.modules:
-            x, vjp = module.forward_and_vjp(x)
+        for apply in self._functions():
+            x, vjp = apply(x)
             vjps.append(vjp)
 
         def backward(gradient):                     # the chain rule
@@ -108,9 +108,17 @@ class Sequential(Module):
         return x, backward
 
     def infer(self, x: 'Tensor') -> 'Tensor':
-        for module in self.modules:
-            x = module.infer(x)
+        for apply in self._functions():
+            x = apply(x)[0]
         return x
+
+    def _functions(self) -> Iterator[Callable]:
+        """Each module's forward_and_vjp. What a convolution hands to a ReLU nobody else holds, and so with
+        the gradient that the ReLU is handed, unless it is the last: there it works in place, which spares
+        a tenth of a training step."""
+        for i, module in enumerate(self.modules):
+            between = 0 < i < len(self.modules) - 1 and isinstance(self.modules[i - 1], _Convolution)
+            yield module.in_place if between and isinstance(module, ReLU) else module.forward_and_vjp
 
     def param(self) -> list:
         return [pair for module in dict.fromkeys(self.modules) for pair in module.param()]
@@ -165,35 +173,44 @@ class Window(NamedTuple):
         return tuple((n + 2 * p - e) // s + 1
                      for n, p, e, s in zip(size, self.padding, self.extent, self.stride))
 
-    def pad(self, x: 'Tensor') -> 'Tensor':
-        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zeros around."""
-        C, H, W, N = x.shape
-        ph, pw = self.padding
-        if ph == pw == 0:
-            return x
-        padded = workspace('padded', x, C, H + 2 * ph, W + 2 * pw, N).zero_()
-        padded[:, ph:ph + H, pw:pw + W] = x
-        return padded
+    def on_input(self, axis: int, tap: int, places: range, n: int) -> tuple:
+        """Along an axis of n pixels: at which of the window's places a tap lies on the input, not beside it,
+        and on which pixels. Two slices, of `places` and of the n."""
+        s, offset = self.stride[axis], tap * self.dilation[axis] - self.padding[axis]
+        first, last = max(places[0], -(offset // s)), min(places[-1], (n - 1 - offset) // s)
+        if last < first:
+            return slice(0, 0), slice(0, 0)
+        return (slice(first - places[0], last + 1 - places[0]),
+                slice(first * s + offset, last * s + offset + 1, s))
 
-    def columns(self, padded: 'Tensor', rows: range, Wo: int) -> 'Tensor':
-        """Unfold: what the window sees at some rows of the output. -> (C kh kw, len(rows) Wo N)"""
-        (kh, kw), (sh, sw), (dh, dw), (eh, ew) = self.kernel_size, self.stride, self.dilation, self.extent
-        seen = padded[:, rows[0] * sh:rows[-1] * sh + eh]
-        seen = seen.unfold(1, eh, sh).unfold(2, ew, sw)         # a view, (C, rows, Wo, N, eh, ew)
-        seen = seen[:, :, :Wo, :, ::dh, ::dw].permute(0, 4, 5, 1, 2, 3)
-        columns = workspace('columns', padded, *seen.shape).copy_(seen)
+    def taps(self, rows: range, Wo: int, size: tuple) -> Iterator[tuple]:
+        """For each tap (i, j) of the window at some rows of the output: the places at which it lies on the
+        input of this size, (down, across), and the pixels that it sees there, likewise."""
+        kh, kw = self.kernel_size
+        horizontal = [self.on_input(1, j, range(Wo), size[1]) for j in range(kw)]
+        for i in range(kh):
+            down, y = self.on_input(0, i, rows, size[0])
+            for j, (across, x) in enumerate(horizontal):
+                yield (i, j), (slice(None), down, across), (slice(None), y, x)
+
+    def unfold(self, x: 'Tensor', rows: range, Wo: int, like: 'Tensor') -> 'Tensor':
+        """Copy what the window sees of x, (C, H, W, N), at some rows of the output: (C kh kw, rows Wo N)."""
+        C, H, W, N = x.shape
+        columns = workspace('columns', like, C, *self.kernel_size, len(rows), Wo, N)
+        for (i, j), places, pixels in self.taps(rows, Wo, (H, W)):
+            tap, seen = columns[:, i, j], x[pixels]
+            if seen.shape != tap.shape:
+                tap.zero_()                                 # the padding
+                tap = tap[places]
+            tap.copy_(seen)
         return columns.flatten(3).flatten(0, 2)
 
-    def fold(self, columns: 'Tensor', padded: 'Tensor', rows: range, Wo: int) -> None:
-        """Add columns to `padded`, tap by tap, where `columns(..)` takes them from."""
-        (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
-        C, N = len(padded), padded.shape[3]
-        columns = columns.view(C, kh, kw, len(rows), Wo, N)
-        for i in range(kh):
-            down = slice(rows[0] * sh + i * dh, rows[-1] * sh + i * dh + 1, sh)
-            for j in range(kw):
-                across = slice(j * dw, (Wo - 1) * sw + j * dw + 1, sw)
-                padded[:, down, across] += columns[:, i, j]
+    def fold(self, columns: 'Tensor', x: 'Tensor', rows: range, Wo: int) -> None:
+        """The transpose of `unfold`: add the columns to x where they came from."""
+        C, H, W, N = x.shape
+        columns = columns.view(C, *self.kernel_size, len(rows), Wo, N)
+        for (i, j), places, pixels in self.taps(rows, Wo, (H, W)):
+            x[pixels] += columns[:, i, j][places]
 
 
 def row_blocks(y: 'Tensor', K: int, most: float = math.inf) -> Iterator[range]:
@@ -213,35 +230,35 @@ def matrix_of(y: 'Tensor', rows: range) -> 'Tensor':
 def convolve(window: Window, x: 'Tensor', weight: 'Tensor', size: tuple, start=None) -> 'Tensor':
     """x (C, H, W, N), weight (M, C, kh, kw), size (Ho, Wo) -> (M, Ho, Wo, N). `start`, (M,), is what the sums
     begin with, if not with zero."""
-    padded, matrix = window.pad(x), weight.flatten(1)                           # matrix: (M, K)
+    matrix = weight.flatten(1)                                                  # (M, K)
     y = x.new_empty(len(weight), *size, x.shape[3])
     if start is not None:
         y.copy_(start.view(-1, 1, 1, 1))
     for rows in row_blocks(y, matrix.shape[1]):
-        columns = window.columns(padded, rows, size[1])                         # (K, rows Wo N)
+        columns = window.unfold(x, rows, size[1], matrix)                       # (K, rows Wo N)
         matrix_of(y, rows).addmm_(matrix, columns, beta=0 if start is None else 1)
     return y
 
 
 def weight_gradient(window: Window, x: 'Tensor', gradient: 'Tensor') -> 'Tensor':
     """x (C, H, W, N), gradient (M, Ho, Wo, N) -> (M, C, kh, kw)."""
-    M, Ho, Wo, N = gradient.shape
-    padded, total = window.pad(x), x.new_zeros(M, len(x) * math.prod(window.kernel_size))
-    for rows in row_blocks(gradient, total.shape[1], most=256):     # a sum of short sums rounds less
-        total.addmm_(matrix_of(gradient, rows), window.columns(padded, rows, Wo).t())
-    return total.view(M, len(x), *window.kernel_size)
+    total = x.new_zeros(len(gradient), len(x) * math.prod(window.kernel_size))  # (M, K)
+    for rows in row_blocks(gradient, total.shape[1], most=256):                 # a sum of short sums rounds less
+        columns = window.unfold(x, rows, gradient.shape[2], total)              # (K, rows Wo N)
+        total.addmm_(matrix_of(gradient, rows), columns.t())
+    return total.view(len(gradient), len(x), *window.kernel_size)
 
 
 def convolve_transposed(window: Window, gradient: 'Tensor', weight: 'Tensor', size: tuple) -> 'Tensor':
     """gradient (M, Ho, Wo, N), weight (M, C, kh, kw), size (H, W) -> (C, H, W, N)."""
     M, Ho, Wo, N = gradient.shape
-    (H, W), (ph, pw), matrix = size, window.padding, weight.flatten(1)          # matrix: (M, K)
-    padded = gradient.new_zeros(weight.shape[1], H + 2 * ph, W + 2 * pw, N)
+    matrix = weight.flatten(1)                                                  # (M, K)
+    x = gradient.new_zeros(weight.shape[1], *size, N)
     for rows in row_blocks(gradient, matrix.shape[1]):
-        columns = workspace('columns', gradient, matrix.shape[1], len(rows) * Wo * N)
+        columns = workspace('columns', matrix, matrix.shape[1], len(rows) * Wo * N)
         columns.addmm_(matrix.t(), matrix_of(gradient, rows), beta=0)           # (K, M) @ (M, rows Wo N)
-        window.fold(columns, padded, rows, Wo)
-    return padded[:, ph:ph + H, pw:pw + W]
+        window.fold(columns, x, rows, Wo)
+    return x
 
 
 def by_group(function: Callable, groups: int, *tensors: 'Tensor') -> 'Tensor':
@@ -483,6 +500,11 @@ class ReLU(Module):
     def forward_and_vjp(self, x: 'Tensor') -> tuple:
         y = x.detach().clamp(min=0)
         return y, lambda gradient: gradient.detach().masked_fill(y <= 0, 0)
+
+    def in_place(self, x: 'Tensor') -> tuple:
+        """The same, overwriting x, and the gradient when its turn comes."""
+        y = x.detach().clamp_(min=0)
+        return y, lambda gradient: gradient.detach().masked_fill_(y <= 0, 0)
 
 
 class Sigmoid(Module):
