@@ -113,12 +113,13 @@ class Sequential(Module):
         return x
 
     def _functions(self) -> Iterator[Callable]:
-        """Each module's forward_and_vjp. What a convolution hands to a ReLU nobody else holds, and so with
-        the gradient that the ReLU is handed, unless it is the last: there it works in place, which spares
-        a tenth of a training step."""
+        """Each module's forward_and_vjp. What a convolution hands to the ReLU behind it nobody else holds, nor
+        the gradient that a convolution hands back: between two, a ReLU works in place, which spares a tenth
+        of a training step."""
+        convolution = [isinstance(module, _Convolution) for module in self.modules] + [False]
         for i, module in enumerate(self.modules):
-            between = 0 < i < len(self.modules) - 1 and isinstance(self.modules[i - 1], _Convolution)
-            yield module.in_place if between and isinstance(module, ReLU) else module.forward_and_vjp
+            is_between = convolution[i - 1] and convolution[i + 1]
+            yield module.in_place if is_between and isinstance(module, ReLU) else module.forward_and_vjp
 
     def param(self) -> list:
         return [pair for module in dict.fromkeys(self.modules) for pair in module.param()]
@@ -142,17 +143,15 @@ class Sequential(Module):
 #     dL/dx = fold(w^T @ dL/dy)           convolve_transposed
 # where fold, the transpose of unfolding, adds each column back to where its values came from.
 
-_workspaces = threading.local()
+_local = threading.local()
 
 
-def workspace(use: str, like: 'Tensor', *shape: int) -> 'Tensor':
-    """Uninitialised memory of the type of `like`, for one use; valid until that use's next call in the same
-    thread. It is the same memory each time: the system hands out new memory by page faults, and those
-    took a third of a training step."""
-    size, buffer = math.prod(shape), getattr(_workspaces, use, None)
+def workspace(like: 'Tensor', *shape: int) -> 'Tensor':
+    """Uninitialised memory of the type of `like`, valid until the next call in the same thread. It is the same
+    memory each time: the system hands out new memory by page faults, which took a third of a training step."""
+    size, buffer = math.prod(shape), getattr(_local, 'buffer', None)
     if buffer is None or (buffer.device, buffer.dtype) != (like.device, like.dtype) or len(buffer) < size:
-        buffer = like.new_empty(size)
-        setattr(_workspaces, use, buffer)
+        buffer = _local.buffer = like.new_empty(size)
     return buffer[:size].view(shape)
 
 
@@ -196,7 +195,7 @@ class Window(NamedTuple):
     def unfold(self, x: 'Tensor', rows: range, Wo: int, like: 'Tensor') -> 'Tensor':
         """Copy what the window sees of x, (C, H, W, N), at some rows of the output: (C kh kw, rows Wo N)."""
         C, H, W, N = x.shape
-        columns = workspace('columns', like, C, *self.kernel_size, len(rows), Wo, N)
+        columns = workspace(like, C, *self.kernel_size, len(rows), Wo, N)
         for (i, j), places, pixels in self.taps(rows, Wo, (H, W)):
             tap, seen = columns[:, i, j], x[pixels]
             if seen.shape != tap.shape:
@@ -227,6 +226,14 @@ def matrix_of(y: 'Tensor', rows: range) -> 'Tensor':
     return y[:, rows[0]:rows[-1] + 1].flatten(1)
 
 
+def multiply(out: 'Tensor', a: 'Tensor', b: 'Tensor', beta: float = 0) -> None:
+    """out <- beta out + a @ b, in place. Of bfloat16 a and b, the product is rounded to it, the sum is not."""
+    if a.dtype == out.dtype:
+        out.addmm_(a, b, beta=beta)
+    else:
+        out.mul_(beta).add_(a @ b) if beta else out.copy_(a @ b)
+
+
 def convolve(window: Window, x: 'Tensor', weight: 'Tensor', size: tuple, start=None) -> 'Tensor':
     """x (C, H, W, N), weight (M, C, kh, kw), size (Ho, Wo) -> (M, Ho, Wo, N). `start`, (M,), is what the sums
     begin with, if not with zero."""
@@ -236,16 +243,16 @@ def convolve(window: Window, x: 'Tensor', weight: 'Tensor', size: tuple, start=N
         y.copy_(start.view(-1, 1, 1, 1))
     for rows in row_blocks(y, matrix.shape[1]):
         columns = window.unfold(x, rows, size[1], matrix)                       # (K, rows Wo N)
-        matrix_of(y, rows).addmm_(matrix, columns, beta=0 if start is None else 1)
+        multiply(matrix_of(y, rows), matrix, columns, beta=0 if start is None else 1)
     return y
 
 
-def weight_gradient(window: Window, x: 'Tensor', gradient: 'Tensor') -> 'Tensor':
-    """x (C, H, W, N), gradient (M, Ho, Wo, N) -> (M, C, kh, kw)."""
+def weight_gradient(window: Window, x: 'Tensor', gradient: 'Tensor', weight: 'Tensor') -> 'Tensor':
+    """x (C, H, W, N), gradient (M, Ho, Wo, N) -> (M, C, kh, kw), computed in the precision of `weight`."""
     total = x.new_zeros(len(gradient), len(x) * math.prod(window.kernel_size))  # (M, K)
     for rows in row_blocks(gradient, total.shape[1], most=256):                 # a sum of short sums rounds less
-        columns = window.unfold(x, rows, gradient.shape[2], total)              # (K, rows Wo N)
-        total.addmm_(matrix_of(gradient, rows), columns.t())
+        columns = window.unfold(x, rows, gradient.shape[2], weight)             # (K, rows Wo N)
+        multiply(total, matrix_of(gradient, rows).to(weight.dtype), columns.t(), beta=1)
     return total.view(len(gradient), len(x), *window.kernel_size)
 
 
@@ -255,8 +262,8 @@ def convolve_transposed(window: Window, gradient: 'Tensor', weight: 'Tensor', si
     matrix = weight.flatten(1)                                                  # (M, K)
     x = gradient.new_zeros(weight.shape[1], *size, N)
     for rows in row_blocks(gradient, matrix.shape[1]):
-        columns = workspace('columns', matrix, matrix.shape[1], len(rows) * Wo * N)
-        columns.addmm_(matrix.t(), matrix_of(gradient, rows), beta=0)           # (K, M) @ (M, rows Wo N)
+        columns = workspace(matrix, matrix.shape[1], len(rows) * Wo * N)
+        multiply(columns, matrix.t(), matrix_of(gradient, rows).to(matrix.dtype))   # (K, M) @ (M, rows Wo N)
         window.fold(columns, x, rows, Wo)
     return x
 
@@ -289,8 +296,12 @@ def pair_of(name: str, value, least: int) -> tuple:
 
 
 class _Convolution(Module):
-    """What the convolutions share: their arguments, weight and bias, as torch.nn has them."""
+    """What the convolutions share: their arguments, weight and bias, as torch.nn has them.
+
+    mixed_precision: compute the products in bfloat16; parameters, activations and sums stay float32.
+    """
     parameter_names = ('weight', 'bias')
+    mixed_precision = False
 
     def __init__(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
                  device, dtype) -> None:
@@ -316,6 +327,11 @@ class _Convolution(Module):
 
     def _weight_shape(self) -> tuple:
         return (self.out_channels, self.in_channels // self.groups, *self.window.kernel_size)
+
+    def _weight(self) -> 'Tensor':
+        """For computing: without history, in the precision of the products."""
+        weight = self.weight.detach()
+        return weight.bfloat16() if self.mixed_precision else weight
 
     def _add_bias(self, y: 'Tensor') -> 'Tensor':
         """Add the bias in place to (out_channels, Ho, Wo, N)."""
@@ -354,7 +370,7 @@ class Conv2d(_Convolution):
     def forward_and_vjp(self, x: 'Tensor') -> tuple:
         size = self.window.output_size(x.shape[2:])
         self._check(x, size)
-        x, weight, window = batch_last(x), self.weight.detach(), self.window
+        x, weight, window = batch_last(x), self._weight(), self.window
         if self._begins_with_bias(x):
             y = convolve(window, x, weight, size, start=self.bias.detach())
         else:
@@ -362,7 +378,7 @@ class Conv2d(_Convolution):
 
         def vjp(gradient):
             dy = batch_last(gradient)
-            dw = by_group(lambda x, dy: weight_gradient(window, x, dy), self.groups, x, dy)
+            dw = by_group(lambda x, dy: weight_gradient(window, x, dy, weight), self.groups, x, dy)
             self._accumulate(dw, dy)
             dx = by_group(lambda dy, w: convolve_transposed(window, dy, w, x.shape[1:3]), self.groups, dy, weight)
             return batch_first(dx)
@@ -402,12 +418,12 @@ class TransposeConv2d(_Convolution):
         size = tuple((n - 1) * s - 2 * p + e + extra for n, s, p, e, extra in zip(
             x.shape[2:], window.stride, window.padding, window.extent, self.output_padding))
         self._check(x, size)
-        x, weight = batch_last(x), self.weight.detach()
+        x, weight = batch_last(x), self._weight()
         y = self._add_bias(by_group(lambda x, w: convolve_transposed(window, x, w, size), self.groups, x, weight))
 
         def vjp(gradient):
             dy = batch_last(gradient)
-            dw = by_group(lambda x, dy: weight_gradient(window, dy, x), self.groups, x, dy)
+            dw = by_group(lambda x, dy: weight_gradient(window, dy, x, weight), self.groups, x, dy)
             self._accumulate(dw, dy)
             dx = by_group(lambda dy, w: convolve(window, dy, w, x.shape[1:3]), self.groups, dy, weight)
             return batch_first(dx)
@@ -474,13 +490,14 @@ class Upsampling(Conv2d):
             return self._one_after_the_other(x)
         size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.nearest.scale_factor)])
         self._check(x, size)
-        x, weight, window = batch_last(x), self.weight.detach(), self.merged
+        x, weight, window = batch_last(x), self._weight(), self.merged
         y = self._add_bias(by_group(lambda x, w: convolve_transposed(window, x, self._merge(w), size),
                                     self.groups, x, weight))
 
         def vjp(gradient):
             dy = batch_last(gradient)
-            dw = by_group(lambda x, dy: self._unmerge(weight_gradient(window, dy, x)), self.groups, x, dy)
+            dw = by_group(lambda x, dy: self._unmerge(weight_gradient(window, dy, x, weight)),
+                          self.groups, x, dy)
             self._accumulate(dw, dy)
             dx = by_group(lambda dy, w: convolve(window, dy, self._merge(w), x.shape[1:3]), self.groups, dy, weight)
             return batch_first(dx)
@@ -767,7 +784,8 @@ def default_device() -> str:
 class Model:
     """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
 
-    Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`.
+    Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`, `mixed_precision`
+    (products in bfloat16; off).
     """
     NUM_EPOCHS = 10                 # 40 minutes of float32 on 2 cores for 50,000 pairs
     BATCH_SIZE = 32
@@ -789,6 +807,16 @@ class Model:
         self.device = device
         self.net.to(device)
         return self
+
+    @property
+    def mixed_precision(self) -> bool:
+        """Whether the products are computed in bfloat16."""
+        return self.net[0].mixed_precision
+
+    @mixed_precision.setter
+    def mixed_precision(self, value: bool) -> None:
+        for layer in self.net:
+            layer.mixed_precision = value
 
     # -- checkpoints
 

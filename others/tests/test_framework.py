@@ -357,6 +357,24 @@ def test_infer_keeps_nothing():
             module.backward(torch.ones(1))
 
 
+@pytest.mark.parametrize('block, arguments', [
+    ('Conv2d', (4, 6, 3, 2, 1)), ('TransposeConv2d', (4, 6, 4, 2, 1)), ('Upsampling', (4, 6, 3, 1, 1))])
+def test_mixed_precision(block, arguments):
+    """Products in bfloat16, of 8 significant bits, sums and results in float32."""
+    torch.manual_seed(0)
+    ours, theirs = twins(block, *arguments, dtype=torch.float32)
+    x = torch.randn(3, 4, 8, 6)
+    gradient = torch.randn(theirs(x.double()).shape)
+    exact = results(theirs, x.double(), gradient.double())
+    ours.mixed_precision = True
+    for name, value in results(ours, x, gradient).items():
+        assert value.dtype == torch.float32
+        off = distance(value, exact[name])
+        assert off < 2 ** -7, name
+        if name != 'gradient of parameter 1':       # the bias has no products
+            assert off > 2 ** -14, name             # of float32 it would be 2^-22
+
+
 @pytest.mark.parametrize('build, message', [
     (lambda: Conv2d(3, 4, 3, padding='same'), "padding must be an integer of at least 0.*'same'"),
     (lambda: Conv2d(3, 4, 0), 'kernel_size .* got 0'),
