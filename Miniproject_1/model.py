@@ -78,7 +78,7 @@ class SkipAutoencoder(nn.Module):
 
 def check_images(name: str, images: torch.Tensor) -> None:
     """Raise TypeError or ValueError unless `images` is (N, 3, H, W), uint8 or floating, finite."""
-    if not hasattr(images, 'dtype'):
+    if not isinstance(images, torch.Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
     shape = tuple(images.shape)
     if len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
@@ -196,7 +196,8 @@ class Model:
         checkpoint = {'widths': list(self.net.widths), 'weights': self._weights()}
         temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
         try:
-            torch.save(checkpoint, temporary)
+            with open(temporary, 'wb') as file:
+                torch.save(checkpoint, file)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -206,14 +207,13 @@ class Model:
         try:
             with open(path, 'rb') as file:
                 checkpoint = torch.load(file, map_location='cpu', weights_only=True)
-            widths, weights = checkpoint['widths'], checkpoint['weights']
+            widths, weights = tuple(checkpoint['widths']), dict(checkpoint['weights'])
         except OSError:
             raise
         except Exception as error:
             raise ValueError(f'path: {path} is not a checkpoint of this model ({error})') from error
-        if tuple(widths) != self.net.widths:
-            raise ValueError(f'path: {path} holds a network of widths {tuple(widths)}, '
-                             f'expected {self.net.widths}')
+        if widths != self.net.widths:
+            raise ValueError(f'path: {path} holds a network of widths {widths}, expected {self.net.widths}')
         self._set_weights(weights)
         self.is_trained = True
 
@@ -222,9 +222,9 @@ class Model:
                 for name, tensor in self.net.state_dict().items()}
 
     def _set_weights(self, weights: dict) -> None:
-        own = {name: tuple(tensor.shape) for name, tensor in self.net.state_dict().items()}
-        given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        for name in sorted(own.keys() | given.keys()):
+        own, given = ({name: tuple(getattr(weight, 'shape', ('no tensor',))) for name, weight in some.items()}
+                      for some in (self.net.state_dict(), weights))
+        for name in sorted(own.keys() | given.keys(), key=str):
             if own.get(name) != given.get(name):
                 raise ValueError(f'weights: {name} has the shape {given.get(name)}, '
                                  f'expected {own.get(name)}')
@@ -315,7 +315,7 @@ class Model:
             raise ValueError(f"resume: the state is of a training of {state['num_steps']} steps on "
                              f"{len(state['order'])} pairs, this one has {num_steps} on {N}")
         self._set_weights(state['weights'])
-        optimizer.load_state_dict(state['optimizer'])
+        optimizer.load_state_dict(_to_cpu(state['optimizer']))      # a copy: Adam would work on the caller's
         return state['step'], state['order'], state['peak']
 
     def _precision(self):
@@ -335,11 +335,12 @@ class Model:
         check_images('test_input', test_input)
         N, C, H, W = test_input.shape
         output = torch.empty(N, C, H, W, device=test_input.device)
-        chunk = max(1, self.PIXELS // (H * W))
+        m = self.net.multiple
+        chunk = max(1, self.PIXELS // ((H + -H % m) * (W + -W % m)))
         self.net.eval()
         with torch.no_grad():
             for i in range(0, N, chunk):
-                x = pad_to_multiple(to_centred(test_input[i:i + chunk], self.device), self.net.multiple)
+                x = pad_to_multiple(to_centred(test_input[i:i + chunk], self.device), m)
                 output[i:i + chunk] = to_bytes_range(self._tiled(x, ensemble))[:, :, :H, :W]
         return output
 
@@ -352,10 +353,10 @@ class Model:
         output = torch.empty_like(x)
         for top in range(0, H, side):
             for left in range(0, W, side):
-                t, l = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
-                tile = x[:, :, t:top + side + self.MARGIN, l:left + side + self.MARGIN]
-                output[:, :, top:top + side, left:left + side] = self._denoise(
-                    tile, ensemble)[:, :, top - t:top - t + side, left - l:left - l + side]
+                row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
+                tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
+                tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
+                output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
         return output
 
     def _denoise(self, x: torch.Tensor, ensemble: bool) -> torch.Tensor:

@@ -28,6 +28,7 @@ from typing import Callable, Iterator, NamedTuple, Optional
 from torch import arange, cat, empty
 
 CHECKPOINT = Path(__file__).resolve().parent / 'bestmodel.pth'
+Tensor = type(empty(0, device='cpu'))           # torch.Tensor, which may not be imported
 
 
 # ----------------------------------------------------------------------------------------- modules
@@ -42,20 +43,20 @@ class Module:
         do not change it in place in between. Closures are independent: any number may be pending."""
         raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
 
-    def forward(self, *input) -> 'Tensor':
+    def forward(self, *input) -> Tensor:
         """Return the output, and keep what `backward` needs."""
         output, self._vjp = self.forward_and_vjp(*input)
         return output
 
     __call__ = forward
 
-    def backward(self, *gradwrtoutput) -> 'Tensor':
+    def backward(self, *gradwrtoutput) -> Tensor:
         """Differentiate the last `forward`: accumulate the parameters' gradients, return the input's."""
         if not hasattr(self, '_vjp'):
             raise RuntimeError(f'{type(self).__name__}: backward was called before forward')
         return self._vjp(*gradwrtoutput)
 
-    def infer(self, *input) -> 'Tensor':
+    def infer(self, *input) -> Tensor:
         """Return the output and keep nothing; safe in several threads."""
         return self.forward_and_vjp(*input)[0]
 
@@ -94,7 +95,7 @@ class Sequential(Module):
     def __init__(self, *modules: Module) -> None:
         self.modules = modules
 
-    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+    def forward_and_vjp(self, x: Tensor) -> tuple:
         vjps = []
         for apply in self._functions():
             x, vjp = apply(x)
@@ -107,7 +108,7 @@ class Sequential(Module):
 
         return x, backward
 
-    def infer(self, x: 'Tensor') -> 'Tensor':
+    def infer(self, x: Tensor) -> Tensor:
         for apply in self._functions():
             x = apply(x)[0]
         return x
@@ -146,7 +147,7 @@ class Sequential(Module):
 _local = threading.local()
 
 
-def workspace(like: 'Tensor', *shape: int) -> 'Tensor':
+def workspace(like: Tensor, *shape: int) -> Tensor:
     """Uninitialised memory of the type of `like`, valid until the next call in the same thread. It is the same
     memory each time: the system hands out new memory by page faults, which took a third of a training step."""
     size, buffer = math.prod(shape), getattr(_local, 'buffer', None)
@@ -192,7 +193,7 @@ class Window(NamedTuple):
             for j, (across, x) in enumerate(horizontal):
                 yield (i, j), (slice(None), down, across), (slice(None), y, x)
 
-    def unfold(self, x: 'Tensor', rows: range, Wo: int, like: 'Tensor') -> 'Tensor':
+    def unfold(self, x: Tensor, rows: range, Wo: int, like: Tensor) -> Tensor:
         """Copy what the window sees of x, (C, H, W, N), at some rows of the output: (C kh kw, rows Wo N)."""
         C, H, W, N = x.shape
         columns = workspace(like, C, *self.kernel_size, len(rows), Wo, N)
@@ -204,7 +205,7 @@ class Window(NamedTuple):
             tap.copy_(seen)
         return columns.flatten(3).flatten(0, 2)
 
-    def fold(self, columns: 'Tensor', x: 'Tensor', rows: range, Wo: int) -> None:
+    def fold(self, columns: Tensor, x: Tensor, rows: range, Wo: int) -> None:
         """The transpose of `unfold`: add the columns to x where they came from."""
         C, H, W, N = x.shape
         columns = columns.view(C, *self.kernel_size, len(rows), Wo, N)
@@ -212,7 +213,7 @@ class Window(NamedTuple):
             x[pixels] += columns[:, i, j][places]
 
 
-def row_blocks(y: 'Tensor', K: int, most: float = math.inf) -> Iterator[range]:
+def row_blocks(y: Tensor, K: int, most: float = math.inf) -> Iterator[range]:
     """The rows of y, (M, Ho, Wo, N), in blocks of at most `most` columns if that is a row or more, and of 8 MB
     with K values in each: what stays in a processor's cache. On a GPU 1 GB: there large products are fast."""
     M, Ho, Wo, N = y.shape
@@ -221,12 +222,12 @@ def row_blocks(y: 'Tensor', K: int, most: float = math.inf) -> Iterator[range]:
     return (range(top, min(top + step, Ho)) for top in range(0, Ho, step))
 
 
-def matrix_of(y: 'Tensor', rows: range) -> 'Tensor':
+def matrix_of(y: Tensor, rows: range) -> Tensor:
     """Some rows of (M, Ho, Wo, N), as a matrix (M, len(rows) Wo N)."""
     return y[:, rows[0]:rows[-1] + 1].flatten(1)
 
 
-def multiply(out: 'Tensor', a: 'Tensor', b: 'Tensor', beta: float = 0) -> None:
+def multiply(out: Tensor, a: Tensor, b: Tensor, beta: float = 0) -> None:
     """out <- beta out + a @ b, in place. Of bfloat16 a and b, the product is rounded to it, the sum is not."""
     if a.dtype == out.dtype:
         out.addmm_(a, b, beta=beta)
@@ -234,7 +235,7 @@ def multiply(out: 'Tensor', a: 'Tensor', b: 'Tensor', beta: float = 0) -> None:
         out.mul_(beta).add_(a @ b) if beta else out.copy_(a @ b)
 
 
-def convolve(window: Window, x: 'Tensor', weight: 'Tensor', size: tuple, start=None) -> 'Tensor':
+def convolve(window: Window, x: Tensor, weight: Tensor, size: tuple, start=None) -> Tensor:
     """x (C, H, W, N), weight (M, C, kh, kw), size (Ho, Wo) -> (M, Ho, Wo, N). `start`, (M,), is what the sums
     begin with, if not with zero."""
     matrix = weight.flatten(1)                                                  # (M, K)
@@ -247,7 +248,7 @@ def convolve(window: Window, x: 'Tensor', weight: 'Tensor', size: tuple, start=N
     return y
 
 
-def weight_gradient(window: Window, x: 'Tensor', gradient: 'Tensor', weight: 'Tensor') -> 'Tensor':
+def weight_gradient(window: Window, x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
     """x (C, H, W, N), gradient (M, Ho, Wo, N) -> (M, C, kh, kw), computed in the precision of `weight`."""
     total = x.new_zeros(len(gradient), len(x) * math.prod(window.kernel_size))  # (M, K)
     for rows in row_blocks(gradient, total.shape[1], most=256):                 # a sum of short sums rounds less
@@ -256,7 +257,7 @@ def weight_gradient(window: Window, x: 'Tensor', gradient: 'Tensor', weight: 'Te
     return total.view(len(gradient), len(x), *window.kernel_size)
 
 
-def convolve_transposed(window: Window, gradient: 'Tensor', weight: 'Tensor', size: tuple) -> 'Tensor':
+def convolve_transposed(window: Window, gradient: Tensor, weight: Tensor, size: tuple) -> Tensor:
     """gradient (M, Ho, Wo, N), weight (M, C, kh, kw), size (H, W) -> (C, H, W, N)."""
     M, Ho, Wo, N = gradient.shape
     matrix = weight.flatten(1)                                                  # (M, K)
@@ -268,19 +269,19 @@ def convolve_transposed(window: Window, gradient: 'Tensor', weight: 'Tensor', si
     return x
 
 
-def by_group(function: Callable, groups: int, *tensors: 'Tensor') -> 'Tensor':
+def by_group(function: Callable, groups: int, *tensors: Tensor) -> Tensor:
     """Apply a function to each group of channels, the first dimension, on its own."""
     if groups == 1:
         return function(*tensors)
     return cat([function(*parts) for parts in zip(*(tensor.chunk(groups) for tensor in tensors))])
 
 
-def batch_last(x: 'Tensor') -> 'Tensor':
+def batch_last(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (C, H, W, N), a view without history."""
     return x.detach().permute(1, 2, 3, 0)
 
 
-def batch_first(x: 'Tensor') -> 'Tensor':
+def batch_first(x: Tensor) -> Tensor:
     """(C, H, W, N) -> (N, C, H, W), a view."""
     return x.permute(3, 0, 1, 2)
 
@@ -315,7 +316,7 @@ class _Convolution(Module):
         self.window = Window(pair_of('kernel_size', kernel_size, 1), pair_of('stride', stride, 1),
                              pair_of('padding', padding, 0), pair_of('dilation', dilation, 1))
 
-        def uniform(*shape: int) -> 'Tensor':               # torch.nn's default: U(+-1 / sqrt(fan_in))
+        def uniform(*shape: int) -> Tensor:                 # torch.nn's default: U(+-1 / sqrt(fan_in))
             return empty(*shape, device=device or 'cpu', dtype=dtype).uniform_(-bound, bound)
 
         shape = self._weight_shape()
@@ -328,22 +329,22 @@ class _Convolution(Module):
     def _weight_shape(self) -> tuple:
         return (self.out_channels, self.in_channels // self.groups, *self.window.kernel_size)
 
-    def _weight(self) -> 'Tensor':
+    def _weight(self) -> Tensor:
         """For computing: without history, in the precision of the products."""
         weight = self.weight.detach()
         return weight.bfloat16() if self.mixed_precision else weight
 
-    def _add_bias(self, y: 'Tensor') -> 'Tensor':
+    def _add_bias(self, y: Tensor) -> Tensor:
         """Add the bias in place to (out_channels, Ho, Wo, N)."""
         return y if self.bias is None else y.add_(self.bias.detach().view(-1, 1, 1, 1))
 
-    def _accumulate(self, weight_gradient: 'Tensor', gradient: 'Tensor') -> None:
+    def _accumulate(self, weight_gradient: Tensor, gradient: Tensor) -> None:
         """Add to the gradients. gradient: of the output, (out_channels, Ho, Wo, N)."""
         self.grad_weight.detach().add_(weight_gradient)
         if self.bias is not None:
             self.grad_bias.detach().add_(gradient.sum(3).double().sum((1, 2)))  # a long sum: doubles round less
 
-    def _check(self, x: 'Tensor', size: tuple) -> None:
+    def _check(self, x: Tensor, size: tuple) -> None:
         """ValueError unless x is (N, in_channels, H, W) and the output's (Ho, Wo) = `size` at least 1."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f'{type(self).__name__}: the input must have the shape (N, {self.in_channels}, '
@@ -361,13 +362,14 @@ class Conv2d(_Convolution):
     weight (out_channels, in_channels / groups, kh, kw), bias (out_channels,).
     kernel_size, stride, padding, dilation: an integer or a pair. ValueError for anything else.
     """
+    _needs_input_gradient = True            # the first layer of a network in training does not
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
                  groups=1, bias=True, *, device=None, dtype=None) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
                          device, dtype)
 
-    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+    def forward_and_vjp(self, x: Tensor) -> tuple:
         size = self.window.output_size(x.shape[2:])
         self._check(x, size)
         x, weight, window = batch_last(x), self._weight(), self.window
@@ -380,12 +382,14 @@ class Conv2d(_Convolution):
             dy = batch_last(gradient)
             dw = by_group(lambda x, dy: weight_gradient(window, x, dy, weight), self.groups, x, dy)
             self._accumulate(dw, dy)
+            if not self._needs_input_gradient:
+                return None
             dx = by_group(lambda dy, w: convolve_transposed(window, dy, w, x.shape[1:3]), self.groups, dy, weight)
             return batch_first(dx)
 
         return batch_first(y), vjp
 
-    def _begins_with_bias(self, x: 'Tensor') -> bool:
+    def _begins_with_bias(self, x: Tensor) -> bool:
         """Where PyTorch's sums begin with the bias: for one small image, and only there do the two agree to
         the last bit. Elsewhere it is added last, which rounds less where it is large."""
         return (self.bias is not None and self.groups == 1 and min(self.window.kernel_size) <= 3
@@ -413,7 +417,7 @@ class TransposeConv2d(_Convolution):
     def _weight_shape(self) -> tuple:
         return (self.in_channels, self.out_channels // self.groups, *self.window.kernel_size)
 
-    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+    def forward_and_vjp(self, x: Tensor) -> tuple:
         window = self.window
         size = tuple((n - 1) * s - 2 * p + e + extra for n, s, p, e, extra in zip(
             x.shape[2:], window.stride, window.padding, window.extent, self.output_padding))
@@ -437,7 +441,7 @@ class NearestUpsampling(Module):
     def __init__(self, scale_factor) -> None:
         self.scale_factor = pair_of('scale_factor', scale_factor, 1)
 
-    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+    def forward_and_vjp(self, x: Tensor) -> tuple:
         x, (sh, sw) = batch_last(x), self.scale_factor
         C, H, W, N = x.shape
         y = x.view(C, H, 1, W, 1, N).expand(C, H, sh, W, sw, N).reshape(C, H * sh, W * sw, N)
@@ -468,12 +472,12 @@ class Upsampling(Conv2d):
         self.merged = Window(tuple(e + s - 1 for e, s in zip(extent, scale)), scale,
                              tuple(e - 1 - p for e, p in zip(extent, self.window.padding)), (1, 1))
 
-    def _copies(self, merged: 'Tensor') -> Iterator['Tensor']:
+    def _copies(self, merged: Tensor) -> Iterator[Tensor]:
         """The places (C, M, kh, kw) in the merged kernel at which the copies of w stand."""
         (sh, sw), (eh, ew), (dh, dw) = self.nearest.scale_factor, self.window.extent, self.window.dilation
         return (merged[:, :, a:a + eh:dh, b:b + ew:dw] for a in range(sh) for b in range(sw))
 
-    def _merge(self, weight: 'Tensor') -> 'Tensor':
+    def _merge(self, weight: Tensor) -> Tensor:
         """(M, C, kh, kw) -> the transposed convolution's weight, (C, M, *merged.kernel_size)."""
         M, C = weight.shape[:2]
         merged = weight.new_zeros(C, M, *self.merged.kernel_size)
@@ -481,11 +485,11 @@ class Upsampling(Conv2d):
             copy += weight.transpose(0, 1).flip(2, 3)
         return merged
 
-    def _unmerge(self, merged: 'Tensor') -> 'Tensor':
+    def _unmerge(self, merged: Tensor) -> Tensor:
         """The transpose of `_merge`: the gradient of the merged weight -> that of the weight."""
         return sum(self._copies(merged)).flip(2, 3).transpose(0, 1)
 
-    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+    def forward_and_vjp(self, x: Tensor) -> tuple:
         if self.window.stride != (1, 1) or min(self.merged.padding) < 0:
             return self._one_after_the_other(x)
         size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.nearest.scale_factor)])
@@ -504,7 +508,7 @@ class Upsampling(Conv2d):
 
         return batch_first(y), vjp
 
-    def _one_after_the_other(self, x: 'Tensor') -> tuple:
+    def _one_after_the_other(self, x: Tensor) -> tuple:
         """The two modules in a row, for strides and paddings with which they are no transposed convolution."""
         x, nearest_vjp = self.nearest.forward_and_vjp(x)
         y, convolution_vjp = super().forward_and_vjp(x)
@@ -514,11 +518,11 @@ class Upsampling(Conv2d):
 class ReLU(Module):
     """max(x, 0), any shape."""
 
-    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+    def forward_and_vjp(self, x: Tensor) -> tuple:
         y = x.detach().clamp(min=0)
         return y, lambda gradient: gradient.detach().masked_fill(y <= 0, 0)
 
-    def in_place(self, x: 'Tensor') -> tuple:
+    def in_place(self, x: Tensor) -> tuple:
         """The same, overwriting x, and the gradient when its turn comes."""
         y = x.detach().clamp_(min=0)
         return y, lambda gradient: gradient.detach().masked_fill_(y <= 0, 0)
@@ -527,7 +531,7 @@ class ReLU(Module):
 class Sigmoid(Module):
     """1 / (1 + exp(-x)), any shape; y' = y (1 - y)."""
 
-    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+    def forward_and_vjp(self, x: Tensor) -> tuple:
         y = x.detach().sigmoid()
         return y, lambda gradient: gradient.detach() * y * (1 - y)
 
@@ -535,7 +539,7 @@ class Sigmoid(Module):
 class Tanh(Module):
     """The hyperbolic tangent, any shape; y' = 1 - y^2."""
 
-    def forward_and_vjp(self, x: 'Tensor') -> tuple:
+    def forward_and_vjp(self, x: Tensor) -> tuple:
         y = x.detach().tanh()
         return y, lambda gradient: gradient.detach() * (1 - y * y)
 
@@ -554,7 +558,7 @@ class MSE(Module):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.reduction = reduction
 
-    def forward_and_vjp(self, prediction: 'Tensor', target: 'Tensor') -> tuple:
+    def forward_and_vjp(self, prediction: Tensor, target: Tensor) -> tuple:
         if prediction.shape != target.shape:
             raise ValueError(f'MSE: prediction and target must have one shape, got {tuple(prediction.shape)} '
                              f'and {tuple(target.shape)}')
@@ -621,9 +625,9 @@ def one_cycle(progress: float, peak: float, start: float, end: float) -> float:
 
 # ------------------------------------------------------------------------- the arithmetic of images
 
-def check_images(name: str, images: 'Tensor') -> None:
+def check_images(name: str, images: Tensor) -> None:
     """Raise TypeError or ValueError unless `images` is (N, 3, H, W), uint8 or floating, finite."""
-    if not hasattr(images, 'dtype'):
+    if not isinstance(images, Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
     shape = tuple(images.shape)
     if len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
@@ -635,12 +639,12 @@ def check_images(name: str, images: 'Tensor') -> None:
         raise ValueError(f'{name} must be uint8 or floating point, in 0..255, got {images.dtype}')
 
 
-def to_centred(images: 'Tensor', device: str) -> 'Tensor':
+def to_centred(images: Tensor, device: str) -> Tensor:
     """0..255 of any type -> float32 in -0.5..0.5, on `device`."""
     return images.detach().to(device).float() / 255 - 0.5
 
 
-def pad_to_multiple(x: 'Tensor', multiple: int) -> 'Tensor':
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and the last column until H and W are multiples of `multiple`."""
     H, W = x.shape[2:]
     rows = arange(H + -H % multiple, device=x.device).clamp(max=H - 1)
@@ -648,23 +652,23 @@ def pad_to_multiple(x: 'Tensor', multiple: int) -> 'Tensor':
     return x[:, :, rows][:, :, :, columns]
 
 
-def symmetry(x: 'Tensor', k: int) -> 'Tensor':
+def symmetry(x: Tensor, k: int) -> Tensor:
     """The k-th of the 8 symmetries of the square: k % 4 quarter turns, mirrored first if k >= 4."""
     return (x.flip(-1) if k >= 4 else x).rot90(k % 4, (-2, -1))
 
 
-def inverse_symmetry(x: 'Tensor', k: int) -> 'Tensor':
+def inverse_symmetry(x: Tensor, k: int) -> Tensor:
     """Undo `symmetry(., k)`."""
     x = x.rot90(-(k % 4), (-2, -1))
     return x.flip(-1) if k >= 4 else x
 
 
-def coins(*shape: int) -> 'Tensor':
+def coins(*shape: int) -> Tensor:
     """Fair coin flips from the global generator of the CPU, so that every device sees the same."""
     return empty(*shape, device='cpu').uniform_() < 0.5
 
 
-def augment(first: 'Tensor', second: 'Tensor') -> tuple:
+def augment(first: Tensor, second: Tensor) -> tuple:
     """A new training pair of each pair: other noise, another orientation.
 
     Every noisy pixel is an independent draw, so a random half of the pixels may be swapped between
@@ -685,7 +689,7 @@ def augment(first: 'Tensor', second: 'Tensor') -> tuple:
 
 # ------------------------------------------------------------------------------------- checkpoints
 
-LARGEST_CHECKPOINT = 2 ** 26        # bytes
+LARGEST_CHECKPOINT = 2 ** 24        # bytes
 OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET', 'EMPTY_DICT', 'SETITEM',
            'SETITEMS', 'EMPTY_LIST', 'APPEND', 'APPENDS', 'SHORT_BINUNICODE', 'BINUNICODE', 'BININT',
            'BININT1', 'BININT2', 'SHORT_BINBYTES', 'BINBYTES'}
@@ -718,7 +722,7 @@ def read_pickle(path) -> dict:
         raise ValueError(f'path: {path} is not a checkpoint of plain data ({error})') from error
 
 
-def to_bytes(tensor: 'Tensor') -> bytes:
+def to_bytes(tensor: Tensor) -> bytes:
     """The values as float32, little-endian."""
     values = array.array('f', tensor.flatten().tolist())
     if sys.byteorder == 'big':
@@ -726,8 +730,10 @@ def to_bytes(tensor: 'Tensor') -> bytes:
     return values.tobytes()
 
 
-def from_bytes(data: bytes, shape: list) -> 'Tensor':
-    """Undo `to_bytes`, bit by bit. -> float32 on the CPU; ValueError if the shape asks for more or less."""
+def from_bytes(data: bytes, shape: list) -> Tensor:
+    """Undo `to_bytes`, bit by bit. -> float32 on the CPU; ValueError if the two do not fit."""
+    if not (isinstance(data, bytes) and isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape)):
+        raise ValueError('bytes and a list of sizes are expected')
     values = array.array('f')
     values.frombytes(data)
     if sys.byteorder == 'big':
@@ -745,7 +751,7 @@ class Progress(NamedTuple):
     num_epochs: int
     step: int                       # steps done in the whole training
     num_steps: int                  # of the whole training
-    loss: 'Tensor'                  # of this step; shape (), on the model's device
+    loss: Tensor                    # of this step; shape (), on the model's device
     lr: float                       # of this step
     state: Callable[[], dict]       # the state to hand to `train(.., resume=)`, as CPU tensors
 
@@ -798,6 +804,7 @@ class Model:
 
     def __init__(self) -> None:
         self.net = build_network()
+        self.net[0]._needs_input_gradient = False       # nobody asks for the gradient of an image
         self.loss = MSE()
         self.is_trained = False
         self.to(default_device())
@@ -835,7 +842,7 @@ class Model:
         try:
             weights = [from_bytes(entry['float32'], entry['shape']) for entry in content['weights']]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'path: {path} is not a checkpoint of this model ({error!r})') from error
+            raise ValueError(f'path: {path} is not a checkpoint of this model ({error})') from error
         self._set_weights(weights)
         self.is_trained = True
 
@@ -852,7 +859,7 @@ class Model:
 
     # -- training
 
-    def train(self, train_input: 'Tensor', train_target: 'Tensor', num_epochs: int = NUM_EPOCHS, *,
+    def train(self, train_input: Tensor, train_target: Tensor, num_epochs: int = NUM_EPOCHS, *,
               callback: Optional[Callable[[Progress], None]] = None,
               verbose: bool = True, resume: Optional[dict] = None) -> None:
         """Train on pairs of noisy images of the same content.
@@ -905,7 +912,7 @@ class Model:
             if callback is not None:
                 callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, optimizer.lr, state))
 
-    def _step(self, first: 'Tensor', second: 'Tensor', optimizer: SGD) -> 'Tensor':
+    def _step(self, first: Tensor, second: Tensor, optimizer: SGD) -> Tensor:
         """One step of SGD on one batch of pairs. Returns the loss, shape ()."""
         noisy, other = augment(to_centred(first, self.device), to_centred(second, self.device))
         output, network_vjp = self.net.forward_and_vjp(noisy)
@@ -925,7 +932,7 @@ class Model:
 
     # -- prediction
 
-    def predict(self, test_input: 'Tensor', *, ensemble: bool = True) -> 'Tensor':
+    def predict(self, test_input: Tensor, *, ensemble: bool = True) -> Tensor:
         """Denoise (N, 3, H, W), 0..255, uint8 or floating -> float32 in 0..255, on the same device.
 
         H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
@@ -935,13 +942,13 @@ class Model:
         check_images('test_input', test_input)
         N, C, H, W = test_input.shape
         output = empty(N, C, H, W, device=test_input.device).float()
-        chunk = max(1, self.PIXELS // (H * W))
+        chunk = max(1, self.PIXELS // ((H + -H % self.MULTIPLE) * (W + -W % self.MULTIPLE)))
         for i in range(0, N, chunk):
             x = pad_to_multiple(to_centred(test_input[i:i + chunk], self.device), self.MULTIPLE)
             output[i:i + chunk] = self._tiled(x, ensemble)[:, :, :H, :W] * 255
         return output
 
-    def _tiled(self, x: 'Tensor', ensemble: bool) -> 'Tensor':
+    def _tiled(self, x: Tensor, ensemble: bool) -> Tensor:
         """Denoise tile by tile; an image that fits is one tile."""
         H, W = x.shape[2:]
         side = math.isqrt(self.PIXELS)
@@ -950,13 +957,13 @@ class Model:
         output = x.clone()
         for top in range(0, H, side):
             for left in range(0, W, side):
-                t, l = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
-                tile = x[:, :, t:top + side + self.MARGIN, l:left + side + self.MARGIN]
-                output[:, :, top:top + side, left:left + side] = self._denoise(
-                    tile, ensemble)[:, :, top - t:top - t + side, left - l:left - l + side]
+                row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
+                tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
+                tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
+                output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
         return output
 
-    def _denoise(self, x: 'Tensor', ensemble: bool) -> 'Tensor':
+    def _denoise(self, x: Tensor, ensemble: bool) -> Tensor:
         """-0.5..0.5 -> 0..1, the mean over the symmetries."""
         turns = range(8 if ensemble else 1)
         return sum(inverse_symmetry(self.net.infer(symmetry(x, k)), k) for k in turns) / len(turns)
@@ -970,7 +977,7 @@ class EpochLog:
         self.first, self.start, self.shown = first, time.monotonic(), 0.0
         self.total, self.count = 0.0, 0
 
-    def step(self, step: int, loss: 'Tensor', lr: float) -> None:
+    def step(self, step: int, loss: Tensor, lr: float) -> None:
         self.total, self.count = self.total + loss, self.count + 1
         epoch, k = divmod(step, self.steps_per_epoch)
         ends, now = k + 1 == self.steps_per_epoch, time.monotonic()

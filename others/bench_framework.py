@@ -66,6 +66,7 @@ def workload(name: str, variant: str, device: str) -> dict:
     noisy, target = torch.rand(2, BATCH, 3, 32, 32, device=device)
     if variant.startswith('ours'):
         ours.to(device)
+        ours[0]._needs_input_gradient = False           # as in Model.train; autograd spares it too
         for layer in ours:
             layer.mixed_precision = variant == 'ours mixed'
         loss, optimizer = framework.MSE(), framework.SGD(ours.param(), lr=0.1, momentum=0.9)

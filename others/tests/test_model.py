@@ -1,0 +1,968 @@
+"""`Model` of both mini-projects: every test runs on each, and states a property that both have.
+
+Sizes are tiny and the weights mostly random: no property but that of learning depends on their values.
+"""
+import ast
+import collections
+import inspect
+import io
+import itertools
+import json
+import math
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import Miniproject_1.model
+import Miniproject_2.model
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
+BLOCKS = ('Conv2d', 'TransposeConv2d', 'NearestUpsampling', 'Upsampling', 'ReLU', 'Sigmoid', 'Sequential',
+          'MSE', 'SGD')
+
+# Another split of the work changes the order of sums in float32: some 1e-6 of the largest value, 255.
+ROUNDING = dict(rtol=0, atol=3e-4)
+
+
+@pytest.fixture(autouse=True)
+def single_precision(monkeypatch):
+    """The same arithmetic on every machine; bfloat16 has a test of its own."""
+    monkeypatch.setattr(Miniproject_1.model, 'has_fast_bfloat16', lambda device: False)
+
+
+@pytest.fixture(params=PROJECTS, ids='project {}'.format)
+def project(request):
+    """The module model.py."""
+    return PROJECTS[request.param]
+
+
+@pytest.fixture
+def model(project):
+    return new_model(project)
+
+
+def new_model(project, seed=0, batch_size=4):
+    torch.manual_seed(seed)
+    model = project.Model().to('cpu')
+    model.BATCH_SIZE = batch_size
+    return model
+
+
+def images(*shape, seed=0, low=0, high=256) -> torch.Tensor:
+    """uint8 in low..high - 1, without a draw from the global generator."""
+    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed)).byte()
+
+
+def pairs(N, H=8, W=8) -> tuple:
+    return images(N, 3, H, W, seed=1), images(N, 3, H, W, seed=2)
+
+
+def parameters(model) -> list:
+    """The tensors themselves."""
+    if isinstance(model.net, torch.nn.Module):
+        return list(model.net.parameters())
+    return [weight for weight, _ in model.net.param()]
+
+
+def bits(model) -> list:
+    """A copy of every weight's bits: unlike the values they tell -0 from 0."""
+    return [weight.detach().clone().contiguous().view(torch.int32) for weight in parameters(model)]
+
+
+def same(a: list, b: list) -> bool:
+    return len(a) == len(b) and all(map(torch.equal, a, b))
+
+
+def symmetries(x) -> list:
+    """x in the 8 orientations of the square, or the 4 of a rectangle, in the last two dimensions."""
+    turns = range(4) if x.shape[-1] == x.shape[-2] else (0, 2)
+    return [y.rot90(k, (-2, -1)) for y in (x, x.flip(-1)) for k in turns]
+
+
+# ---------------------------------------------------------------------------------------- predict
+
+@pytest.mark.parametrize('ensemble', [False, True])
+def test_predict_takes_every_type(model, ensemble):
+    x = images(2, 3, 12, 8)
+    expected = model.predict(x, ensemble=ensemble)
+    assert expected.dtype is torch.float32 and expected.shape == x.shape and expected.device == x.device
+    assert 0 <= expected.min() < expected.max() <= 255
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        converted = x.to(dtype)
+        output = model.predict(converted, ensemble=ensemble)
+        assert output.dtype is torch.float32 and torch.equal(output, expected), dtype
+        assert torch.equal(converted, x.to(dtype)), 'the input was changed'
+    assert torch.equal(x, images(2, 3, 12, 8)), 'the input was changed'
+    strided = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert torch.equal(model.predict(strided, ensemble=ensemble), expected)
+
+
+def test_predict_stays_in_range_far_from_the_training_set(model):
+    for value in (-1e6, 0, 255, 1e6):
+        output = model.predict(torch.full((1, 3, 8, 8), float(value)))
+        assert 0 <= output.min() <= output.max() <= 255, value
+
+
+@pytest.mark.parametrize('H, W', [(1, 1), (1, 7), (5, 3), (4, 4), (6, 8), (33, 47)])
+def test_predict_takes_every_size(model, H, W):
+    """As the image whose last row and column were repeated up to multiples of 4."""
+    x = images(2, 3, H, W)
+    output = model.predict(x)
+    assert output.shape == x.shape
+    assert 0 <= output.min() <= output.max() <= 255
+    padded = F.pad(x.float(), (0, -W % 4, 0, -H % 4), mode='replicate')
+    assert torch.equal(output, model.predict(padded)[:, :, :H, :W])
+
+
+def test_predict_takes_no_image(model):
+    output = model.predict(torch.empty(0, 3, 8, 8))
+    assert output.shape == (0, 3, 8, 8) and output.dtype is torch.float32
+
+
+@pytest.mark.parametrize('autograd', [False, True])
+def test_predict_and_autograd(model, autograd):
+    x = images(2, 3, 8, 8).float()
+    expected = model.predict(x)
+    with torch.set_grad_enabled(autograd):
+        output = model.predict(x.requires_grad_())
+        assert torch.is_grad_enabled() == autograd
+    assert not output.requires_grad and x.grad is None
+    assert torch.equal(output, expected)
+
+
+def test_predict_does_not_draw(model):
+    x = images(2, 3, 8, 8)
+    state = torch.manual_seed(1).get_state()
+    output = model.predict(x)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(model.predict(x), output)
+
+
+def test_predict_in_two_threads(model):
+    """At the same time, as a server would."""
+    inputs = [images(4, 3, 16, 16, seed=seed) for seed in range(2)]
+    expected = [model.predict(x) for x in inputs]
+    outputs = [[], []]
+    barrier = threading.Barrier(2)
+
+    def work(i: int) -> None:
+        barrier.wait()
+        outputs[i].extend(model.predict(inputs[i]) for _ in range(5))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(2):
+        assert len(outputs[i]) == 5 and all(torch.equal(output, expected[i]) for output in outputs[i])
+
+
+@pytest.fixture
+def seen(model, monkeypatch) -> list:
+    """Fills with the shape of each batch that the network is given."""
+    shapes, denoise = [], model._denoise
+
+    def spy(x, ensemble):
+        shapes.append(tuple(x.shape))
+        return denoise(x, ensemble)
+
+    monkeypatch.setattr(model, '_denoise', spy)
+    return shapes
+
+
+@pytest.mark.parametrize('N, H, W', [(7, 8, 8), (40, 1, 1)])
+def test_chunks(model, seen, N, H, W):
+    x = images(N, 3, H, W)
+    whole = model.predict(x)
+    seen.clear()
+    model.PIXELS = 192                                          # 3 images of 8 x 8
+    torch.testing.assert_close(model.predict(x), whole, **ROUNDING)
+    assert len(seen) > 1
+    assert max(n * h * w for n, _, h, w in seen) <= model.PIXELS
+
+
+@pytest.mark.parametrize('H, W, ensemble', [(101, 19, False), (6, 150, True)])
+def test_tiles_have_no_seams(model, seen, H, W, ensemble):
+    x = images(1, 3, H, W)
+    whole = model.predict(x, ensemble=ensemble)
+    seen.clear()
+    model.PIXELS, side = 16 ** 2, 16
+    torch.testing.assert_close(model.predict(x, ensemble=ensemble), whole, **ROUNDING)
+    assert len(seen) > 8
+    assert max(h for _, _, h, _ in seen) <= side + 2 * model.MARGIN
+    assert max(w for _, _, _, w in seen) <= side + 2 * model.MARGIN
+    model.MARGIN = 0                                            # now there are seams, so the test can fail
+    assert (model.predict(x, ensemble=ensemble) - whole).abs().max() > 1
+
+
+def test_the_margin_is_wider_than_what_the_network_sees(model):
+    """Wherever a pixel stands in its block of 4 x 4; with tiles of whole blocks."""
+    assert math.isqrt(model.PIXELS) % 4 == model.MARGIN % 4 == 0
+    size, middle = 88, 44
+    network = getattr(model.net, 'infer', model.net)
+    reach = 0
+    with torch.no_grad():
+        x = images(1, 3, size, size) / 255 - 0.5
+        y = network(x)
+        for offset in (0, 3):
+            changed = x.clone()
+            changed[:, :, middle + offset, middle + offset] += 1e4
+            places = (network(changed) != y).any(1).nonzero()[:, 1:]
+            reach = max(reach, int((places - middle - offset).abs().max()))
+    assert 1 < reach < model.MARGIN
+
+
+def test_ensemble_is_the_mean_over_the_symmetries(model):
+    x = images(2, 3, 16, 16, low=112, high=144).float()         # mid-grey: nothing is clamped
+
+    def plain(x):
+        output = model.predict(x, ensemble=False)
+        assert 0 < output.min() and output.max() < 255
+        return output
+
+    mean = torch.zeros_like(x)
+    for k, mirrored in itertools.product(range(4), (False, True)):
+        turned = x.rot90(k, (2, 3))
+        output = plain(turned.flip(3)).flip(3) if mirrored else plain(turned)
+        mean += output.rot90(-k, (2, 3)) / 8
+    assert (plain(x) - mean).abs().max() > 1                    # so that the mean says something
+    torch.testing.assert_close(model.predict(x), mean, **ROUNDING)
+    torch.testing.assert_close(model.predict(x, ensemble=True), mean, **ROUNDING)
+
+
+@pytest.mark.parametrize('H, W', [(16, 16), (8, 12)])
+def test_ensemble_turns_with_the_image(model, H, W):
+    x = images(1, 3, H, W)
+    turned_after = symmetries(model.predict(x))
+    for before, after in zip(symmetries(x), turned_after):
+        torch.testing.assert_close(model.predict(before), after, **ROUNDING)
+    torch.testing.assert_close(model.predict(x.rot90(1, (2, 3))), model.predict(x).rot90(1, (2, 3)), **ROUNDING)
+
+
+def test_mixed_precision():
+    """bfloat16 keeps 8 bits: half a per cent of a correction of at most 255, through some ten layers."""
+    model, x = new_model(PROJECTS[1]), images(2, 3, 8, 8)
+    exact = model.predict(x)
+    model.mixed_precision = True
+    output = model.predict(x)
+    assert output.dtype is torch.float32 and 0 < (output - exact).abs().max() < 3
+    losses = []
+    model.train(*pairs(4), 1, verbose=False, callback=lambda progress: losses.append(progress.loss))
+    assert losses[0].dtype is torch.float32
+    assert all(weight.dtype is torch.float32 and weight.isfinite().all() for weight in parameters(model))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+def test_cuda(project):
+    model, x = project.Model(), images(2, 3, 9, 8)
+    assert torch.device(model.device).type == 'cuda'
+    output = model.predict(x.cuda())
+    assert output.is_cuda and not model.predict(x).is_cuda
+    torch.testing.assert_close(output.cpu(), model.to('cpu').predict(x), rtol=0, atol=1)    # TF32 has 10 bits
+    model.to('cuda').train(x, x.cuda(), 1, verbose=False)
+    states = []
+    model.train(x.cuda(), x, 1, verbose=False, callback=lambda progress: states.append(progress.state()))
+    project.Model().train(x, x, 1, verbose=False, resume=states[0])
+
+
+# --------------------------------------------------------------------------------------- training
+
+@pytest.fixture
+def drawn(model, monkeypatch) -> list:
+    """Fills with the first value of each image, batch by batch, as the training draws them: (inputs, targets)."""
+    batches, step = [], model._step
+
+    def spy(first, second, optimizer):
+        batches.append(tuple(x[:, 0, 0, 0].tolist() for x in (first, second)))
+        return step(first, second, optimizer)
+
+    monkeypatch.setattr(model, '_step', spy)
+    return batches
+
+
+def numbered(N) -> torch.Tensor:
+    """Flat images, each of its own value."""
+    return torch.arange(N).byte().view(N, 1, 1, 1).expand(N, 3, 8, 8)
+
+
+@pytest.mark.parametrize('N, sizes', [(1, [1]), (3, [3]), (4, [4]), (6, [4, 2])])
+def test_train_takes_any_number_of_pairs(model, drawn, N, sizes):
+    """In batches of 4; each pair takes part once per epoch, input beside target."""
+    first, second = numbered(N), numbered(N) + 100
+    before, copies = bits(model), (first.clone(), second.clone())
+    model.train(first, second, 2, verbose=False)
+    assert [len(inputs) for inputs, _ in drawn] == 2 * sizes
+    for epoch in (drawn[:len(sizes)], drawn[len(sizes):]):
+        assert sorted(sum((inputs for inputs, _ in epoch), [])) == list(range(N))
+    assert all([i + 100 for i in inputs] == targets for inputs, targets in drawn)
+    assert not same(bits(model), before)
+    assert all(weight.isfinite().all() for weight in parameters(model))
+    assert torch.equal(first, copies[0]) and torch.equal(second, copies[1]), 'the pairs were changed'
+
+
+def test_every_epoch_has_an_order_of_its_own(model, drawn):
+    model.train(numbered(32), numbered(32), 2, verbose=False)
+    order = sum((inputs for inputs, _ in drawn), [])
+    assert order[:32] != order[32:] and list(range(32)) not in (order[:32], order[32:])
+
+
+def trained(project, first, second, seed=3, num_epochs=1, **options) -> list:
+    """The weights' bits after a training."""
+    model = new_model(project)
+    torch.manual_seed(seed)
+    model.train(first, second, num_epochs, verbose=False, **options)
+    return bits(model)
+
+
+def test_train_depends_on_the_seed_alone(project):
+    first, second = pairs(6)
+    expected = trained(project, first, second)
+    assert same(trained(project, first, second), expected)
+    assert not same(trained(project, first, second, seed=4), expected)
+    assert same(trained(project, first.float(), second.double()), expected), 'floating-point pairs'
+    assert same(trained(project, first.float().requires_grad_(), second), expected), 'pairs with a gradient'
+    for autograd in (False, True):
+        with torch.set_grad_enabled(autograd):
+            assert same(trained(project, first, second), expected), f'autograd {autograd}'
+            assert torch.is_grad_enabled() == autograd
+
+
+def test_train_takes_rectangles(model):
+    before = bits(model)
+    model.train(*pairs(3, 8, 12), 1, verbose=False)
+    assert not same(bits(model), before)
+    assert all(weight.isfinite().all() for weight in parameters(model))
+
+
+def test_train_learns_from_noisy_pairs(project):
+    """Flat images in noise: on images that were not trained on, three quarters of the noise's energy go, at least.
+    The loss falls towards the noise of the targets, which nothing can predict. Autograd is off, as a grader has it."""
+    generator = torch.Generator().manual_seed(0)
+    clean = (torch.rand(96, 3, 1, 1, generator=generator) * 160 + 48).expand(96, 3, 8, 8)
+    first, second = (clean + 40 * torch.randn(2, 96, 3, 8, 8, generator=generator)).clamp(0, 255)
+    model, losses = new_model(project, batch_size=8), []
+    with torch.set_grad_enabled(False):
+        model.train(first[:64], second[:64], 6, verbose=False,
+                    callback=lambda progress: losses.append(float(progress.loss)))
+        output = model.predict(first[64:])
+    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
+    noise, error = ((x - clean[64:]).pow(2).mean() for x in (first[64:], output))
+    assert error < noise / 4
+
+
+class Stop(Exception):
+    """Raised by a callback."""
+
+
+def test_callback(model):
+    """20 steps: 5 an epoch, 4 epochs."""
+    N, steps = 18, []
+    model.train(*pairs(N, 4, 4), 4, verbose=False, callback=steps.append)
+    assert [p.epoch for p in steps] == [1 + k // 5 for k in range(20)]
+    assert [p.step for p in steps] == list(range(1, 21))
+    assert {(p.num_epochs, p.num_steps) for p in steps} == {(4, 20)}
+    assert all(p.loss.shape == () and p.loss.isfinite() and not p.loss.requires_grad for p in steps)
+    assert len({float(p.loss) for p in steps}) == 20, 'a loss that is overwritten later'
+
+
+def test_learning_rate_is_one_cycle(project, model):
+    """That of torch's OneCycleLR, whose last point is at the end of the last step here: warm-up in the
+    first tenth from peak / 20 (/ 10 in project 2), then down to peak / 1000."""
+    rates = []
+    model.train(*pairs(18, 4, 4), 4, verbose=False, callback=lambda progress: rates.append(progress.lr))
+    div_factor = {1: 20, 2: 10}[1 if project is PROJECTS[1] else 2]
+    n = len(rates)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, model.PEAK_LR, total_steps=n + 1, pct_start=(0.1 * n + 1) / (n + 1),
+        div_factor=div_factor, final_div_factor=1000 / div_factor)
+    expected = []
+    for _ in range(n):
+        expected += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected, rel=1e-9)
+    assert rates[0] == pytest.approx(model.PEAK_LR / div_factor) and max(rates) == rates[2] == model.PEAK_LR
+    assert schedule.get_last_lr() == pytest.approx([model.PEAK_LR / 1000])
+
+
+def test_learning_rate_is_used(model, monkeypatch):
+    """By the optimizer, in the step for which it is reported."""
+    used, reported, step = [], [], model._step
+
+    def spy(first, second, optimizer):
+        used.extend(group['lr'] for group in getattr(optimizer, 'param_groups', [vars(optimizer)]))
+        return step(first, second, optimizer)
+
+    monkeypatch.setattr(model, '_step', spy)
+    model.train(*pairs(6), 2, verbose=False, callback=lambda progress: reported.append(progress.lr))
+    assert used == reported and len(set(used)) == 4
+
+
+def test_callback_may_stop_the_training(model):
+    steps = []
+
+    def callback(progress) -> None:
+        steps.append(progress.step)
+        if progress.step == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        model.train(*pairs(6), 3, verbose=False, callback=callback)
+    assert steps == [1, 2, 3]
+    assert model.predict(images(1, 3, 8, 8)).isfinite().all()
+
+
+def test_verbose(model, capsys, monkeypatch):
+    first, second = pairs(6, 4, 4)
+    model.train(first, second, 2, verbose=False)
+    model.predict(first)
+    assert capsys.readouterr() == ('', '')
+
+    model.train(first, second, 12)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == '' and '\r' not in out and len(lines) == 12
+    assert all(re.match(rf'epoch +{i}/12 +100% +loss [\d.]+ +rate [\d.e+-]+ +\d+ pairs/s +left \d+:\d\d:\d\d$', line)
+               for i, line in enumerate(lines, 1)), out
+    assert len({re.search('loss', line).start() for line in lines}) == 1, 'not aligned'
+
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)     # a live line, overwritten
+    model.train(first, second, 2)
+    out, err = capsys.readouterr()
+    assert out.count('\n') == 2 and out.count('\r') > 2 and out.startswith('\r') and err == ''
+
+
+def test_num_epochs_is_optional(project, model):
+    signature = inspect.signature(model.train).parameters
+    assert list(signature)[:3] == ['train_input', 'train_target', 'num_epochs']
+    assert all(signature[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for name in list(signature)[:3])
+    assert signature['num_epochs'].default == project.Model.NUM_EPOCHS
+    steps = []
+
+    def callback(progress) -> None:
+        steps.append(progress)
+        raise Stop
+
+    with pytest.raises(Stop):
+        model.train(*pairs(6), callback=callback, verbose=False)
+    assert (steps[0].num_epochs, steps[0].num_steps) == (model.NUM_EPOCHS, 2 * model.NUM_EPOCHS)
+
+
+def peak_rate(model) -> float:
+    """Of a training of 10 steps, one of which meets it."""
+    rates = []
+    model.BATCH_SIZE = 1
+    model.train(*pairs(10, 4, 4), 1, verbose=False, callback=lambda progress: rates.append(progress.lr))
+    return max(rates)
+
+
+def test_trained_weights_are_trained_on_gently(project, model, tmp_path, monkeypatch):
+    lower = model.PEAK_LR * model.FINE_TUNING
+    assert lower < model.PEAK_LR / 10
+    model.save(tmp_path / 'untrained.pth')
+    monkeypatch.setattr(project, 'CHECKPOINT', tmp_path / 'untrained.pth')
+    assert peak_rate(model) == pytest.approx(model.PEAK_LR)
+    assert peak_rate(model) == pytest.approx(lower), 'after a training'
+    for load in (lambda model: model.load(tmp_path / 'untrained.pth'), lambda model: model.load_pretrained_model()):
+        loaded = new_model(project)
+        load(loaded)
+        assert peak_rate(loaded) == pytest.approx(lower), 'after loading'
+
+
+# -------------------------------------------------------------------------------- stop and resume
+
+RUN = dict(num_epochs=3, verbose=False)                         # of 6 pairs: 2 steps an epoch
+
+
+def interrupted(project, stop: int) -> tuple:
+    """Train until the callback raises at step `stop`: the state there, and torch's random state."""
+    model, saved = new_model(project), []
+    torch.manual_seed(3)
+
+    def callback(progress) -> None:
+        if progress.step == stop:
+            saved.extend([progress.state(), torch.get_rng_state()])
+            raise Stop
+
+    with pytest.raises(Stop):
+        model.train(*pairs(6), callback=callback, **RUN)
+    return tuple(saved)
+
+
+def resumed(project, state: dict, random_state: torch.Tensor) -> list:
+    """The weights' bits after the rest of the training, in a model with other weights at first."""
+    model = new_model(project, seed=5)
+    torch.set_rng_state(random_state)
+    model.train(*pairs(6), resume=state, **RUN)
+    return bits(model)
+
+
+@pytest.mark.parametrize('stop', [1, 3, 4, 6])
+def test_resumed_training_is_the_uninterrupted_one(project, stop):
+    """Stopped in mid-epoch, at the end of an epoch, or after the last step; through a file."""
+    expected = trained(project, *pairs(6), num_epochs=3)
+    state, random_state = interrupted(project, stop)
+    file = io.BytesIO()
+    torch.save((state, random_state), file)
+    file.seek(0)
+    assert same(resumed(project, *torch.load(file, weights_only=True)), expected)
+
+
+def test_state_is_a_copy(project):
+    """Neither the training that it was taken from nor one that goes on from it changes it."""
+    saved = []
+
+    def callback(progress) -> None:
+        if progress.step == 3:
+            saved.extend([progress.state(), torch.get_rng_state()])
+        model.predict(images(1, 3, 8, 8))                       # nor does a look at the model change anything
+
+    model = new_model(project)
+    torch.manual_seed(3)
+    model.train(*pairs(6), callback=callback, **RUN)
+    expected = trained(project, *pairs(6), num_epochs=3)
+    assert same(bits(model), expected)
+    assert same(resumed(project, *saved), expected)
+    assert same(resumed(project, *saved), expected), 'resumed a second time'
+
+
+def test_resumed_training_counts_on(project, capsys):
+    steps = []
+    state, _ = interrupted(project, 3)
+    new_model(project).train(*pairs(6), 3, resume=state, callback=steps.append)
+    assert [(p.epoch, p.step) for p in steps] == [(2, 4), (3, 5), (3, 6)]
+    assert {p.num_steps for p in steps} == {6}
+    uninterrupted = []
+    new_model(project).train(*pairs(6), callback=uninterrupted.append, **RUN)
+    assert [p.lr for p in steps] == [p.lr for p in uninterrupted[3:]]
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ['2/3', '3/3']
+
+
+@pytest.mark.parametrize('N, num_epochs', [(5, 3), (10, 3), (6, 2), (6, 4)])
+def test_state_of_another_training_is_refused(project, N, num_epochs):
+    state, _ = interrupted(project, 3)
+    model = new_model(project)
+    before = bits(model)
+    with pytest.raises(ValueError, match='^resume'):
+        model.train(*pairs(N), num_epochs, resume=state, verbose=False)
+    assert same(bits(model), before) and not model.is_trained
+
+
+# ---------------------------------------------------------------------------------------- augment
+
+@pytest.mark.parametrize('H, W', [(4, 4), (4, 6)])
+def test_augment(project, H, W):
+    """A search over all symmetries and colour orders finds the one that each pair went through."""
+    N = 480
+    torch.manual_seed(0)
+    first, second = torch.rand(2, N, 3, H, W)
+    noisy, other = project.augment(first, second)
+    assert noisy.shape == other.shape == first.shape
+    orders = list(itertools.permutations(range(3))) if project is PROJECTS[1] else [(0, 1, 2)]
+    seen, swapped = collections.Counter(), torch.zeros(N, H, W)
+    for order in orders:
+        for k, (a, b) in enumerate(zip(symmetries(first[:, order]), symmetries(second[:, order]))):
+            if a.shape != noisy.shape:
+                continue
+            swaps = (noisy == b) & (other == a)                 # (N, 3, H, W)
+            holds = (swaps | (noisy == a) & (other == b)).flatten(1).all(1)
+            assert torch.equal(swaps[holds].all(1), swaps[holds].any(1)), 'colours swapped apart'
+            seen[order, k] += int(holds.sum())
+            swapped[holds] = swaps[holds].all(1).float()
+    assert sum(seen.values()) == N, 'a pair that no symmetry explains'
+    kinds = len(orders) * (8 if H == W else 4)
+    assert len(seen) == kinds
+    # Binomial counts: the bounds are 4 standard deviations away, or more.
+    mean = N / kinds
+    assert all(abs(count - mean) < 4.5 * mean ** 0.5 for count in seen.values()), seen
+    assert abs(swapped.mean() - 0.5) < 4 * 0.5 / swapped.numel() ** 0.5
+    per_pair = swapped.flatten(1).mean(1)
+    assert len(per_pair.unique()) > 5, 'pairs swapped as a whole'
+
+
+# --------------------------------------------------------------------------------- save and load
+
+def test_round_trip_keeps_every_bit(project, model, tmp_path):
+    special = [0.0, -0.0, 1e-45, -1e-45, 1.17e-38, 3.4028235e38, -3.4028235e38, 1 / 3]
+    with torch.no_grad():
+        for weight in parameters(model):
+            weight.normal_()
+        parameters(model)[0][:len(special), 0, 0, 0] = torch.tensor(special)
+    expected = bits(model)
+    assert expected[0][1:3, 0, 0, 0].tolist() == [-2 ** 31, 1], 'the special values are not there'
+    path = tmp_path / 'model.pth'
+    model.save(path)
+    assert path.stat().st_size < 10e6
+    assert same(bits(model), expected)
+    other = new_model(project, seed=5)
+    own = parameters(other)
+    other.load(str(path))
+    assert same(bits(other), expected)
+    assert all(a is b for a, b in zip(own, parameters(other))), 'other tensors than before'
+    other.save(path)                                            # over the file that is there
+    model.load(path)
+    assert same(bits(model), expected)
+    assert [entry.name for entry in tmp_path.iterdir()] == ['model.pth']
+
+
+def test_saved_model_predicts_the_same(project, model, tmp_path):
+    x = images(2, 3, 8, 8)
+    model.train(*pairs(4), 1, verbose=False)
+    model.save(tmp_path / 'model.pth')
+    other = new_model(project, seed=5)
+    other.load(tmp_path / 'model.pth')
+    assert torch.equal(other.predict(x), model.predict(x))
+
+
+def test_save_is_atomic(project, model, tmp_path, monkeypatch):
+    path = tmp_path / 'model.pth'
+    model.save(path)
+    content = path.read_bytes()
+
+    def fail(*arguments):
+        raise OSError('no space left')
+
+    monkeypatch.setattr(os, 'replace', fail)
+    with pytest.raises(OSError, match='no space left'):
+        new_model(project, seed=5).save(path)
+    assert path.read_bytes() == content
+    assert [entry.name for entry in tmp_path.iterdir()] == ['model.pth']
+
+
+def test_save_into_a_missing_folder(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match='missing'):
+        model.save(tmp_path / 'missing' / 'model.pth')
+
+
+class Malicious:
+    """Creates a file where it is unpickled."""
+
+    def __init__(self, path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, 'w')
+
+
+def dumped(project, content) -> bytes:
+    """Content as the project's checkpoints are written."""
+    if project is PROJECTS[2]:
+        return pickle.dumps(content, protocol=4)
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def wrong_checkpoints(project, good: bytes, trap: Path) -> dict:
+    """What is wrong with it -> the bytes of a file that is no checkpoint of the project."""
+    def changed(change) -> bytes:
+        content = (pickle.loads(good) if project is PROJECTS[2] else
+                   torch.load(io.BytesIO(good), weights_only=True))
+        change(content)
+        return dumped(project, content)
+
+    plain = {'weights': [{'shape': [1], 'float32': bytes(4)}]}
+    wrong = {
+        'empty': b'', 'truncated': good[:len(good) // 2], 'the last byte missing': good[:-1],
+        'random': np.random.default_rng(0).bytes(5000), 'text': b'weights: none\n',
+        'no dict': dumped(project, [1, 2]), 'an integer': dumped(project, 5), 'an empty dict': dumped(project, {}),
+        'no weights': changed(lambda content: content.pop('weights')),
+        'weights of no kind': changed(lambda content: content.update(weights=5)),
+        "the other project's": (dumped(PROJECTS[1], {'weights': {'x': torch.zeros(3)}}) if project is PROJECTS[2] else
+                                pickle.dumps(plain, protocol=2)),
+        'a class': dumped(project, {'weights': Malicious(trap)}),
+        'a class, as a bare pickle': pickle.dumps(Malicious(trap), protocol=2),
+    }
+    if project is PROJECTS[1]:
+        def reshape(weights):
+            weights['head.weight'] = weights['head.weight'][:1]
+
+        wrong.update({
+            'no widths': changed(lambda content: content.pop('widths')),
+            'other widths': changed(lambda content: content.update(widths=[8, 16, 32])),
+            'widths of no kind': changed(lambda content: content.update(widths=5)),
+            'a weight missing': changed(lambda content: content['weights'].pop('head.weight')),
+            'a weight too many': changed(lambda content: content['weights'].update(extra=torch.zeros(1))),
+            'a weight of another shape': changed(lambda content: reshape(content['weights'])),
+            'a number for a name': changed(lambda content: content['weights'].update({3: torch.zeros(1)})),
+            'a weight of no kind': changed(lambda content: content['weights'].update({'tail.bias': 3}))})
+    else:
+        def entry(**values) -> bytes:
+            return changed(lambda content: content['weights'][-1].update(values))     # of shape [3]
+
+        wrong.update({
+            'a weight missing': changed(lambda content: content['weights'].pop()),
+            'a weight too many': changed(lambda content: content['weights'].append(content['weights'][0])),
+            'a shape missing': changed(lambda content: content['weights'][0].pop('shape')),
+            'a weight of another shape': entry(shape=[1, 3]),
+            'a shape for more': entry(shape=[4]), 'a negative shape': entry(shape=[-1, -3]),
+            'a shape of no kind': entry(shape=7), 'a nested shape': entry(shape=[[3]]),
+            'a string for a shape': entry(shape='abc'), 'too few bytes': entry(float32=bytes(11)),
+            'a string for bytes': entry(float32='0123456789ab'), 'an integer for bytes': entry(float32=12),
+            'a declared length that is missing': b'\x80\x04B\xff\xff\xff\x7f' + bytes(100),
+            'a persistent id': b'\x80\x04Pname\n.', 'a global': b'cos\nsystem\n.', 'an extension': b'\x80\x04\x82\x01.',
+            'a stack underflow': b'\x80\x04}s.', 'an unknown memo': b'\x80\x04h\x05.'})
+    return wrong
+
+
+def test_wrong_checkpoints_are_refused(project, model, tmp_path):
+    path, trap = tmp_path / 'model.pth', tmp_path / 'trap'
+    new_model(project, seed=5).save(path)
+    good, before, faults = path.read_bytes(), bits(model), []
+    for name, data in wrong_checkpoints(project, good, trap).items():
+        path.write_bytes(data)
+        try:
+            model.load(path)
+            faults.append(f'{name}: loaded')
+        except ValueError as error:
+            if not re.match('path|weights', str(error)):
+                faults.append(f'{name}: the message names no argument: {error}')
+        except Exception as error:
+            faults.append(f'{name}: {error!r}')
+        if not same(bits(model), before):
+            faults.append(f'{name}: the weights have changed')
+            before = bits(model)
+        assert not trap.exists(), f'{name}: it ran code'
+    assert not faults, '\n'.join(faults)
+    assert not model.is_trained
+    path.write_bytes(good)                                      # the witness: unchanged it loads
+    model.load(path)
+    assert not same(bits(model), before)
+
+
+def test_missing_files_raise_their_own_error(project, model, tmp_path, monkeypatch):
+    before = bits(model)
+    monkeypatch.setattr(project, 'CHECKPOINT', tmp_path / 'missing.pth')
+    for load in (model.load_pretrained_model, lambda: model.load(tmp_path / 'missing.pth')):
+        with pytest.raises(FileNotFoundError, match='missing.pth'):
+            load()
+    with pytest.raises(OSError):
+        model.load(tmp_path)
+    assert same(bits(model), before) and not model.is_trained
+
+
+HOSTILE = {
+    'LONG_BINPUT': b'\x80\x04Nr\xff\xff\xff\x7f.',                # a memo of 2^31 places, 34 GB
+    'PUT': b'\x80\x04Np2147483647\n.',
+    'BINBYTES': b'\x80\x04B\xff\xff\xff\x7f.',                    # 2 GB that are not there
+    'BINBYTES8': b'\x80\x04\x8e\xff\xff\xff\x7f\0\0\0\0' + bytes(8) + b'.',
+    'FRAME': b'\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN.',
+    'GLOBAL': pickle.dumps({'weights': print}, protocol=4),
+}
+
+
+@pytest.mark.parametrize('data', HOSTILE.values(), ids=HOSTILE)
+def test_project_2_refuses_before_unpickling(tmp_path, monkeypatch, data):
+    monkeypatch.setattr(pickle, 'loads', lambda data: pytest.fail('it was unpickled'))
+    path = tmp_path / 'model.pth'
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match='^path'):
+        new_model(PROJECTS[2]).load(path)
+
+
+def test_project_2_limits_the_size(tmp_path, monkeypatch):
+    model, path = new_model(PROJECTS[2]), tmp_path / 'model.pth'
+    model.save(path)
+    size = path.stat().st_size
+    monkeypatch.setattr(PROJECTS[2], 'LARGEST_CHECKPOINT', size)
+    model.load(path)
+    monkeypatch.setattr(PROJECTS[2], 'LARGEST_CHECKPOINT', size - 1)
+    with pytest.raises(ValueError, match='^path: .* larger'):
+        model.load(path)
+
+
+def test_project_2_checkpoint_cannot_ask_for_memory(tmp_path, monkeypatch):
+    """A list times a number is a list of that many: here 80 MB, with another number all that there is."""
+    monkeypatch.setattr(PROJECTS[2], 'LARGEST_CHECKPOINT', 10 ** 5)     # reading takes a buffer of that size
+    path = tmp_path / 'model.pth'
+    path.write_bytes(pickle.dumps({'weights': [{'shape': [[0], 10 ** 7], 'float32': b''}]}, protocol=4))
+    model = new_model(PROJECTS[2])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match='^path'):
+            model.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+
+
+# -------------------------------------------------------------------------------------- bad input
+
+GOOD = images(2, 3, 8, 8)
+BAD_IMAGES = {
+    'rank 3': (GOOD[0], ValueError), 'rank 5': (GOOD[None], ValueError), 'rank 0': (torch.tensor(1.0), ValueError),
+    'one channel': (GOOD[:, :1], ValueError), 'four channels': (images(2, 4, 8, 8), ValueError),
+    'channels last': (GOOD.permute(0, 2, 3, 1), ValueError),
+    'no rows': (GOOD[:, :, :0], ValueError), 'no columns': (GOOD[..., :0], ValueError),
+    'NaN': (GOOD.float().index_fill(3, torch.tensor(5), math.nan), ValueError),
+    'infinity': (GOOD.float().index_fill(3, torch.tensor(5), math.inf), ValueError),
+    '-infinity': (GOOD.half().index_fill(3, torch.tensor(5), -math.inf), ValueError),
+    'int64': (GOOD.long(), ValueError), 'int8': (GOOD.to(torch.int8), ValueError),
+    'bool': (GOOD.bool(), ValueError), 'complex': (GOOD.to(torch.complex64), ValueError),
+    'None': (None, TypeError), 'list': (GOOD.tolist(), TypeError), 'string': ('images', TypeError),
+    'array': (GOOD.numpy(), TypeError), 'floating-point array': (GOOD.float().numpy(), TypeError),
+}
+
+
+@pytest.mark.parametrize('name', BAD_IMAGES)
+def test_bad_images(model, name):
+    bad, error = BAD_IMAGES[name]
+    before = bits(model)
+    with pytest.raises(error, match='^test_input'):
+        model.predict(bad)
+    with pytest.raises(error, match='^train_input'):
+        model.train(bad, GOOD, 1)
+    with pytest.raises(error, match='^train_target'):
+        model.train(GOOD, bad, 1)
+    assert same(bits(model), before) and not model.is_trained
+
+
+@pytest.mark.parametrize('first, second, name', [
+    (GOOD, GOOD[:1], 'train_target'), (GOOD, images(2, 3, 8, 4), 'train_target'), (GOOD[:0], GOOD[:0], 'train_input')])
+def test_bad_pairs(model, first, second, name):
+    before = bits(model)
+    with pytest.raises(ValueError, match=f'^{name}'):
+        model.train(first, second, 1)
+    assert same(bits(model), before) and not model.is_trained
+
+
+@pytest.mark.parametrize('num_epochs', [0, -1, 1.5, '3', None, math.nan])
+def test_bad_num_epochs(model, num_epochs):
+    before = bits(model)
+    with pytest.raises(ValueError, match=f'^num_epochs.*{re.escape(repr(num_epochs))}'):
+        model.train(GOOD, GOOD, num_epochs)
+    assert same(bits(model), before) and not model.is_trained
+
+
+# ---------------------------------------------------------------------------------------- imports
+
+SCRIPT = '''
+import importlib, json, os, sys
+import torch
+
+root, k, names = sys.argv[1], sys.argv[2], sys.argv[3].split(',')
+torch.manual_seed(7)
+
+
+def globals_of_torch():
+    return [str(torch.get_default_dtype()), torch.is_grad_enabled(), torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(), torch.cuda.is_initialized(),
+            torch.backends.cudnn.benchmark, torch.get_rng_state().sum().item(), torch.initial_seed()]
+
+
+def all_globals():
+    return [globals_of_torch(), os.getcwd(), list(sys.path), dict(os.environ), sys.getrecursionlimit()]
+
+
+def own_modules():
+    return sorted(name for name, module in sys.modules.items()
+                  if os.path.realpath(getattr(module, '__file__', None) or '/').startswith(root + os.sep))
+
+
+results = {}
+here = os.getcwd()
+sys.path.insert(0, os.path.relpath(root))       # relative: the checkpoint must be found all the same
+before = all_globals()
+module = importlib.import_module(f'Miniproject_{k}.model')
+results['unchanged by import'] = all_globals() == before
+results['modules from the root'] = own_modules()
+
+os.chdir('/')
+if os.path.exists(os.path.join(root, f'Miniproject_{k}', 'bestmodel.pth')):
+    model = module.Model()
+    model.load_pretrained_model()
+    results['pretrained'] = list(model.predict(torch.rand(1, 3, 8, 8) * 255).shape)
+
+os.chdir(here)
+for name in own_modules():
+    del sys.modules[name]
+sys.path[0] = os.path.join(root, f'Miniproject_{k}')
+exec(f'from model import Model, {", ".join(names)}' if names[0] else 'from model import Model')
+results['modules from the folder'] = own_modules()
+results['predict'] = list(Model().predict(torch.rand(1, 3, 8, 8) * 255).shape)
+print(json.dumps(results))
+'''
+
+
+@pytest.fixture(scope='module')
+def imported(tmp_path_factory) -> dict:
+    """k -> what a process found that imported mini-project k both ways, from another folder."""
+    folder = tmp_path_factory.mktemp('elsewhere')
+    results = {}
+    for k in PROJECTS:
+        process = subprocess.run(
+            [sys.executable, '-B', '-W', 'error', '-c', SCRIPT, str(ROOT), str(k), ','.join(BLOCKS if k == 2 else ())],
+            cwd=folder, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': ''})
+        assert process.returncode == 0, process.stderr
+        assert process.stderr == ''
+        results[k] = json.loads(process.stdout)                 # nothing else was printed
+    return results
+
+
+@pytest.mark.parametrize('k', PROJECTS)
+def test_import_is_silent_and_alone(imported, k):
+    assert imported[k]['unchanged by import']
+    assert imported[k]['modules from the root'] == [f'Miniproject_{k}', f'Miniproject_{k}.model']
+    assert imported[k]['modules from the folder'] == ['model']
+    assert imported[k]['predict'] == [1, 3, 8, 8]
+
+
+@pytest.mark.parametrize('k', PROJECTS)
+def test_pretrained_model_loads_from_another_folder(imported, k):
+    checkpoint = ROOT / f'Miniproject_{k}' / 'bestmodel.pth'
+    if not checkpoint.exists():
+        pytest.skip(f'{checkpoint.relative_to(ROOT)} is not there yet')
+    assert checkpoint.stat().st_size < 10e6
+    assert imported[k]['pretrained'] == [1, 3, 8, 8]
+
+
+def trees(k: int) -> list:
+    """The syntax tree of each Python file of a mini-project."""
+    return [ast.parse(path.read_text(encoding='utf-8')) for path in (ROOT / f'Miniproject_{k}').rglob('*.py')]
+
+
+def imports(k: int) -> set:
+    """Pairs (module, name), name None for `import module`."""
+    found = set()
+    for node in itertools.chain.from_iterable(map(ast.walk, trees(k))):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, None) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {('.' * node.level + (node.module or ''), alias.name) for alias in node.names}
+    return {(module, name) for module, name in found if module.split('.')[0] not in sys.stdlib_module_names}
+
+
+def test_project_1_imports_torch_alone():
+    assert {module.split('.')[0] for module, _ in imports(1)} == {'torch'}
+
+
+def test_project_2_imports_what_the_assignment_allows():
+    allowed = {('torch', name) for name in ('empty', 'cat', 'arange')}
+    allowed |= {('torch.nn.functional', name) for name in ('fold', 'unfold')}
+    assert imports(2) <= allowed
+    # No way around it either: what imports by name, or finds a module that is imported already.
+    names = {node.id if isinstance(node, ast.Name) else node.attr
+             for tree in trees(2) for node in ast.walk(tree) if isinstance(node, (ast.Name, ast.Attribute))}
+    assert not names & {'__import__', 'importlib', 'eval', 'exec', 'requires_grad_'}
+
+
+def test_project_2_creates_every_tensor_on_a_device():
+    """A default device that a caller has set must not reach into the blocks."""
+    calls = [node for tree in trees(2) for node in ast.walk(tree)
+             if isinstance(node, ast.Call) and getattr(node.func, 'id', None) in ('empty', 'arange')]
+    assert calls
+    assert [ast.unparse(call) for call in calls if 'device' not in {word.arg for word in call.keywords}] == []
