@@ -164,7 +164,7 @@ class Model:
     Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`,
     `mixed_precision` (products in bfloat16; on where the hardware is fast at it).
     """
-    NUM_EPOCHS = 6                  # 40 minutes of float32 on 2 cores for 50,000 pairs
+    NUM_EPOCHS = 5                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 64
     PEAK_LR = 2e-3                  # one cycle: up from a 20th of it, down to a 1000th of it
     FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate

@@ -793,7 +793,7 @@ class Model:
     Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`, `mixed_precision`
     (products in bfloat16; off).
     """
-    NUM_EPOCHS = 10                 # 40 minutes of float32 on 2 cores for 50,000 pairs
+    NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 32
     PEAK_LR = 6.0                   # one cycle: up from a 10th of it, down to a 1000th of it
     FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate

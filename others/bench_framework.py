@@ -13,7 +13,6 @@ torch.nn's better format in float32.
 """
 import copy
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -28,7 +27,6 @@ from torch import nn
 from Miniproject_2 import model as framework
 from others import cli
 from others.data import integer
-from others.train import code_revision, processor
 
 BATCH = 100
 MEMORY_STEPS = 3
@@ -166,12 +164,10 @@ def main(arguments=None) -> int:
         print_peak_memory(*options.memory)
         return 0
 
-    print(f'torch {torch.__version__}, {processor()}, {torch.get_num_threads()} threads, '
+    print(f'torch {torch.__version__}, {cli.processor()}, {torch.get_num_threads()} threads, '
           f'medians of {options.rounds} rounds')
     print(f'{"":<21}' + ''.join(f'{variant:>15}' for variant in VARIANTS) + '     ours    mixed')
-    record = {'command': ' '.join(['python -m others.bench_framework', *sys.argv[1:]]), 'torch': torch.__version__,
-              'python': platform.python_version(), 'processor': processor(), 'threads': torch.get_num_threads(),
-              'revision': code_revision(), 'rounds': options.rounds, 'figures': []}
+    record = {**cli.circumstances(), 'figures': []}
 
     def report(device: str, name: str, task: str, values: dict, unit: str) -> None:
         print(row(device, name, task, values, unit), flush=True)

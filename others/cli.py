@@ -2,9 +2,14 @@
 import argparse
 import importlib
 import os
+import platform
+import shlex
+import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
+
+import torch
 
 from others.metrics import load_pairs
 
@@ -57,6 +62,35 @@ def read_pairs(argument: str, path) -> tuple:
                         '(python -m others.data makes such files)') from error
     except ValueError as error:
         raise UserError(f'{argument}: {error}') from error
+
+
+def circumstances() -> dict:
+    """What a figure depends on, for its record: the command, the code, the versions, the machine."""
+    command = shlex.join(['python', '-m', f'others.{Path(sys.argv[0]).stem}', *sys.argv[1:]])
+    return {'command': command, 'revision': code_revision(),
+            'python': platform.python_version(), 'torch': torch.__version__,
+            'platform': f'{platform.system()} {platform.machine()}', 'processor': processor(),
+            'threads': torch.get_num_threads()}
+
+
+def code_revision() -> Optional[str]:
+    """Of the git checkout that this file lies in; None if it lies in none."""
+    try:
+        return subprocess.run(['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=40'],
+                              check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def processor() -> str:
+    """The name of what a model trains on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return next(line.split(': ')[1] for line in lines if line.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def new_model(project: int):

@@ -152,6 +152,8 @@ def main(arguments=None) -> int:
     parser.add_argument('--floor', type=float, metavar='DB',
                         help='exit with status 1 if a model has a lower mean on the last file')
     parser.add_argument('--json', action='store_true', help='print a list of rows instead of the table')
+    parser.add_argument('--record', type=Path, metavar='FILE',
+                        help='write the rows to FILE, as JSON, with the command, the versions, the machine')
     options = parser.parse_args(arguments)
 
     folder = options.data or (None if options.real else Path('data'))
@@ -192,6 +194,8 @@ def main(arguments=None) -> int:
                  {model: result[i][0] for model, result in outputs.items()})
     if options.json:
         print(json.dumps(rows, indent=2))
+    if options.record:
+        cli.write(options.record, (json.dumps({**cli.circumstances(), 'rows': rows}, indent=2) + '\n').encode())
 
     low = [row for row in here[1:] if options.floor is not None and not row['psnr'] >= options.floor]
     for model, words in failed.items():

@@ -21,9 +21,7 @@ import io
 import json
 import math
 import os
-import platform
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Optional
@@ -251,9 +249,7 @@ def new_settings(options: dict) -> dict:
     photos = options['fresh_noise']
     return {**options, 'data': str((options['data'] or Path('data')).resolve()),
             'fresh_noise': photos and str(photos.resolve()), 'seed': options['seed'] or 0,
-            'python': platform.python_version(), 'torch': torch.__version__,
-            'revision': code_revision(), 'platform': f'{platform.system()} {platform.machine()}',
-            'processor': processor(), 'threads': torch.get_num_threads()}
+            **cli.circumstances()}
 
 
 def read_settings(folder: Path) -> dict:
@@ -263,34 +259,11 @@ def read_settings(folder: Path) -> dict:
         raise cli.UserError(f'--resume: {folder} holds no run ({error.strerror})') from error
 
 
-def code_revision() -> Optional[str]:
-    """Of the git checkout that this file lies in; None if it lies in none."""
-    try:
-        return subprocess.run(['git', '-C', cli.ROOT, 'describe', '--always', '--dirty', '--abbrev=40'],
-                              check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def processor() -> str:
-    """The name of what a model trains on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.split(': ')[1] for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def set_precision(model, precision: Optional[str]) -> str:
     """Set what --precision asks for, None for the model's own choice. Returns what it is now."""
-    if precision and hasattr(model, 'mixed_precision'):
+    if precision:
         model.mixed_precision = precision == 'mixed'
-    now = 'mixed' if getattr(model, 'mixed_precision', False) else 'float32'
-    if precision not in (None, now):
-        raise cli.UserError(f'--precision: this project has {now} alone, got {precision}')
-    return now
+    return 'mixed' if model.mixed_precision else 'float32'
 
 
 def read_validation(folder: Path) -> Optional[tuple]:

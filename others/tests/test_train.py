@@ -269,7 +269,6 @@ def test_fresh_noise_and_resume(folder, photos, tmp_path, no_pictures, monkeypat
     (['--project', '1', '--out', 'NEW', '--data', 'NONE'], '--data: .*No such file'),
     (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--pairs', '41'], '--pairs: .* holds 40'),
     (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--fresh-noise', 'NONE'], '--fresh-noise: '),
-    (['--project', '2', '--out', 'NEW', '--data', 'DATA', '--precision', 'mixed'], '--precision: '),
     (['--resume', 'NONE'], '--resume: .* holds no run'),
     (['--resume', 'OLD', '--seed', '1'], '--resume: .* expected no --seed'),
 ])
