@@ -32,7 +32,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent
 QUICK_PAIRS, QUICK_IMAGES = 2000, 200   # what --quick trains on, and measures on
 TIME_LIMIT = 45 * 60                    # seconds a check may take: the course's for a CPU
-TOLERANCE = 1e-5                        # of the largest value: float32 against torch in float64
+TOLERANCE = 1e-4                        # of the largest value; torch's own float32 is up to 1e-5 off float64
 WORKER = '--worker'                     # the first argument of a worker's process
 
 
