@@ -2,10 +2,12 @@
 
     python -m others.data photos FOLDER --out data --train 50000 --val 1000 --seed 0
     python -m others.data demo --out data/demo
+    python -m others.data centre FOLDER --out data/centre.pkl
 
-Both write two files for `torch.load`, each a pair of uint8 tensors (N, 3, 32, 32): in
+The first two write two files for `torch.load`, each a pair of uint8 tensors (N, 3, 32, 32): in
 `train_data.pkl` two noisy versions of the same images, in `val_data.pkl` (noisy, clean). No
-photograph serves both.
+photograph serves both. The third writes (noisy, clean) of the largest square in the middle of each
+photograph that the first (with its default seed) keeps for validation.
 """
 import argparse
 import math
@@ -28,6 +30,7 @@ SIZE = 32               # pixels on a side of the images that are made
 SMALLEST_SQUARE = 224   # of a photograph, where the photograph is large enough
 SMALLEST_PHOTO = 64     # below, a block would be a single pixel: no noise at all
 VAL_SHARE = 0.1         # of the photographs, kept for validation
+SPLIT_SEED = 0          # of that choice, where a set is to go with others: the default seed of a set
 
 # Dead leaves. The numbers were chosen so that the mean and the spread of the noise, the contrast,
 # the correlation of the colours and the power spectrum are near those of squares of photographs.
@@ -74,6 +77,14 @@ def random_square(photo: torch.Tensor, generator: torch.Generator) -> torch.Tens
     m = min(H, W)
     side = SIZE * uniform(min(SMALLEST_SQUARE, m) // SIZE, m // SIZE)
     top, left = uniform(0, H - side), uniform(0, W - side)
+    return photo[:, top:top + side, left:left + side]
+
+
+def centre_square(photo: torch.Tensor) -> torch.Tensor:
+    """The largest square of (3, H, W) whose side is a multiple of 32, in the middle. -> (3, 32 b, 32 b)"""
+    H, W = photo.shape[1:]
+    side = min(H, W) // SIZE * SIZE
+    top, left = (H - side) // 2, (W - side) // 2
     return photo[:, top:top + side, left:left + side]
 
 
@@ -221,7 +232,7 @@ def make_from_photos(folder, out, train: int = 50000, val: int = 1000, seed: int
     ValueError if there are fewer than two; UserError if `out` cannot be written to, or, without
     `force`, if it holds one of the files.
     """
-    prepare(Path(out), force)
+    prepare([Path(out, name) for name in (TRAIN_FILE, VAL_FILE)], force)
     generator = torch.Generator().manual_seed(seed)
     train_photos, val_photos = split_photos(Path(folder), generator)
     make_set(Path(out), (train_photos, train), (val_photos, val), read_photo, generator)
@@ -232,7 +243,7 @@ def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool
 
     UserError if it cannot be written to, or, without `force`, if it holds one of the files.
     """
-    prepare(Path(out), force)
+    prepare([Path(out, name) for name in (TRAIN_FILE, VAL_FILE)], force)
     generator = torch.Generator().manual_seed(seed)
 
     def canvases(n: int) -> range:
@@ -240,6 +251,26 @@ def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool
 
     make_set(Path(out), (canvases(train), train), (canvases(val), val),
              lambda _: dead_leaves(generator), generator)
+
+
+def make_centre(folder, out, pairs: int = 1000, seed: int = 0, seen: bool = False, force: bool = False) -> None:
+    """Write (noisy, clean) of centre squares to the file `out`, the photographs in turn, the noise anew.
+
+    seen: of the photographs for training instead. Errors as `make_from_photos`.
+    """
+    out = Path(out)
+    prepare([out], force)
+    train_photos, val_photos = split_photos(Path(folder), torch.Generator().manual_seed(SPLIT_SEED))
+    photos = train_photos if seen else val_photos
+    generator = torch.Generator().manual_seed(seed)
+    noisy, clean = torch.empty(2, pairs, 3, SIZE, SIZE, dtype=torch.uint8)
+    for i in range(min(len(photos), pairs)):
+        square = centre_square(read_photo(photos[i]))
+        for k in range(i, pairs, len(photos)):
+            noisy[k], _, clean[k] = point_sample(square, generator)
+    save_set(out.parent, out.name, (noisy, clean))
+    print(f'{out}: {pairs} pairs of {min(len(photos), pairs)} photographs, '
+          f'noisy against clean {psnr(noisy, clean).mean():.2f} dB')
 
 
 def ensure_demo(folder):
@@ -282,9 +313,10 @@ def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
     return pairs
 
 
-def prepare(out: Path, force: bool) -> None:
-    """Make the folder. UserError, before any work is done, if the files cannot go there."""
-    for path in (out / TRAIN_FILE, out / VAL_FILE):
+def prepare(files: list, force: bool) -> None:
+    """Make the folder of the files. UserError, before any work is done, if they cannot go there."""
+    out = files[0].parent
+    for path in files:
         if path.exists() and not force:
             raise cli.UserError(f'--out: {path} exists, only others.data with --force replaces it')
     try:
@@ -327,7 +359,7 @@ def integer(low: int) -> Callable[[str], int]:
 
 def main(arguments: Optional[Sequence] = None) -> int:
     parser = cli.parser('data', __doc__)
-    commands = parser.add_subparsers(required=True, metavar='photos | demo')
+    commands = parser.add_subparsers(required=True, metavar='photos | demo | centre')
     photos = commands.add_parser('photos', help='from a folder of photographs',
                                  epilog='example: python -m others.data photos Pictures --out data')
     photos.add_argument('folder', metavar='FOLDER', help='searched with all the folders in it')
@@ -342,6 +374,16 @@ def main(arguments: Optional[Sequence] = None) -> int:
         option('--val', type=integer(1), default=val, help='validation pairs (%(default)s)')
         option('--seed', type=integer(0), default=0, help='of all that is random (%(default)s)')
         option('--force', action='store_true', help='replace files that are there')
+    centre = commands.add_parser('centre', help='(noisy, clean) of the middle of photographs, for measuring',
+                                 epilog='example: python -m others.data centre Pictures --out data/centre.pkl')
+    centre.set_defaults(make=make_centre)
+    option = centre.add_argument
+    option('folder', metavar='FOLDER', help='the one that the training set was made from')
+    option('--out', default='data/centre.pkl', help='the file (%(default)s)')
+    option('--pairs', type=integer(1), default=1000, help='(%(default)s)')
+    option('--seed', type=integer(0), default=0, help='of the noise (%(default)s)')
+    option('--seen', action='store_true', help='of the photographs for training instead')
+    option('--force', action='store_true', help='replace a file that is there')
     options = vars(parser.parse_args(arguments))
     make = options.pop('make')
     try:

@@ -35,7 +35,6 @@ from others.metrics import psnr
 VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
 MONTAGE_IMAGES = 6
 FRESH_PAIRS = 50000                 # of an epoch, as many as the course's set has
-SPLIT_SEED = 0                      # others.data's own: its validation photographs stay unseen
 ZERO = torch.zeros((), dtype=torch.float64)
 
 
@@ -84,7 +83,7 @@ class FreshPairs:
 
     def __init__(self, folder: Path, N: int, seed: int) -> None:
         try:
-            self.photos, _ = data.split_photos(folder, torch.Generator().manual_seed(SPLIT_SEED))
+            self.photos, _ = data.split_photos(folder, torch.Generator().manual_seed(data.SPLIT_SEED))
         except ValueError as error:
             raise cli.UserError(f'--fresh-noise: {error}') from error
         self.seed = seed

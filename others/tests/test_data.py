@@ -102,6 +102,11 @@ def test_random_squares_have_every_allowed_side_and_position(H, W, sides):
         assert min(places) < 0.1 and (max(places) > 0.9 or room == 0)
 
 
+def test_centre_square_is_the_largest_in_the_middle():
+    photo = torch.arange(70 * 101).view(1, 70, 101)
+    assert torch.equal(data.centre_square(photo), photo[:, 3:67, 18:82])
+
+
 # -------------------------------------------------------------------------------------- photographs
 
 def colour_of(i: int) -> tuple:
@@ -159,6 +164,19 @@ def test_no_photograph_gives_both_training_and_validation_pairs(photos, tmp_path
                           'noisy against clean inf dB'
     assert [line.split(',')[0] for line in err.splitlines()] == [
         'checking photographs: 20 of 20', 'validation pairs: 9 of 9', 'training pairs: 54 of 54']
+
+
+def test_centre_takes_the_same_photographs_for_validation(photos, tmp_path):
+    make('photos', photos, '--out', tmp_path / 'set', '--train', 18, '--val', 9)
+    make('centre', photos, '--out', tmp_path / 'centre.pkl', '--pairs', 5)
+    make('centre', photos, '--out', tmp_path / 'seen.pkl', '--pairs', 18, '--seen')
+    first, _, _, clean = sets_in(tmp_path / 'set')
+    noisy, centre = load_pairs(tmp_path / 'centre.pkl')
+    assert colours_in(noisy) == colours_in(centre)
+    assert sorted(map(colours_in(centre).count, set(colours_in(clean)))) == [2, 3]
+    assert set(colours_in(load_pairs(tmp_path / 'seen.pkl')[1])) == set(colours_in(first))
+    with pytest.raises(cli.UserError, match='exists'):
+        make('centre', photos, '--out', tmp_path / 'seen.pkl')
 
 
 def test_fewer_pairs_than_photographs_and_two_photographs(photos, tmp_path):
