@@ -1,0 +1,144 @@
+"""Seconds of training until a known system's final PSNR: that system beside mini-project 1, on one machine.
+
+    python -m others.bench_speedrun --data data --out runs/speedrun --record others/results/bench_speedrun.json
+    python -m others.bench_speedrun --data data --out runs/small --pairs 5000
+
+The system that the project grew from ("the baseline"; its report is named in `Baseline`) trains first, to its end.
+Ours then trains afresh, by its own `Model.train`, one epoch of ever more pairs, until it ends at the baseline's
+PSNR or above. PSNR is that of val_data.pkl, without ensembling; measuring is not timed.
+
+The folder --out holds what was done so far: the same command goes on after a stop, from the baseline's last
+complete epoch.
+"""
+import io
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from others import cli, data
+from others.metrics import psnr
+
+BATCH, LR = 8, 1e-3
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)       # of the pairs: the lengths that ours tries, one after the other
+
+
+class Baseline(nn.Module):
+    """Two convolutions, two transposed ones, 3 x 3, one skip: (N, 3, H, W) in 0..1 -> the same.
+
+    T. Mery, "Noise2Noise auto-encoder using PyTorch Framework" (EPFL, EE-559, 2022), table 3: Adam 1e-3,
+    batches of 8, 10 epochs, PyTorch's initialisation; 25.32 dB on the course's validation set.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 100, 3), nn.Conv2d(100, 100, 3)
+        self.up1, self.up2 = nn.ConvTranspose2d(100, 100, 3), nn.ConvTranspose2d(200, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skip = self.conv1(x).relu()                                 # (N, 100, H - 2, W - 2)
+        y = self.up1(self.conv2(skip).relu()).relu()                # the same
+        return self.up2(torch.cat([y, skip], 1)).sigmoid()
+
+    @torch.no_grad()
+    def predict(self, noisy: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, 3, H, W) -> float32, 0..255."""
+        device = self.conv1.weight.device
+        return torch.cat([255 * self(part.to(device) / 255).cpu() for part in noisy.split(100)])
+
+
+def train_baseline(pairs: tuple, validation: tuple, epochs: int, state_file: Path) -> list:
+    """Train to the end, or on from `state_file`. -> for each epoch a dict: seconds so far, PSNR."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    net = Baseline().to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LR)
+    history = []
+    if state_file.exists():
+        saved = torch.load(state_file, map_location=device, weights_only=True)
+        net.load_state_dict(saved['net'])
+        optimizer.load_state_dict(saved['optimizer'])
+        torch.set_rng_state(saved['random'].cpu())
+        history = saved['history']
+    while len(history) < epochs:
+        start = time.perf_counter()
+        batches = torch.randperm(len(pairs[0])).split(BATCH)
+        for batch in tqdm(batches, f'baseline, epoch {len(history) + 1} of {epochs}', disable=None, leave=False):
+            noisy, other = (images[batch].to(device) / 255 for images in pairs)
+            loss = nn.functional.mse_loss(net(noisy), other)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        loss.item()                                                 # waits for the device
+        seconds = time.perf_counter() - start + (history[-1]['seconds'] if history else 0)
+        history.append({'seconds': seconds, 'psnr': score(net.predict(validation[0]), validation)})
+        print(f'baseline  epoch {len(history):2d}  {seconds:7.1f} s  {history[-1]["psnr"]:.3f} dB', flush=True)
+        content = io.BytesIO()
+        torch.save({'net': net.state_dict(), 'optimizer': optimizer.state_dict(),
+                    'random': torch.get_rng_state(), 'history': history}, content)
+        cli.write(state_file, content.getvalue())
+    return history
+
+
+def train_ours(pairs: tuple, validation: tuple, precision: str, seed: int) -> dict:
+    """A fresh training of one epoch -> its number of pairs, seconds and PSNR."""
+    torch.manual_seed(seed)
+    model = cli.new_model(1)
+    model.mixed_precision = precision == 'mixed'
+    start = time.perf_counter()
+    model.train(*pairs, 1, verbose=False)
+    next(model.net.parameters()).sum().item()                       # waits for the device
+    seconds = time.perf_counter() - start
+    figure = score(model.predict(validation[0], ensemble=False), validation)
+    print(f'ours      {precision:<8}  {len(pairs[0])} pairs  {seconds:7.1f} s  {figure:.3f} dB', flush=True)
+    return {'precision': precision, 'pairs': len(pairs[0]), 'seconds': seconds, 'psnr': figure}
+
+
+def score(images: torch.Tensor, validation: tuple) -> float:
+    return psnr(images, validation[1]).mean().item()
+
+
+def main(arguments=None) -> int:
+    parser = cli.parser('bench_speedrun', __doc__)
+    option = parser.add_argument
+    option('--data', type=Path, default=Path('data'), metavar='FOLDER', help='with both files (default: data)')
+    option('--out', type=Path, required=True, metavar='FOLDER', help='for the state and the figures so far')
+    option('--pairs', type=data.integer(BATCH), metavar='N', help='of an epoch (default: all)')
+    option('--epochs', type=data.integer(1), default=10, metavar='N', help="the baseline's (default: 10, its own)")
+    option('--seed', type=data.integer(0), default=0, metavar='N', help='of both trainings (default: 0)')
+    option('--record', type=Path, metavar='FILE', help='write the figures to FILE, as JSON')
+    options = parser.parse_args(arguments)
+    pairs = tuple(images[:options.pairs] for images in cli.read_pairs('--data', options.data / data.TRAIN_FILE))
+    validation = cli.read_pairs('--data', options.data / data.VAL_FILE)
+    settings = {'pairs': len(pairs[0]), 'epochs': options.epochs, 'seed': options.seed}
+    options.out.mkdir(parents=True, exist_ok=True)
+    settings_file = options.out / 'settings.json'
+    if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
+        raise cli.UserError(f'--out: {options.out} holds a run with other settings, expected a new folder')
+    cli.write(settings_file, json.dumps(settings).encode())
+
+    print(f'torch {torch.__version__}, {cli.processor()}, {torch.get_num_threads()} threads')
+    torch.manual_seed(options.seed)
+    baseline = train_baseline(pairs, validation, options.epochs, options.out / 'baseline.pt')
+    goal, baseline_seconds = baseline[-1]['psnr'], baseline[-1]['seconds']
+    ours = []
+    for precision in ('float32', 'mixed') if cli.new_model(1).mixed_precision else ('float32',):
+        for share in SHARES:
+            some = tuple(images[:max(1, int(share * len(images)))] for images in pairs)
+            ours.append(train_ours(some, validation, precision, options.seed))
+            if ours[-1]['psnr'] >= goal:
+                print(f'{goal:.3f} dB: baseline {baseline_seconds:.1f} s, ours in {precision} '
+                      f'{ours[-1]["seconds"]:.1f} s, 1 / {baseline_seconds / ours[-1]["seconds"]:.1f}')
+                break
+        else:
+            print(f'ours in {precision}: {goal:.3f} dB not reached in an epoch')
+    if options.record:
+        record = {**cli.circumstances(), **settings, 'baseline': baseline, 'ours': ours}
+        cli.write(options.record, (json.dumps(record, indent=2) + '\n').encode())
+    return 0
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,252 @@
+"""Train a variant of mini-project 1 for a given time and measure it: one record of the search for the best network.
+
+    python -m others.search plain --seconds 420
+    python -m others.search gated --seconds 420 --block gated --record others/results/search_1/gated.json
+
+Variants compare at equal training time, each in a process with one thread (two may run side by side, on two
+cores): the rate follows one cycle over that time, measured as the processor's. Products are in bfloat16 where the
+processor has them. PSNR is without ensembling, on val_data.pkl and on the files of --also.
+"""
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from Miniproject_1 import model as project
+from others import cli, data
+from others.metrics import psnr
+
+
+# ------------------------------------------------------------------------------------------- blocks
+# All (N, C, H, W) -> the same, x + something that is small at first.
+
+def small(conv: nn.Conv2d) -> nn.Conv2d:
+    """The last convolution of a residual branch: a tenth of the usual weights, no bias."""
+    with torch.no_grad():
+        conv.weight.mul_(0.1)
+        conv.bias.zero_()
+    return conv
+
+
+class Plain(nn.Module):
+    """conv3x3, ReLU, conv3x3"""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = small(nn.Conv2d(channels, channels, 3, padding=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv2(self.conv1(x).relu())
+
+
+class Gated(nn.Module):
+    """conv3x3 to twice the channels, one half times the other, conv1x1 (or conv3x3)"""
+
+    def __init__(self, channels: int, kernel: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 2 * channels, 3, padding=1)
+        self.conv2 = small(nn.Conv2d(channels, channels, kernel, padding=kernel // 2))
+        with torch.no_grad():
+            self.conv1.bias[channels:] += 0.5
+
+    def gate(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a * b
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv2(self.gate(*self.conv1(x).chunk(2, 1)))
+
+
+class SiluGated(Gated):
+    """The same with silu(a) * b."""
+
+    def gate(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return nn.functional.silu(a) * b
+
+
+class Excited(Plain):
+    """Plain, its hidden channels times a linear function of their means over the image."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.scale = small(nn.Conv2d(channels, channels, 1))
+        with torch.no_grad():
+            self.scale.bias.fill_(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.conv1(x).relu()
+        return x + self.conv2(hidden * self.scale(hidden.mean((2, 3), keepdim=True)))
+
+
+class BatchNormed(Plain):
+    """Plain with batch norm before its ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv2(self.norm(self.conv1(x)).relu())
+
+
+class Depthwise(nn.Module):
+    """conv1x1 to twice the channels, depthwise conv3x3, gate, scale by the means, conv1x1; then the same
+    without the convolution and the means (Chen et al. 2022, https://arxiv.org/abs/2204.04676, no norms)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.scale, self.merge = small(nn.Conv2d(channels, channels, 1)), small(nn.Conv2d(channels, channels, 1))
+        self.expand2, self.merge2 = nn.Conv2d(channels, 2 * channels, 1), small(nn.Conv2d(channels, channels, 1))
+        with torch.no_grad():
+            self.scale.bias.fill_(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.depthwise(self.expand(x)).chunk(2, 1)
+        hidden = a * b
+        x = x + self.merge(hidden * self.scale(hidden.mean((2, 3), keepdim=True)))
+        a, b = self.expand2(x).chunk(2, 1)
+        return x + self.merge2(a * b)
+
+
+class Attention(nn.Module):
+    """Every pixel attends to every pixel, 4 heads (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
+
+    def __init__(self, channels: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Conv2d(channels, 3 * channels, 1)
+        self.merge = small(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        N, C, H, W = x.shape
+        parts = self.query_key_value(x).reshape(N, 3, self.heads, C // self.heads, H * W)
+        query, key, value = parts.transpose(-1, -2).unbind(1)                   # (N, heads, HW, C / heads)
+        weights = (query @ key.transpose(-1, -2) / (C // self.heads) ** 0.5).softmax(-1)
+        return x + self.merge((weights @ value).transpose(-1, -2).reshape(N, C, H, W))
+
+
+BLOCKS = {'plain': Plain, 'gated': Gated, 'gated3': lambda channels: Gated(channels, 3), 'silu': SiluGated,
+          'excited': Excited, 'batchnorm': BatchNormed, 'depthwise': Depthwise}
+
+
+class Network(nn.Module):
+    """A residual U-Net like project 1's, with any number of any blocks at each level."""
+
+    def __init__(self, widths: list, encoder: list, decoder: list, block: str, attention: bool) -> None:
+        super().__init__()
+        self.multiple = 2 ** (len(widths) - 1)
+
+        def blocks(width: int, count: int) -> nn.Sequential:
+            return nn.Sequential(*(BLOCKS[block](width) for _ in range(count)))
+
+        steps = list(zip(widths, widths[1:]))
+        self.head = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(map(blocks, widths, encoder))              # the last one is the bottom
+        if attention:
+            self.encoder[-1].append(Attention(widths[-1]))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in steps)
+        self.decoder = nn.ModuleList(map(blocks, widths, decoder))
+        self.tail = nn.Conv2d(widths[0], 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, skips = self.head(x), []
+        for block, down in zip(self.encoder, self.down):
+            y = block(y)
+            skips.append(y)
+            y = down(y)
+        y = self.encoder[-1](y)
+        for block, up in zip(reversed(self.decoder), reversed(self.up)):
+            y = block(up(y) + skips.pop())
+        return x + self.tail(y)
+
+
+# ------------------------------------------------------------------------------------------ training
+
+class Variant(project.Model):
+    """Project 1's `Model` around a `Network`, trained for a time instead of a number of epochs."""
+
+    def __init__(self, options) -> None:
+        super().__init__()
+        self.net = Network(options.widths, options.encoder, options.decoder, options.block, options.attention)
+        self.to(self.device)
+        self.options = options
+
+    def loss(self, output: torch.Tensor, noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if self.options.mse:
+            return nn.functional.mse_loss(output, target)
+        return super().loss(output, noisy, target)
+
+    def train_for(self, first: torch.Tensor, second: torch.Tensor, seconds: float) -> list:
+        """Train on random batches for `seconds` of processor time -> for each 100 steps their mean loss."""
+        optimizer = torch.optim.Adam(self.net.parameters(), betas=self.BETAS)
+        average = None
+        start, losses = time.process_time(), []
+        while (progress := (time.process_time() - start) / seconds) < 1:
+            for group in optimizer.param_groups:
+                group['lr'] = self.learning_rate(progress, self.options.lr)
+            batch = torch.randint(len(first), (self.options.batch,))
+            losses.append(self._step(first[batch], second[batch], optimizer).item())
+            if self.options.average and progress > 0.1:
+                average = average or {name: weight.clone() for name, weight in self._weights().items()}
+                for name, weight in self.net.state_dict().items():
+                    average[name].lerp_(weight, 1 - self.options.average)
+            if len(losses) % 100 == 0:
+                print(f'{progress:4.0%}  step {len(losses)}  loss {sum(losses[-100:]) / 100:.5f}', flush=True)
+        if average:
+            self._set_weights(average)
+        self.steps = len(losses)
+        return [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]
+
+
+def main(arguments=None) -> int:
+    parser = cli.parser('search', __doc__)
+    option = parser.add_argument
+    option('name', metavar='NAME', help='of the variant, for the record')
+    option('--seconds', type=data.integer(1), default=420, metavar='N', help='of training (default: 420)')
+    option('--widths', type=data.integer(1), nargs='+', default=[48, 96, 192], metavar='N',
+           help='channels of each level (default: 48 96 192)')
+    option('--encoder', type=data.integer(0), nargs='+', default=[1, 1, 1], metavar='N',
+           help='blocks of each level on the way down, the last is the bottom (default: 1 1 1)')
+    option('--decoder', type=data.integer(0), nargs='+', default=[1, 1], metavar='N',
+           help='blocks of each level but the bottom on the way up, the finest first (default: 1 1)')
+    option('--block', choices=BLOCKS, default='plain', help='kind of block (default: plain)')
+    option('--attention', action='store_true', help='an attention layer at the bottom')
+    option('--mse', action='store_true', help="the plain mean squared error instead of project 1's loss")
+    option('--lr', type=float, default=project.Model.PEAK_LR, help='peak rate (default: %(default)s)')
+    option('--batch', type=data.integer(1), default=project.Model.BATCH_SIZE, metavar='N', help='(default: %(default)s)')
+    option('--average', type=float, default=0, metavar='DECAY', help='of an average of the weights (default: none)')
+    option('--seed', type=data.integer(0), default=0, metavar='N', help='(default: 0)')
+    option('--data', type=Path, default=Path('data'), metavar='FOLDER', help='with both files (default: data)')
+    option('--also', type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on')
+    option('--record', type=Path, metavar='FILE', help='write the figures to FILE, as JSON')
+    options = parser.parse_args(arguments)
+    if not len(options.widths) == len(options.encoder) == len(options.decoder) + 1:
+        raise cli.UserError(f'--encoder, --decoder: expected {len(options.widths)} and {len(options.widths) - 1} '
+                            f'numbers for the levels of --widths')
+    first, second = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
+    files = {'val': options.data / data.VAL_FILE, **{path.stem: path for path in options.also}}
+    sets = {name: cli.read_pairs('--also', path) for name, path in files.items()}
+
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+    model = Variant(options)
+    curve = model.train_for(first, second, options.seconds)
+    scores = {name: psnr(model.predict(noisy, ensemble=False), clean).mean().item()
+              for name, (noisy, clean) in sets.items()}
+    print(f'{options.name}: ' + ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items()))
+    if options.record:
+        record = {**cli.circumstances(), 'name': options.name,
+                  'parameters': sum(weight.numel() for weight in model.net.parameters()),
+                  'precision': 'mixed' if model.mixed_precision else 'float32', 'seconds': options.seconds,
+                  'pairs_seen': model.steps * options.batch, 'psnr': scores, 'loss_curve': curve}
+        cli.write(options.record, (json.dumps(record, indent=2) + '\n').encode())
+    return 0
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,137 @@
+"""The tools that compare: the search for a network, the speedrun, and other kinds of noise."""
+import json
+
+import numpy
+import pytest
+import torch
+from scipy import ndimage
+
+from others import bench_speedrun, cli, data, noises, search
+from others.metrics import psnr
+
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory):
+    """The folder of a small set: flat images with noise."""
+    folder = tmp_path_factory.mktemp('data')
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(clean: torch.Tensor) -> torch.Tensor:
+        return (clean + 20 * torch.randn(clean.shape, generator=generator)).clamp(0, 255).byte()
+
+    clean = torch.randint(60, 190, (48, 3, 1, 1), generator=generator).expand(48, 3, 32, 32)
+    torch.save((noisy(clean), noisy(clean)), folder / data.TRAIN_FILE)
+    torch.save((noisy(clean[:10]), clean[:10].byte()), folder / data.VAL_FILE)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------- search
+
+@pytest.mark.parametrize('block', search.BLOCKS)
+def test_every_block_keeps_the_shape_and_begins_near_the_identity(block):
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 6, 10)
+    y = search.BLOCKS[block](8)(x)
+    assert y.shape == x.shape
+    assert 0 < (y - x).norm() < 0.5 * x.norm()
+
+
+def test_attention_reaches_every_pixel():
+    torch.manual_seed(0)
+    layer, x = search.Attention(8), torch.randn(1, 8, 4, 6, requires_grad=True)
+    layer(x)[0, :, 0, 0].sum().backward()
+    assert bool((x.grad.abs().sum(1) > 0).all())
+
+
+def test_the_default_variant_is_as_large_as_project_1(monkeypatch):
+    size = sum(weight.numel() for weight in cli.new_model(1).net.parameters())
+    variant = search.Network([48, 96, 192], [1, 1, 1], [1, 1], 'plain', attention=False)
+    assert sum(weight.numel() for weight in variant.parameters()) == size
+
+
+def test_search_writes_a_record(pairs, tmp_path, capsys):
+    record = tmp_path / 'record.json'
+    threads = torch.get_num_threads()
+    try:
+        status = search.main(['tiny', '--seconds', '2', '--widths', '8', '16', '--encoder', '1', '2', '--decoder', '0',
+                              '--attention', '--batch', '4', '--average', '0.5', '--data', str(pairs), '--also',
+                              str(pairs / data.VAL_FILE), '--record', str(record)])
+    finally:
+        torch.set_num_threads(threads)
+    assert status == 0
+    written = json.loads(record.read_text())
+    assert written['psnr']['val'] == written['psnr']['val_data']
+    assert written['pairs_seen'] % 4 == 0 and len(written['loss_curve']) == written['pairs_seen'] // 400
+    assert f'val {written["psnr"]["val"]:.3f} dB' in capsys.readouterr().out
+
+
+def test_search_names_a_wrong_number_of_levels(pairs):
+    with pytest.raises(cli.UserError, match='--encoder'):
+        search.main(['x', '--widths', '8', '--data', str(pairs)])
+
+
+# ----------------------------------------------------------------------------------------- speedrun
+
+def test_the_baseline_has_the_size_that_its_report_gives():
+    assert sum(weight.numel() for weight in bench_speedrun.Baseline().parameters()) == 188403
+
+
+def test_the_speedrun_goes_on_where_it_was_stopped(pairs, tmp_path, monkeypatch, capsys):
+    images = cli.read_pairs('--data', pairs / data.TRAIN_FILE)
+    validation = cli.read_pairs('--data', pairs / data.VAL_FILE)
+
+    def train(epochs: int, name: str) -> list:
+        return [row['psnr'] for row in bench_speedrun.train_baseline(images, validation, epochs, tmp_path / name)]
+
+    torch.manual_seed(0)
+    whole = train(3, 'whole.pt')
+    torch.manual_seed(0)
+    assert train(1, 'parts.pt') == whole[:1]
+    torch.manual_seed(1)
+    assert train(3, 'parts.pt') == whole
+
+
+def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path, capsys):
+    arguments = ['--data', str(pairs), '--out', str(tmp_path / 'out'), '--epochs', '1', '--pairs', '16']
+    assert bench_speedrun.main([*arguments, '--record', str(tmp_path / 'record.json')]) == 0
+    record = json.loads((tmp_path / 'record.json').read_text())
+    assert len(record['baseline']) == 1 and record['ours'][0]['pairs'] == 1
+    assert all(run['seconds'] > 0 for run in record['ours'])
+    with pytest.raises(cli.UserError, match='--out'):
+        bench_speedrun.main([*arguments, '--seed', '1'])
+
+
+# ------------------------------------------------------------------------------------------- noises
+
+def test_gaussian_blur_against_scipy():
+    images = torch.rand(2, 3, 20, 25) * 255
+    ours = noises.gaussian_blur(images, 1.3).numpy()
+    theirs = ndimage.gaussian_filter(images.double().numpy(), (0, 0, 1.3, 1.3), mode='mirror', radius=(0, 0, 6, 6))
+    numpy.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize('make, level, variance', [
+    (noises.gaussian_noise, 12, 144),
+    (noises.poisson_noise, 100, 100 * 255 / 100),       # of a value of 100: 100 / 255 of the photons
+])
+def test_added_noise_has_its_mean_and_variance(make, level, variance):
+    clean = torch.full((4, 3, 64, 64), 100, dtype=torch.uint8)
+    noisy = make(clean, level, torch.Generator().manual_seed(0))
+    assert noisy.dtype is torch.uint8
+    assert abs(noisy.double().mean() - 100) < 0.5
+    assert abs(noisy.double().var() / variance - 1) < 0.05
+
+
+def test_block_noise_is_of_the_photographs():
+    photos = [torch.full((3, 64, 70), 10, dtype=torch.uint8), torch.full((3, 90, 64), 200, dtype=torch.uint8)]
+    noisy, clean = noises.block_noise(photos, 2, 3, torch.Generator().manual_seed(0))
+    assert clean.shape == noisy.shape == (3, 3, 32, 32)
+    assert clean[:, 0, 0, 0].tolist() == [10, 200, 10] and torch.equal(noisy, clean)
+
+
+def test_the_best_blur_is_the_best(pairs):
+    noisy, clean = cli.read_pairs('--data', pairs / data.VAL_FILE)
+    row = noises.figures(noisy, clean, {})
+    scores = [psnr(noises.gaussian_blur(noisy, sigma), clean).mean().item() for sigma in noises.BLURS]
+    assert row['best blur'] == max(scores) > row['noisy input']
+    assert row['blur sigma'] == noises.BLURS[scores.index(max(scores))]
