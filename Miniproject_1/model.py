@@ -169,6 +169,7 @@ class Model:
     PEAK_LR = 2e-3                  # one cycle: up from a 20th of it, down to a 1000th of it
     FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate
     BETAS = (0.9, 0.99)
+    LEAST_NOISE = 1e-3              # mean square; an image without noise (below 30 dB) has no larger weight
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
     MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
 
@@ -297,6 +298,18 @@ class Model:
                 if callback is not None:
                     callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, lr, state))
 
+    def loss(self, output: torch.Tensor, noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The mean squared error, in which images that the network finds less noise in count for more.
+
+        PSNR is a mean of decibels: a smooth image counts as much as a busy one, but adds little to the plain
+        mean. The weights depend on the input alone and no gradient goes through them, so for each input the
+        best output is still the mean of its targets. output, noisy, target: (N, C, H, W) -> ()
+        """
+        noise = (output.detach() - noisy).square().mean((1, 2, 3))              # (N,)
+        weight = 1 / (noise + self.LEAST_NOISE)
+        error = (output - target).square().mean((1, 2, 3))
+        return (weight / weight.mean() * error).mean()
+
     def _step(self, first: torch.Tensor, second: torch.Tensor, optimizer) -> torch.Tensor:
         """One step of Adam on one batch of pairs. Returns the loss, shape ()."""
         noisy, other = augment(to_centred(first, self.device), to_centred(second, self.device))
@@ -304,7 +317,7 @@ class Model:
         self.net.train()
         with self._precision():
             output = self.net(noisy)
-        loss = nn.functional.mse_loss(output.float(), other)
+        loss = self.loss(output.float(), noisy, other)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
