@@ -44,17 +44,19 @@ class Module:
         raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
 
     def forward(self, *input) -> Tensor:
-        """Return the output, and keep what `backward` needs."""
+        """Return the output, contiguous as torch.nn's, and keep what `backward` needs."""
         output, self._vjp = self.forward_and_vjp(*input)
-        return output
+        return output.contiguous()
 
-    __call__ = forward
+    def __call__(self, *input) -> Tensor:
+        return self.forward(*input)
 
     def backward(self, *gradwrtoutput) -> Tensor:
         """Differentiate the last `forward`: accumulate the parameters' gradients, return the input's."""
         if not hasattr(self, '_vjp'):
             raise RuntimeError(f'{type(self).__name__}: backward was called before forward')
-        return self._vjp(*gradwrtoutput)
+        gradient = self._vjp(*gradwrtoutput)
+        return None if gradient is None else gradient.contiguous()
 
     def infer(self, *input) -> Tensor:
         """Return the output and keep nothing; safe in several threads."""
@@ -68,7 +70,7 @@ class Module:
     def zero_grad(self) -> None:
         """Set every gradient to zero, in place."""
         for _, gradient in self.param():
-            gradient.zero_()
+            gradient.detach().zero_()
 
     def to(self, device_or_dtype) -> 'Module':
         """Move or convert every parameter and gradient; the tensor objects stay the same."""
@@ -79,7 +81,7 @@ class Module:
 
     def __setattr__(self, name: str, value) -> None:
         """Assigning to a parameter, or to its gradient, copies into the tensor that is there."""
-        if name.replace('grad_', '') not in self.parameter_names or name not in self.__dict__:
+        if name.removeprefix('grad_') not in self.parameter_names or name not in self.__dict__:
             return super().__setattr__(name, value)
         present = self.__dict__[name]
         if (present is None) != (value is None) or value is not None and value.shape != present.shape:
@@ -117,10 +119,10 @@ class Sequential(Module):
         """Each module's forward_and_vjp. What a convolution hands to the ReLU behind it nobody else holds, nor
         the gradient that a convolution hands back: between two, a ReLU works in place, which spares a tenth
         of a training step."""
-        convolution = [isinstance(module, _Convolution) for module in self.modules] + [False]
+        convolution = [isinstance(module, _Convolution) for module in self.modules] + [False]   # [-1]: outside
         for i, module in enumerate(self.modules):
             is_between = convolution[i - 1] and convolution[i + 1]
-            yield module.in_place if is_between and isinstance(module, ReLU) else module.forward_and_vjp
+            yield module.in_place if is_between and type(module) is ReLU else module.forward_and_vjp
 
     def param(self) -> list:
         return [pair for module in dict.fromkeys(self.modules) for pair in module.param()]
@@ -137,12 +139,17 @@ class Sequential(Module):
 
 # --------------------------------------------------------- a convolution and its two derivatives
 #
-# Below, a tensor's dimensions are in the order of memory: x is (C, H, W, N). Unfolded, the K = C kh kw
-# values that the window sees at each place stand in one column, and with w of shape (M, K)
+# Below, a tensor's dimensions are in the order of memory: x is (C, H, W, N). A convolution is
+#     y[m, ho, wo] = sum over c, i, j of w[m, c, i, j] x[c, ho s + i d - p, wo s + j d - p]
+# with stride s, dilation d and padding p; beside the input x is 0. Put the K = C kh kw values that the window
+# sees at each place into one column; with w of shape (M, K), y is a matrix product. It is linear in w and in x,
+# so that each derivative multiplies dL/dy by the other factor, transposed:
 #     y = w @ columns(x)                  convolve
 #     dL/dw = dL/dy @ columns(x)^T        weight_gradient
 #     dL/dx = fold(w^T @ dL/dy)           convolve_transposed
-# where fold, the transpose of unfolding, adds each column back to where its values came from.
+# where fold, the transpose of taking columns, adds each value back to where it came from. A transposed
+# convolution is the third line taken as the forward map; then its derivatives are the other two:
+#     y = fold(w^T @ x)    dL/dw = x @ columns(dL/dy)^T    dL/dx = w @ columns(dL/dy)
 
 _local = threading.local()
 
@@ -151,7 +158,8 @@ def workspace(like: Tensor, *shape: int) -> Tensor:
     """Uninitialised memory of the type of `like`, valid until the next call in the same thread. It is the same
     memory each time: the system hands out new memory by page faults, which took a third of a training step."""
     size, buffer = math.prod(shape), getattr(_local, 'buffer', None)
-    if buffer is None or (buffer.device, buffer.dtype) != (like.device, like.dtype) or len(buffer) < size:
+    if (buffer is None or (buffer.device, buffer.dtype) != (like.device, like.dtype) or len(buffer) < size
+            or buffer.is_inference()):              # made in torch.inference_mode(), of no use outside
         buffer = _local.buffer = like.new_empty(size)
     return buffer[:size].view(shape)
 
@@ -248,12 +256,12 @@ def convolve(window: Window, x: Tensor, weight: Tensor, size: tuple, start=None)
     return y
 
 
-def weight_gradient(window: Window, x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
-    """x (C, H, W, N), gradient (M, Ho, Wo, N) -> (M, C, kh, kw), computed in the precision of `weight`."""
+def weight_gradient(window: Window, x: Tensor, gradient: Tensor, like: Tensor) -> Tensor:
+    """x (C, H, W, N), gradient (M, Ho, Wo, N) -> (M, C, kh, kw), computed in the precision of `like`."""
     total = x.new_zeros(len(gradient), len(x) * math.prod(window.kernel_size))  # (M, K)
     for rows in row_blocks(gradient, total.shape[1], most=256):                 # a sum of short sums rounds less
-        columns = window.unfold(x, rows, gradient.shape[2], weight)             # (K, rows Wo N)
-        multiply(total, matrix_of(gradient, rows).to(weight.dtype), columns.t(), beta=1)
+        columns = window.unfold(x, rows, gradient.shape[2], like)               # (K, rows Wo N)
+        multiply(total, matrix_of(gradient, rows).to(like.dtype), columns.t(), beta=1)
     return total.view(len(gradient), len(x), *window.kernel_size)
 
 
@@ -345,13 +353,24 @@ class _Convolution(Module):
             self.grad_bias.detach().add_(gradient.sum(3).double().sum((1, 2)))  # a long sum: doubles round less
 
     def _check(self, x: Tensor, size: tuple) -> None:
-        """ValueError unless x is (N, in_channels, H, W) and the output's (Ho, Wo) = `size` at least 1."""
+        """ValueError unless x is (N, in_channels, H, W), of the weight's type, and the output's (Ho, Wo) =
+        `size` at least 1."""
+        if x.dtype != self.weight.dtype:
+            raise ValueError(f'{type(self).__name__}: the input must be {self.weight.dtype} as the weight is, '
+                             f'got {x.dtype}')
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f'{type(self).__name__}: the input must have the shape (N, {self.in_channels}, '
                              f'H, W), got {tuple(x.shape)}')
         if min(size) < 1:
             raise ValueError(f'{type(self).__name__}: an input of {tuple(x.shape[2:])} is too small, '
                              f'the output would be {size}')
+
+    def _gradient(self, gradient: Tensor, N: int, size: tuple) -> Tensor:
+        """Of the output, (N, out_channels, Ho, Wo) -> (out_channels, Ho, Wo, N); ValueError if it is not."""
+        if tuple(gradient.shape) != (N, self.out_channels, *size):
+            raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
+                             f'{(N, self.out_channels, *size)}, got {tuple(gradient.shape)}')
+        return batch_last(gradient)
 
 
 class Conv2d(_Convolution):
@@ -379,7 +398,7 @@ class Conv2d(_Convolution):
             y = self._add_bias(by_group(lambda x, w: convolve(window, x, w, size), self.groups, x, weight))
 
         def vjp(gradient):
-            dy = batch_last(gradient)
+            dy = self._gradient(gradient, x.shape[3], size)
             dw = by_group(lambda x, dy: weight_gradient(window, x, dy, weight), self.groups, x, dy)
             self._accumulate(dw, dy)
             if not self._needs_input_gradient:
@@ -426,7 +445,7 @@ class TransposeConv2d(_Convolution):
         y = self._add_bias(by_group(lambda x, w: convolve_transposed(window, x, w, size), self.groups, x, weight))
 
         def vjp(gradient):
-            dy = batch_last(gradient)
+            dy = self._gradient(gradient, x.shape[3], size)
             dw = by_group(lambda x, dy: weight_gradient(window, dy, x, weight), self.groups, x, dy)
             self._accumulate(dw, dy)
             dx = by_group(lambda dy, w: convolve(window, dy, w, x.shape[1:3]), self.groups, dy, weight)
@@ -499,7 +518,7 @@ class Upsampling(Conv2d):
                                     self.groups, x, weight))
 
         def vjp(gradient):
-            dy = batch_last(gradient)
+            dy = self._gradient(gradient, x.shape[3], size)
             dw = by_group(lambda x, dy: self._unmerge(weight_gradient(window, dy, x, weight)),
                           self.groups, x, dy)
             self._accumulate(dw, dy)
@@ -565,7 +584,11 @@ class MSE(Module):
         difference = prediction.detach() - target.detach()
         scale = 1 / difference.numel() if self.reduction == 'mean' else 1
         loss = difference.pow(2).sum() * scale
-        return loss, lambda gradient=1: difference * (2 * scale * gradient)
+
+        def vjp(gradient=None):
+            return difference * (2 * scale if gradient is None else 2 * scale * gradient.detach())
+
+        return loss, vjp
 
 
 class SGD:
@@ -871,7 +894,8 @@ class Model:
             pairs and num_epochs. The random state is torch's global one: with it set to what it
             was (`torch.get_rng_state()`), the result is that of an uninterrupted training.
 
-        Weights that were loaded or trained before are trained on, at a lower rate.
+        One call is one whole cycle of the rate: not to be called epoch by epoch. Weights that were
+        loaded or trained before are trained on, at a lower rate.
         """
         check_images('train_input', train_input)
         check_images('train_target', train_target)
@@ -914,7 +938,8 @@ class Model:
 
     def _step(self, first: Tensor, second: Tensor, optimizer: SGD) -> Tensor:
         """One step of SGD on one batch of pairs. Returns the loss, shape ()."""
-        noisy, other = augment(to_centred(first, self.device), to_centred(second, self.device))
+        pair = augment(to_centred(first, self.device), to_centred(second, self.device))
+        noisy, other = (pad_to_multiple(images, self.MULTIPLE) for images in pair)
         output, network_vjp = self.net.forward_and_vjp(noisy)
         loss, loss_vjp = self.loss.forward_and_vjp(output, other + 0.5)
         optimizer.zero_grad()
@@ -985,7 +1010,7 @@ class EpochLog:
         if not (ends or live):
             return
         self.shown = now
-        pace = (now - self.start) / (step + 1 - self.first)             # seconds per step
+        pace = max(now - self.start, 1e-3) / (step + 1 - self.first)    # seconds per step
         left = int(pace * (self.num_epochs * self.steps_per_epoch - step - 1))
         line = (f'epoch {epoch + 1:3d}/{self.num_epochs}  {(k + 1) / self.steps_per_epoch:4.0%}  '
                 f'loss {float(self.total) / self.count:.5f}  rate {lr:.1e}  '

@@ -297,6 +297,53 @@ def test_any_layout_and_no_graph(build, autograd):
             torch.testing.assert_close(value, dense[name])
 
 
+@pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
+                                   lambda: NearestUpsampling(2), lambda: Sequential(Conv2d(3, 4, 3), ReLU())])
+def test_results_are_contiguous(build):
+    block = build()
+    output = block.forward(torch.randn(2, 3, 6, 5))
+    gradient = block.backward(torch.randn(output.shape))
+    assert output.view(-1).shape == (output.numel(),) and gradient.view(2, -1).shape == (2, 90)
+
+
+def test_a_convolution_outside_inference_mode_after_one_inside():
+    conv, x = Conv2d(3, 200, 3, padding=1), torch.randn(2, 3, 40, 40)       # larger columns than any test's before
+    with torch.inference_mode():
+        inside = conv.infer(x)
+    assert torch.equal(conv.forward(x), inside)
+    assert conv.backward(torch.ones(2, 200, 40, 40)).shape == x.shape
+
+
+def test_modules_of_others():
+    class Double(Module):
+        def forward(self, x):
+            return 2 * x
+
+    class Leaky(ReLU):
+        def forward_and_vjp(self, x):
+            return x.where(x > 0, 0.1 * x), lambda gradient: gradient.where(x > 0, 0.1 * gradient)
+
+    x = torch.randn(2, 3, 6, 5)
+    assert torch.equal(Double()(x), 2 * x)
+    first, last = Conv2d(3, 4, 3), Conv2d(4, 2, 3)
+    expected = last(F.leaky_relu(first(x), 0.1))
+    torch.testing.assert_close(Sequential(first, Leaky(), last)(x), expected)
+
+
+@pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
+                                   lambda: Upsampling(3, 4, 3, stride=2)])
+def test_wrong_inputs_and_gradients_are_refused(build):
+    block, x = build(), torch.randn(2, 3, 6, 5)
+    for wrong in (x.double(), (100 * x).long(), (100 * x).byte()):
+        with pytest.raises(ValueError, match=f'the input must be torch.float32.*{wrong.dtype}'):
+            block.forward(wrong)
+    N, C, H, W = block.forward(x).shape
+    for shape in ((N, C, 1, 1), (N, C, H + 1, W), (1, C, H, W), (N, C + 1, H, W)):
+        with pytest.raises(ValueError, match='the gradient must have the shape'):
+            block.backward(torch.ones(shape))
+    assert not block.grad_weight.any()
+
+
 def test_an_empty_batch():
     block = small_network()
     assert block.forward(torch.zeros(0, 3, 8, 6)).shape == (0, 2, 8, 6)
