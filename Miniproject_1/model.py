@@ -255,7 +255,8 @@ class Model:
             pairs and num_epochs. The random state is torch's global one: with it set to what it
             was (`torch.get_rng_state()`), the result is that of an uninterrupted training.
 
-        Weights that were loaded or trained before are trained on, at a lower rate.
+        One call is one whole cycle of the rate: not to be called epoch by epoch. Weights that were
+        loaded or trained before are trained on, at a lower rate.
         """
         check_images('train_input', train_input)
         check_images('train_target', train_target)
@@ -312,7 +313,8 @@ class Model:
 
     def _step(self, first: torch.Tensor, second: torch.Tensor, optimizer) -> torch.Tensor:
         """One step of Adam on one batch of pairs. Returns the loss, shape ()."""
-        noisy, other = augment(to_centred(first, self.device), to_centred(second, self.device))
+        pair = augment(to_centred(first, self.device), to_centred(second, self.device))
+        noisy, other = (pad_to_multiple(images, self.net.multiple) for images in pair)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         self.net.train()
         with self._precision():
@@ -409,7 +411,7 @@ class EpochLog:
         if not (ends or live):
             return
         self.shown = now
-        pace = (now - self.start) / (step + 1 - self.first)             # seconds per step
+        pace = max(now - self.start, 1e-3) / (step + 1 - self.first)    # seconds per step
         left = int(pace * (self.num_epochs * self.steps_per_epoch - step - 1))
         line = (f'epoch {epoch + 1:3d}/{self.num_epochs}  {(k + 1) / self.steps_per_epoch:4.0%}  '
                 f'loss {float(self.total) / self.count:.5f}  rate {lr:.1e}  '

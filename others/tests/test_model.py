@@ -265,6 +265,22 @@ def test_mixed_precision():
     assert all(weight.dtype is torch.float32 and weight.isfinite().all() for weight in parameters(model))
 
 
+@pytest.mark.parametrize('H, W', [(9, 8), (5, 7), (1, 1)])
+def test_training_on_any_size(model, H, W):
+    x = images(2, 3, H, W)
+    before = bits(model)
+    model.train(x, x, 1, verbose=False)
+    assert not same(bits(model), before)
+    assert all(bool(weight.isfinite().all()) for weight in parameters(model))
+
+
+def test_training_after_inference_mode(model):
+    x = images(2, 3, 8, 8)
+    with torch.inference_mode():
+        model.predict(x)
+    model.train(x, x, 1, verbose=False)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 def test_cuda(project):
     model, x = project.Model(), images(2, 3, 9, 8)
