@@ -7,7 +7,7 @@ The system that the project grew from ("the baseline"; its report is named in `B
 Ours then trains afresh, by its own `Model.train`, one epoch of ever more pairs, until it ends at the baseline's
 PSNR or above. PSNR is that of val_data.pkl, without ensembling; measuring is not timed.
 
-The folder --out holds what was done so far: the same command goes on after a stop, from the baseline's last
+The folder --out holds the state of the baseline: after a stop, the same command goes on from its last
 complete epoch.
 """
 import io
@@ -104,7 +104,7 @@ def main(arguments=None) -> int:
     parser = cli.parser('bench_speedrun', __doc__)
     option = parser.add_argument
     option('--data', type=Path, default=Path('data'), metavar='FOLDER', help='with both files (default: data)')
-    option('--out', type=Path, required=True, metavar='FOLDER', help='for the state and the figures so far')
+    option('--out', type=Path, required=True, metavar='FOLDER', help="for the baseline's state")
     option('--pairs', type=data.integer(BATCH), metavar='N', help='of an epoch (default: all)')
     option('--epochs', type=data.integer(1), default=10, metavar='N', help="the baseline's (default: 10, its own)")
     option('--seed', type=data.integer(0), default=0, metavar='N', help='of both trainings (default: 0)')
@@ -112,7 +112,7 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     pairs = tuple(images[:options.pairs] for images in cli.read_pairs('--data', options.data / data.TRAIN_FILE))
     validation = cli.read_pairs('--data', options.data / data.VAL_FILE)
-    settings = {'pairs': len(pairs[0]), 'epochs': options.epochs, 'seed': options.seed}
+    settings = {'data': str(options.data), 'pairs': len(pairs[0]), 'epochs': options.epochs, 'seed': options.seed}
     options.out.mkdir(parents=True, exist_ok=True)
     settings_file = options.out / 'settings.json'
     if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
@@ -130,7 +130,7 @@ def main(arguments=None) -> int:
             ours.append(train_ours(some, validation, precision, options.seed))
             if ours[-1]['psnr'] >= goal:
                 print(f'{goal:.3f} dB: baseline {baseline_seconds:.1f} s, ours in {precision} '
-                      f'{ours[-1]["seconds"]:.1f} s, 1 / {baseline_seconds / ours[-1]["seconds"]:.1f}')
+                      f'{ours[-1]["seconds"]:.1f} s, {baseline_seconds / ours[-1]["seconds"]:.1f} times faster')
                 break
         else:
             print(f'ours in {precision}: {goal:.3f} dB not reached in an epoch')

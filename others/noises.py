@@ -85,6 +85,8 @@ def main(arguments=None) -> int:
     clean = cli.read_pairs('--data', options.data / data.VAL_FILE)[1][:options.images]
     try:
         _, paths = data.split_photos(options.photos, torch.Generator().manual_seed(data.SPLIT_SEED))
+    except ImportError as error:
+        raise cli.UserError(f'{error}: pip install -r others/requirements.txt') from error
     except ValueError as error:
         raise cli.UserError(f'--photos: {error}') from error
     photos = list(map(data.read_photo, paths))

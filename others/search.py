@@ -173,7 +173,7 @@ class Variant(project.Model):
     def __init__(self, options) -> None:
         super().__init__()
         self.net = Network(options.widths, options.encoder, options.decoder, options.block, options.attention)
-        self.to(self.device)
+        self.to('cpu')                  # its time is the processor's
         self.options = options
 
     def loss(self, output: torch.Tensor, noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -192,9 +192,10 @@ class Variant(project.Model):
             batch = torch.randint(len(first), (self.options.batch,))
             losses.append(self._step(first[batch], second[batch], optimizer).item())
             if self.options.average and progress > 0.1:
-                average = average or {name: weight.clone() for name, weight in self._weights().items()}
+                average = average or self._weights()
                 for name, weight in self.net.state_dict().items():
-                    average[name].lerp_(weight, 1 - self.options.average)
+                    if weight.is_floating_point():
+                        average[name].lerp_(weight, 1 - self.options.average)
             if len(losses) % 100 == 0:
                 print(f'{progress:4.0%}  step {len(losses)}  loss {sum(losses[-100:]) / 100:.5f}', flush=True)
         if average:
@@ -229,8 +230,11 @@ def main(arguments=None) -> int:
         raise cli.UserError(f'--encoder, --decoder: expected {len(options.widths)} and {len(options.widths) - 1} '
                             f'numbers for the levels of --widths')
     first, second = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
-    files = {'val': options.data / data.VAL_FILE, **{path.stem: path for path in options.also}}
-    sets = {name: cli.read_pairs('--also', path) for name, path in files.items()}
+    sets = {'val_data': cli.read_pairs('--data', options.data / data.VAL_FILE)}
+    for path in options.also:
+        if path.stem in sets:
+            raise cli.UserError(f'--also: two files are called {path.stem}, expected different names')
+        sets[path.stem] = cli.read_pairs('--also', path)
 
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)

@@ -50,24 +50,29 @@ def test_the_default_variant_is_as_large_as_project_1(monkeypatch):
 
 
 def test_search_writes_a_record(pairs, tmp_path, capsys):
-    record = tmp_path / 'record.json'
+    record = tmp_path / 'new' / 'record.json'
     threads = torch.get_num_threads()
     try:
         status = search.main(['tiny', '--seconds', '2', '--widths', '8', '16', '--encoder', '1', '2', '--decoder', '0',
-                              '--attention', '--batch', '4', '--average', '0.5', '--data', str(pairs), '--also',
-                              str(pairs / data.VAL_FILE), '--record', str(record)])
+                              '--attention', '--batch', '4', '--average', '0.5', '--block', 'batchnorm', '--data',
+                              str(pairs), '--also', str(pairs / data.TRAIN_FILE), '--record', str(record)])
     finally:
         torch.set_num_threads(threads)
     assert status == 0
     written = json.loads(record.read_text())
-    assert written['psnr']['val'] == written['psnr']['val_data']
+    assert written['psnr'].keys() == {'val_data', 'train_data'}
     assert written['pairs_seen'] % 4 == 0 and len(written['loss_curve']) == written['pairs_seen'] // 400
-    assert f'val {written["psnr"]["val"]:.3f} dB' in capsys.readouterr().out
+    assert f'val_data {written["psnr"]["val_data"]:.3f} dB' in capsys.readouterr().out
 
 
 def test_search_names_a_wrong_number_of_levels(pairs):
     with pytest.raises(cli.UserError, match='--encoder'):
         search.main(['x', '--widths', '8', '--data', str(pairs)])
+
+
+def test_search_refuses_two_sets_of_one_name(pairs):
+    with pytest.raises(cli.UserError, match='--also'):
+        search.main(['x', '--data', str(pairs), '--also', str(pairs / data.VAL_FILE)])
 
 
 # ----------------------------------------------------------------------------------------- speedrun
