@@ -6,6 +6,9 @@
 Variants compare at equal training time, each in a process with one thread (two may run side by side, on two
 cores): the rate follows one cycle over that time, measured as the processor's. Products are in bfloat16 where the
 processor has them. PSNR is without ensembling, on val_data.pkl and on the files of --also.
+
+--oracle trains towards the clean images instead, which nobody who denoises has: what is then missing is due to
+the network and to the noise in its input, not to the noise in its targets.
 """
 import json
 import time
@@ -174,15 +177,19 @@ class Variant(project.Model):
         super().__init__()
         self.net = Network(options.widths, options.encoder, options.decoder, options.block, options.attention)
         self.to('cpu')                  # its time is the processor's
-        self.options = options
+        self.options, self.clean = options, None
 
     def loss(self, output: torch.Tensor, noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        target = target if self.clean is None else self.clean
         if self.options.mse:
             return nn.functional.mse_loss(output, target)
         return super().loss(output, noisy, target)
 
-    def train_for(self, first: torch.Tensor, second: torch.Tensor, seconds: float) -> list:
-        """Train on random batches for `seconds` of processor time -> for each 100 steps their mean loss."""
+    def train_for(self, seconds: float, first: torch.Tensor, second: torch.Tensor, clean=None) -> list:
+        """Train on random batches for `seconds` of processor time -> for each 100 steps their mean loss.
+
+        clean: for the oracle, the images that the loss is to compare with, turned as the noisy ones are.
+        """
         optimizer = torch.optim.Adam(self.net.parameters(), betas=self.BETAS)
         average = None
         start, losses = time.process_time(), []
@@ -190,6 +197,11 @@ class Variant(project.Model):
             for group in optimizer.param_groups:
                 group['lr'] = self.learning_rate(progress, self.options.lr)
             batch = torch.randint(len(first), (self.options.batch,))
+            if clean is not None:
+                random = torch.get_rng_state()
+                target = project.to_centred(clean[batch], self.device)
+                self.clean, _ = project.augment(target, target)
+                torch.set_rng_state(random)
             losses.append(self._step(first[batch], second[batch], optimizer).item())
             if self.options.average and progress > 0.1:
                 average = average or self._weights()
@@ -204,6 +216,17 @@ class Variant(project.Model):
         return [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]
 
 
+def with_clean(images: tuple, val: int, photos: Path) -> tuple:
+    """(noisy, noisy), with the clean images that belong to them; UserError if they are of other photographs."""
+    generator = torch.Generator().manual_seed(data.SPLIT_SEED)
+    train_photos, val_photos = data.split_photos(photos, generator)
+    data.make_pairs(val_photos, val, 'validation pairs', data.read_photo, generator)      # draws what the set drew
+    *again, clean = data.make_pairs(train_photos, len(images[0]), 'training pairs', data.read_photo, generator)
+    if not all(map(torch.equal, again, images)):
+        raise cli.UserError(f'--oracle: --data was not made from {photos} with the default seed')
+    return *images, clean
+
+
 def main(arguments=None) -> int:
     parser = cli.parser('search', __doc__)
     option = parser.add_argument
@@ -213,11 +236,13 @@ def main(arguments=None) -> int:
            help='channels of each level (default: 48 96 192)')
     option('--encoder', type=data.integer(0), nargs='+', default=[1, 1, 1], metavar='N',
            help='blocks of each level on the way down, the last is the bottom (default: 1 1 1)')
-    option('--decoder', type=data.integer(0), nargs='+', default=[1, 1], metavar='N',
+    option('--decoder', type=data.integer(0), nargs='*', default=[1, 1], metavar='N',
            help='blocks of each level but the bottom on the way up, the finest first (default: 1 1)')
     option('--block', choices=BLOCKS, default='plain', help='kind of block (default: plain)')
     option('--attention', action='store_true', help='an attention layer at the bottom')
     option('--mse', action='store_true', help="the plain mean squared error instead of project 1's loss")
+    option('--oracle', type=Path, metavar='FOLDER',
+           help='the photographs that --data was made from (with the default seed): train towards clean images')
     option('--lr', type=float, default=project.Model.PEAK_LR, help='peak rate (default: %(default)s)')
     option('--batch', type=data.integer(1), default=project.Model.BATCH_SIZE, metavar='N', help='(default: %(default)s)')
     option('--average', type=float, default=0, metavar='DECAY', help='of an average of the weights (default: none)')
@@ -229,17 +254,19 @@ def main(arguments=None) -> int:
     if not len(options.widths) == len(options.encoder) == len(options.decoder) + 1:
         raise cli.UserError(f'--encoder, --decoder: expected {len(options.widths)} and {len(options.widths) - 1} '
                             f'numbers for the levels of --widths')
-    first, second = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
+    images = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
     sets = {'val_data': cli.read_pairs('--data', options.data / data.VAL_FILE)}
     for path in options.also:
         if path.stem in sets:
             raise cli.UserError(f'--also: two files are called {path.stem}, expected different names')
         sets[path.stem] = cli.read_pairs('--also', path)
+    if options.oracle:
+        images = with_clean(images, len(sets['val_data'][0]), options.oracle)
 
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     model = Variant(options)
-    curve = model.train_for(first, second, options.seconds)
+    curve = model.train_for(options.seconds, *images)
     scores = {name: psnr(model.predict(noisy, ensemble=False), clean).mean().item()
               for name, (noisy, clean) in sets.items()}
     print(f'{options.name}: ' + ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items()))

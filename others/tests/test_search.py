@@ -4,6 +4,7 @@ import json
 import numpy
 import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 
 from others import bench_speedrun, cli, data, noises, search
@@ -63,6 +64,39 @@ def test_search_writes_a_record(pairs, tmp_path, capsys):
     assert written['psnr'].keys() == {'val_data', 'train_data'}
     assert written['pairs_seen'] % 4 == 0 and len(written['loss_curve']) == written['pairs_seen'] // 400
     assert f'val_data {written["psnr"]["val_data"]:.3f} dB' in capsys.readouterr().out
+
+
+def test_the_oracle_trains_towards_the_clean_images_turned_alike(tmp_path, monkeypatch):
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for i in range(4):
+        tiles = torch.randint(256, (10, 13, 3), dtype=torch.uint8, generator=generator)
+        pixels = tiles.repeat_interleave(7, 0).repeat_interleave(7, 1)
+        Image.fromarray(pixels.numpy()).save(photos / f'{i}.png')
+    folder = tmp_path / 'data'
+    data.main(['photos', str(photos), '--out', str(folder), '--train', '12', '--val', '3'])
+    seen = []
+
+    def loss(self, output, noisy, target):
+        seen.append((noisy, target, self.clean))
+        return super(search.Variant, self).loss(output, noisy, self.clean)
+
+    monkeypatch.setattr(search.Variant, 'loss', loss)
+    threads = torch.get_num_threads()
+    arguments = ['x', '--seconds', '1', '--widths', '8', '--encoder', '1', '--decoder', '--batch', '4', '--data', str(folder)]
+    try:
+        search.main([*arguments, '--oracle', str(photos)])
+        data.main(['photos', str(photos), '--out', str(tmp_path / 'other'), '--train', '12', '--val', '3', '--seed', '1'])
+        with pytest.raises(cli.UserError, match='--oracle'):
+            search.main([*arguments[:-1], str(tmp_path / 'other'), '--oracle', str(photos)])
+    finally:
+        torch.set_num_threads(threads)
+    noisy, target, clean = (torch.cat(images) for images in zip(*seen))
+    noise = (noisy - target).square().mean() / 2                # of one version, from the two
+    for images in noisy, target:
+        assert (images - clean).square().mean() == pytest.approx(float(noise), rel=0.2)
+    assert (clean - clean.flip(-1)).square().mean() > 4 * noise > 0     # turned otherwise, they would be far off
 
 
 def test_search_names_a_wrong_number_of_levels(pairs):
