@@ -568,8 +568,10 @@ class Tanh(Module):
 class MSE(Module):
     """The mean squared error: mean((prediction - target)^2), or the sum; a tensor of shape ().
 
-    forward(prediction, target): two tensors of one shape. backward() returns the gradient with respect
-    to the prediction. ValueError if the shapes differ or `reduction` is neither 'mean' nor 'sum'.
+    forward(prediction, target): two tensors of one shape. forward(.., weight), a tensor that broadcasts to
+    this shape, weights the squares: mean(weight * (prediction - target)^2). backward() returns the gradient
+    with respect to the prediction. ValueError if the shapes do not fit or `reduction` is neither 'mean' nor
+    'sum'.
     """
 
     def __init__(self, *, reduction: str = 'mean') -> None:
@@ -577,16 +579,23 @@ class MSE(Module):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.reduction = reduction
 
-    def forward_and_vjp(self, prediction: Tensor, target: Tensor) -> tuple:
+    def forward_and_vjp(self, prediction: Tensor, target: Tensor, weight: Optional[Tensor] = None) -> tuple:
         if prediction.shape != target.shape:
             raise ValueError(f'MSE: prediction and target must have one shape, got {tuple(prediction.shape)} '
                              f'and {tuple(target.shape)}')
         difference = prediction.detach() - target.detach()
         scale = 1 / difference.numel() if self.reduction == 'mean' else 1
-        loss = difference.pow(2).sum() * scale
+        weighted = difference
+        if weight is not None:
+            try:
+                weighted = weight.detach().expand_as(difference) * difference
+            except RuntimeError as error:
+                raise ValueError(f'MSE: weight must broadcast to {tuple(difference.shape)}, '
+                                 f'got {tuple(weight.shape)}') from error
+        loss = (weighted * difference).sum() * scale
 
         def vjp(gradient=None):
-            return difference * (2 * scale if gradient is None else 2 * scale * gradient.detach())
+            return weighted * (2 * scale if gradient is None else 2 * scale * gradient.detach())
 
         return loss, vjp
 
@@ -781,16 +790,20 @@ class Progress(NamedTuple):
 
 def build_network() -> Sequential:
     """The assignment's network. Shape: (N, 3, H, W) -> the same, H and W multiples of 4.
-    Values: -0.5..0.5 in, 0..1 out.
+    Values: -0.5..0.5 in, 0..1 out."""
+    return initialise(Sequential(Conv2d(3, 128, 4, stride=2, padding=1), ReLU(),
+                                 Conv2d(128, 256, 4, stride=2, padding=1), ReLU(),
+                                 TransposeConv2d(256, 128, 4, stride=2, padding=1), ReLU(),
+                                 TransposeConv2d(128, 3, 4, stride=2, padding=1), Sigmoid()))
 
-    The weights are normal with the variance 2 / fan_in, where fan_in counts what one output adds up
+
+def initialise(network: Sequential) -> Sequential:
+    """Draw new weights for such a network, in place.
+
+    They are normal with the variance 2 / fan_in, where fan_in counts what one output adds up
     (He et al. 2015, arxiv.org/abs/1502.01852), the biases zero. The last layer's are smaller, so
     that the sigmoid begins near 1/2, where it learns fastest.
     """
-    network = Sequential(Conv2d(3, 128, 4, stride=2, padding=1), ReLU(),
-                         Conv2d(128, 256, 4, stride=2, padding=1), ReLU(),
-                         TransposeConv2d(256, 128, 4, stride=2, padding=1), ReLU(),
-                         TransposeConv2d(128, 3, 4, stride=2, padding=1), Sigmoid())
     for layer in network[0], network[2], network[4], network[6]:
         seen = math.prod(layer.window.kernel_size)          # of the kernel, by one output pixel
         if isinstance(layer, TransposeConv2d):
@@ -821,6 +834,7 @@ class Model:
     PEAK_LR = 6.0                   # one cycle: up from a 10th of it, down to a 1000th of it
     FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate
     MOMENTUM = 0.9
+    LEAST_NOISE = 1e-3              # mean square; an image without noise (below 30 dB) has no larger weight
     MULTIPLE = 4                    # of H and W in the network
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
     MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
@@ -936,12 +950,23 @@ class Model:
             if callback is not None:
                 callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, optimizer.lr, state))
 
+    def image_weights(self, output: Tensor, noisy: Tensor) -> Tensor:
+        """The images' weights in the loss: more for those that the network finds less noise in.
+
+        PSNR is a mean of decibels: a smooth image counts as much as a busy one, but adds little to the plain
+        mean. The weights depend on the input alone and no gradient goes through them, so for each input the
+        best output is still the mean of its targets. output, noisy: (N, C, H, W) -> (N, 1, 1, 1), of mean 1
+        """
+        noise = (output - noisy).pow(2).mean((1, 2, 3), keepdim=True)
+        weights = 1 / (noise + self.LEAST_NOISE)
+        return weights / weights.mean()
+
     def _step(self, first: Tensor, second: Tensor, optimizer: SGD) -> Tensor:
         """One step of SGD on one batch of pairs. Returns the loss, shape ()."""
         pair = augment(to_centred(first, self.device), to_centred(second, self.device))
         noisy, other = (pad_to_multiple(images, self.MULTIPLE) for images in pair)
         output, network_vjp = self.net.forward_and_vjp(noisy)
-        loss, loss_vjp = self.loss.forward_and_vjp(output, other + 0.5)
+        loss, loss_vjp = self.loss.forward_and_vjp(output, other + 0.5, self.image_weights(output, noisy + 0.5))
         optimizer.zero_grad()
         network_vjp(loss_vjp())
         optimizer.step()

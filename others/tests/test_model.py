@@ -379,6 +379,22 @@ def test_train_learns_from_noisy_pairs(project):
     assert error < noise / 4
 
 
+def test_the_loss_weighs_images_by_the_noise_found_in_them(project, monkeypatch):
+    """Of two images, one busy and one nearly flat: their errors over what the output takes off, with mean 1."""
+    monkeypatch.setattr(project, 'augment', lambda first, second: (first, second))
+    model, losses = new_model(project), []
+    first, second = pairs(2, 8, 12)
+    first[1], second[1] = 128 + first[1] // 64, 128 + second[1] // 64
+    noisy, target = first.float() / 255 - 0.5, second.float() / 255 - 0.5
+    with torch.no_grad():
+        output = model.net(noisy) - (0.5 if project is PROJECTS[2] else 0)
+        model.train(first, second, 1, verbose=False, callback=lambda progress: losses.append(progress.loss))
+    removed, error = ((output - images).square().mean((1, 2, 3)) for images in (noisy, target))
+    weight = 1 / (removed + 1e-3)
+    assert float(losses[0]) == pytest.approx(float((weight * error).sum() / weight.sum()), rel=1e-4)
+    assert float(losses[0]) != pytest.approx(float(error.mean()), rel=1e-2)
+
+
 class Stop(Exception):
     """Raised by a callback."""
 
