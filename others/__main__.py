@@ -13,4 +13,4 @@ def tools() -> dict:
 
 if __name__ == '__main__':
     for name, line in tools().items():
-        print(f'python -m others.{name:<16}  {line}')
+        print(f'python -m others.{name:<17}  {line}')

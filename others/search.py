@@ -1,15 +1,16 @@
-"""Train a variant of mini-project 1 for a given time and measure it: one record of the search for the best network.
+"""Train a variant of a mini-project for a given time and measure it: one record of the search for the best one.
 
-    python -m others.search plain --seconds 420
-    python -m others.search gated --seconds 420 --block gated --record others/results/search_1/gated.json
+    python -m others.search plain --project 1 --seconds 420
+    python -m others.search nearest --project 2 --upsampling nearest --kernel 3 --record nearest.json
 
 Variants compare at equal training time, each in a process with one thread (two may run side by side, on two
-cores): the rate follows one cycle over that time, measured as the processor's. Products are in bfloat16 where the
-processor has them. PSNR is without ensembling, on val_data.pkl and on the files of --also.
+cores): the rate follows one cycle over that time, measured as the processor's. Project 1's products are in bfloat16
+where the processor has them. PSNR is without ensembling, on val_data.pkl and on the files of --also.
 
 --oracle trains towards the clean images instead, which nobody who denoises has: what is then missing is due to
 the network and to the noise in its input, not to the noise in its targets.
 """
+import argparse
 import json
 import time
 from pathlib import Path
@@ -17,12 +18,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from Miniproject_1 import model as project
+from Miniproject_1 import model as project_1
+from Miniproject_2 import model as project_2
 from others import cli, data
 from others.metrics import psnr
 
 
-# ------------------------------------------------------------------------------------------- blocks
+# --------------------------------------------------------------------------------- project 1's blocks
 # All (N, C, H, W) -> the same, x + something that is small at first.
 
 def small(conv: nn.Conv2d) -> nn.Conv2d:
@@ -170,14 +172,63 @@ class Network(nn.Module):
 
 # ------------------------------------------------------------------------------------------ training
 
-class Variant(project.Model):
-    """Project 1's `Model` around a `Network`, trained for a time instead of a number of epochs."""
+class Timed:
+    """Training for a time instead of a number of epochs; for a `Model` of either project."""
+    clean = None                        # of the batch, -0.5..0.5; for the oracle
+
+    def train_for(self, seconds: float, first: torch.Tensor, second: torch.Tensor, clean=None) -> list:
+        """Train on random batches for `seconds` of processor time -> for each 100 steps their mean loss.
+
+        clean: for the oracle, the images that the loss is to compare with, turned as the noisy ones are.
+        """
+        optimizer, average = self.new_optimizer(), None
+        start, losses = time.process_time(), []
+        while (progress := (time.process_time() - start) / seconds) < 1:
+            self.set_rate(optimizer, progress)
+            batch = torch.randint(len(first), (self.options.batch,))
+            if clean is not None:
+                random = torch.get_rng_state()
+                target = self.project.to_centred(clean[batch], self.device)
+                self.clean, _ = self.project.augment(target, target)
+                torch.set_rng_state(random)
+            losses.append(self._step(first[batch], second[batch], optimizer).item())
+            if self.options.average and progress > 0.1:
+                weights = self._weights()
+                average = average or weights
+                for old, new in zip(*map(values, (average, weights))):
+                    if new.is_floating_point():
+                        old.lerp_(new, 1 - self.options.average)
+            if len(losses) % 100 == 0:
+                print(f'{progress:4.0%}  step {len(losses)}  loss {sum(losses[-100:]) / 100:.5f}', flush=True)
+        if average:
+            self._set_weights(average)
+        self.steps = len(losses)
+        return [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]
+
+
+def values(weights) -> list:
+    return list(weights.values()) if isinstance(weights, dict) else weights
+
+
+class Variant1(Timed, project_1.Model):
+    """Project 1's `Model` around a `Network`."""
+    project = project_1
 
     def __init__(self, options) -> None:
         super().__init__()
         self.net = Network(options.widths, options.encoder, options.decoder, options.block, options.attention)
         self.to('cpu')                  # its time is the processor's
-        self.options, self.clean = options, None
+        self.options = options
+
+    def parameters(self) -> list:
+        return list(self.net.parameters())
+
+    def new_optimizer(self):
+        return torch.optim.Adam(self.net.parameters(), betas=self.BETAS)
+
+    def set_rate(self, optimizer, progress: float) -> None:
+        for group in optimizer.param_groups:
+            group['lr'] = self.learning_rate(progress, self.options.lr)
 
     def loss(self, output: torch.Tensor, noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         target = target if self.clean is None else self.clean
@@ -185,35 +236,58 @@ class Variant(project.Model):
             return nn.functional.mse_loss(output, target)
         return super().loss(output, noisy, target)
 
-    def train_for(self, seconds: float, first: torch.Tensor, second: torch.Tensor, clean=None) -> list:
-        """Train on random batches for `seconds` of processor time -> for each 100 steps their mean loss.
 
-        clean: for the oracle, the images that the loss is to compare with, turned as the noisy ones are.
-        """
-        optimizer = torch.optim.Adam(self.net.parameters(), betas=self.BETAS)
-        average = None
-        start, losses = time.process_time(), []
-        while (progress := (time.process_time() - start) / seconds) < 1:
-            for group in optimizer.param_groups:
-                group['lr'] = self.learning_rate(progress, self.options.lr)
-            batch = torch.randint(len(first), (self.options.batch,))
-            if clean is not None:
-                random = torch.get_rng_state()
-                target = project.to_centred(clean[batch], self.device)
-                self.clean, _ = project.augment(target, target)
-                torch.set_rng_state(random)
-            losses.append(self._step(first[batch], second[batch], optimizer).item())
-            if self.options.average and progress > 0.1:
-                average = average or self._weights()
-                for name, weight in self.net.state_dict().items():
-                    if weight.is_floating_point():
-                        average[name].lerp_(weight, 1 - self.options.average)
-            if len(losses) % 100 == 0:
-                print(f'{progress:4.0%}  step {len(losses)}  loss {sum(losses[-100:]) / 100:.5f}', flush=True)
-        if average:
-            self._set_weights(average)
-        self.steps = len(losses)
-        return [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]
+class Variant2(Timed, project_2.Model):
+    """Project 2's `Model` with other channels, kernels, upsampling or loss."""
+    project = project_2
+
+    def __init__(self, options) -> None:
+        super().__init__()
+        self.net = network_2(options.channels, options.kernel, options.upsampling)
+        self.net[0]._needs_input_gradient = False
+        self.to('cpu')
+        self.mixed_precision = options.precision == 'mixed'
+        self.options = options
+        self.loss = Loss2(self)
+
+    def parameters(self) -> list:
+        return [weight for weight, _ in self.net.param()]
+
+    def new_optimizer(self):
+        return project_2.SGD(self.net.param(), lr=0, momentum=self.MOMENTUM, nesterov=True)
+
+    def set_rate(self, optimizer, progress: float) -> None:
+        optimizer.lr = project_2.one_cycle(progress, self.options.lr, start=1 / 10, end=1 / 1000)
+
+
+class Loss2(project_2.MSE):
+    """Project 2's loss, without its weights for --mse, with the clean images for --oracle."""
+
+    def __init__(self, model: Variant2) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward_and_vjp(self, prediction, target, weight) -> tuple:
+        clean, mse = self.model.clean, self.model.options.mse
+        return super().forward_and_vjp(prediction, target if clean is None else clean + 0.5, None if mse else weight)
+
+
+def network_2(channels: tuple, kernel: int, upsampling: str) -> project_2.Sequential:
+    """The assignment's network. Shape: (N, 3, H, W) -> the same, H and W multiples of 4."""
+    first, second = channels
+    padding = (kernel - 1) // 2
+
+    def down(channels: int, wider: int) -> project_2.Module:
+        return project_2.Conv2d(channels, wider, kernel, stride=2, padding=padding)
+
+    def up(channels: int, narrower: int) -> project_2.Module:
+        if upsampling == 'nearest':
+            return project_2.Upsampling(channels, narrower, kernel, padding=padding)
+        return project_2.TransposeConv2d(channels, narrower, kernel, 2, padding, output_padding=kernel % 2)
+
+    relu = project_2.ReLU
+    return project_2.initialise(project_2.Sequential(down(3, first), relu(), down(first, second), relu(),
+                                                     up(second, first), relu(), up(first, 3), project_2.Sigmoid()))
 
 
 def with_clean(images: tuple, val: int, photos: Path) -> tuple:
@@ -227,33 +301,62 @@ def with_clean(images: tuple, val: int, photos: Path) -> tuple:
     return *images, clean
 
 
-def main(arguments=None) -> int:
+OF_PROJECT = {
+    1: {'widths': [48, 96, 192], 'encoder': [1, 1, 1], 'decoder': [1, 1], 'block': 'plain', 'attention': False},
+    2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed', 'precision': 'float32'},
+}
+
+
+def parse(arguments) -> argparse.Namespace:
+    """The options; those of the project that were not given have its own values. UserError for the other's."""
     parser = cli.parser('search', __doc__)
     option = parser.add_argument
     option('name', metavar='NAME', help='of the variant, for the record')
+    option('--project', type=int, choices=(1, 2), required=True, help='the mini-project')
     option('--seconds', type=data.integer(1), default=420, metavar='N', help='of training (default: 420)')
-    option('--widths', type=data.integer(1), nargs='+', default=[48, 96, 192], metavar='N',
-           help='channels of each level (default: 48 96 192)')
-    option('--encoder', type=data.integer(0), nargs='+', default=[1, 1, 1], metavar='N',
-           help='blocks of each level on the way down, the last is the bottom (default: 1 1 1)')
-    option('--decoder', type=data.integer(0), nargs='*', default=[1, 1], metavar='N',
-           help='blocks of each level but the bottom on the way up, the finest first (default: 1 1)')
-    option('--block', choices=BLOCKS, default='plain', help='kind of block (default: plain)')
-    option('--attention', action='store_true', help='an attention layer at the bottom')
-    option('--mse', action='store_true', help="the plain mean squared error instead of project 1's loss")
+    option('--mse', action='store_true', help="the plain mean squared error instead of the project's loss")
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
-    option('--lr', type=float, default=project.Model.PEAK_LR, help='peak rate (default: %(default)s)')
-    option('--batch', type=data.integer(1), default=project.Model.BATCH_SIZE, metavar='N', help='(default: %(default)s)')
+    option('--lr', type=float, help="peak rate (default: the project's own)")
+    option('--batch', type=data.integer(1), metavar='N', help="(default: the project's own)")
     option('--average', type=float, default=0, metavar='DECAY', help='of an average of the weights (default: none)')
     option('--seed', type=data.integer(0), default=0, metavar='N', help='(default: 0)')
     option('--data', type=Path, default=Path('data'), metavar='FOLDER', help='with both files (default: data)')
     option('--also', type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on')
     option('--record', type=Path, metavar='FILE', help='write the figures to FILE, as JSON')
+    option = parser.add_argument_group('project 1').add_argument
+    option('--widths', type=data.integer(1), nargs='+', metavar='N', help='channels of each level (default: 48 96 192)')
+    option('--encoder', type=data.integer(0), nargs='+', metavar='N',
+           help='blocks of each level on the way down, the last is the bottom (default: 1 1 1)')
+    option('--decoder', type=data.integer(0), nargs='*', metavar='N',
+           help='blocks of each level but the bottom on the way up, the finest first (default: 1 1)')
+    option('--block', choices=BLOCKS, help='kind of block (default: plain)')
+    option('--attention', action='store_true', default=None, help='an attention layer at the bottom')
+    option = parser.add_argument_group('project 2').add_argument
+    option('--channels', type=data.integer(1), nargs=2, metavar='N', help='at half and quarter size (default: 128 256)')
+    option('--kernel', type=data.integer(2), metavar='N', help='of every convolution, odd for nearest (default: 4)')
+    option('--upsampling', choices=('transposed', 'nearest'), help='kind of upsampling (default: transposed)')
+    option('--precision', choices=('float32', 'mixed'), help='mixed: products in bfloat16 (default: float32)')
     options = parser.parse_args(arguments)
+
+    for number, defaults in OF_PROJECT.items():
+        for name, default in defaults.items():
+            if getattr(options, name) is None:
+                setattr(options, name, default)
+            elif number != options.project:
+                raise cli.UserError(f'--{name} is of project {number}, expected none with --project {options.project}')
+    model = {1: project_1, 2: project_2}[options.project].Model
+    options.lr, options.batch = options.lr or model.PEAK_LR, options.batch or model.BATCH_SIZE
     if not len(options.widths) == len(options.encoder) == len(options.decoder) + 1:
         raise cli.UserError(f'--encoder, --decoder: expected {len(options.widths)} and {len(options.widths) - 1} '
                             f'numbers for the levels of --widths')
+    if options.upsampling == 'nearest' and options.kernel % 2 == 0:
+        raise cli.UserError(f'--kernel: {options.kernel}, expected an odd one for --upsampling nearest')
+    return options
+
+
+def main(arguments=None) -> int:
+    options = parse(arguments)
     images = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
     sets = {'val_data': cli.read_pairs('--data', options.data / data.VAL_FILE)}
     for path in options.also:
@@ -265,14 +368,14 @@ def main(arguments=None) -> int:
 
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    model = Variant(options)
+    model = {1: Variant1, 2: Variant2}[options.project](options)
     curve = model.train_for(options.seconds, *images)
     scores = {name: psnr(model.predict(noisy, ensemble=False), clean).mean().item()
               for name, (noisy, clean) in sets.items()}
     print(f'{options.name}: ' + ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items()))
     if options.record:
         record = {**cli.circumstances(), 'name': options.name,
-                  'parameters': sum(weight.numel() for weight in model.net.parameters()),
+                  'parameters': sum(weight.numel() for weight in model.parameters()),
                   'precision': 'mixed' if model.mixed_precision else 'float32', 'seconds': options.seconds,
                   'pairs_seen': model.steps * options.batch, 'psnr': scores, 'loss_curve': curve}
         cli.write(options.record, (json.dumps(record, indent=2) + '\n').encode())

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from others import bench_speedrun, cli, data, noises, search
+from others import bench_speedrun, cli, compare_torch, data, noises, search
 from others.metrics import psnr
 
 
@@ -54,8 +54,8 @@ def test_search_writes_a_record(pairs, tmp_path, capsys):
     record = tmp_path / 'new' / 'record.json'
     threads = torch.get_num_threads()
     try:
-        status = search.main(['tiny', '--seconds', '2', '--widths', '8', '16', '--encoder', '1', '2', '--decoder', '0',
-                              '--attention', '--batch', '4', '--average', '0.5', '--block', 'batchnorm', '--data',
+        status = search.main(['tiny', '--project', '1', '--seconds', '2', '--widths', '8', '16', '--encoder', '1', '2',
+                              '--decoder', '0', '--attention', '--batch', '4', '--average', '0.5', '--block', 'batchnorm', '--data',
                               str(pairs), '--also', str(pairs / data.TRAIN_FILE), '--record', str(record)])
     finally:
         torch.set_num_threads(threads)
@@ -80,11 +80,12 @@ def test_the_oracle_trains_towards_the_clean_images_turned_alike(tmp_path, monke
 
     def loss(self, output, noisy, target):
         seen.append((noisy, target, self.clean))
-        return super(search.Variant, self).loss(output, noisy, self.clean)
+        return super(search.Variant1, self).loss(output, noisy, self.clean)
 
-    monkeypatch.setattr(search.Variant, 'loss', loss)
+    monkeypatch.setattr(search.Variant1, 'loss', loss)
     threads = torch.get_num_threads()
-    arguments = ['x', '--seconds', '1', '--widths', '8', '--encoder', '1', '--decoder', '--batch', '4', '--data', str(folder)]
+    arguments = ['x', '--project', '1', '--seconds', '1', '--widths', '8', '--encoder', '1', '--decoder',
+                 '--batch', '4', '--data', str(folder)]
     try:
         search.main([*arguments, '--oracle', str(photos)])
         data.main(['photos', str(photos), '--out', str(tmp_path / 'other'), '--train', '12', '--val', '3', '--seed', '1'])
@@ -99,14 +100,62 @@ def test_the_oracle_trains_towards_the_clean_images_turned_alike(tmp_path, monke
     assert (clean - clean.flip(-1)).square().mean() > 4 * noise > 0     # turned otherwise, they would be far off
 
 
+@pytest.mark.parametrize('upsampling, kernel',
+                         [('transposed', 4), ('transposed', 3), ('transposed', 6), ('nearest', 3)])
+def test_variants_of_project_2(upsampling, kernel):
+    options = search.parse(['x', '--project', '2', '--channels', '4', '6', '--kernel', str(kernel),
+                            '--upsampling', upsampling, '--mse'])
+    variant = search.Variant2(options)
+    assert variant.predict(torch.zeros(2, 3, 12, 20)).shape == (2, 3, 12, 20)
+    size = 3 * 4 + 4 * 6 + 6 * 4 + 4 * 3
+    assert sum(weight.numel() for weight in variant.parameters()) == size * kernel ** 2 + 4 + 6 + 4 + 3
+    before = [weight.clone() for weight in variant.parameters()]
+    images = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8)
+    variant.train_for(0.2, images, images)
+    assert all(not torch.equal(new, old) for new, old in zip(variant.parameters(), before))
+
+
+def test_the_loss_of_project_2_with_and_without_weights_and_towards_clean_images():
+    torch.manual_seed(0)
+    output, target, clean = torch.rand(3, 2, 3, 4, 5)
+    weight = torch.tensor([0.5, 1.5]).view(2, 1, 1, 1)
+    for options, expected in (([], weight * (output - target) ** 2), (['--mse'], (output - target) ** 2)):
+        loss = search.Variant2(search.parse(['x', '--project', '2', '--channels', '4', '6', *options])).loss
+        assert float(loss(output, target, weight)) == pytest.approx(float(expected.mean()))
+        loss.model.clean = clean - 0.5
+        assert float(loss(output, output.clone(), weight)) > 0.01
+
+
+def test_search_refuses_what_belongs_to_the_other_project():
+    with pytest.raises(cli.UserError, match='--kernel is of project 2'):
+        search.parse(['x', '--project', '1', '--kernel', '3'])
+    with pytest.raises(cli.UserError, match='--kernel: 4, expected an odd one'):
+        search.parse(['x', '--project', '2', '--upsampling', 'nearest'])
+
+
 def test_search_names_a_wrong_number_of_levels(pairs):
     with pytest.raises(cli.UserError, match='--encoder'):
-        search.main(['x', '--widths', '8', '--data', str(pairs)])
+        search.main(['x', '--project', '1', '--widths', '8', '--data', str(pairs)])
 
 
 def test_search_refuses_two_sets_of_one_name(pairs):
     with pytest.raises(cli.UserError, match='--also'):
-        search.main(['x', '--data', str(pairs), '--also', str(pairs / data.VAL_FILE)])
+        search.main(['x', '--project', '2', '--data', str(pairs), '--also', str(pairs / data.VAL_FILE)])
+
+
+# ------------------------------------------------------------------------------------ against torch
+
+def test_the_two_trainings_end_alike(pairs, tmp_path, capsys):
+    """They share their batches and differ in rounding: some 1e-7 a step, where a wrong gradient would show at once."""
+    record = tmp_path / 'record.json'
+    assert compare_torch.main(['--data', str(pairs), '--epochs', '3', '--record', str(record)]) == 0
+    written = json.loads(record.read_text())
+    assert written['ours']['psnr'] == pytest.approx(written['torch.nn']['psnr'], abs=1e-3)
+    torch.manual_seed(0)
+    noisy, clean = cli.read_pairs('--data', pairs / data.VAL_FILE)
+    untrained = psnr(compare_torch.project.Model().predict(noisy, ensemble=False), clean).mean()
+    assert abs(written['ours']['psnr'] - untrained) > 0.1
+    assert 'torch.nn' in capsys.readouterr().out
 
 
 # ----------------------------------------------------------------------------------------- speedrun
