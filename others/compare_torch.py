@@ -3,7 +3,7 @@
     python -m others.compare_torch --data data --pairs 10000 --epochs 3 --record others/results/compare_torch.json
 
 Both have the same initial weights, batches, augmentation, loss and schedule, in float32. Torch's training is
-nn.Sequential, autograd and torch.optim.SGD. PSNR is without ensembling, on val_data.pkl.
+nn.Sequential, autograd and torch.optim.SGD. PSNR is without ensembling, on val_data.pkl and on the files of --also.
 """
 import json
 import time
@@ -14,7 +14,7 @@ from torch import nn
 
 from Miniproject_2 import model as project
 from others import cli, data
-from others.metrics import psnr
+from others.search import measure, read_sets
 
 
 def torch_twin(net: project.Sequential) -> nn.Sequential:
@@ -65,10 +65,11 @@ def main(arguments=None) -> int:
     option('--pairs', type=data.integer(1), metavar='N', help='to train on (default: all)')
     option('--epochs', type=data.integer(1), default=1, metavar='N', help='(default: 1)')
     option('--seed', type=data.integer(0), default=0, metavar='N', help='(default: 0)')
+    option('--also', type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on')
     option('--record', type=Path, metavar='FILE', help='write the figures to FILE, as JSON')
     options = parser.parse_args(arguments)
     pairs = [images[:options.pairs] for images in cli.read_pairs('--data', options.data / data.TRAIN_FILE)]
-    noisy, clean = cli.read_pairs('--data', options.data / data.VAL_FILE)
+    sets = read_sets(options.data, options.also)
 
     runs = {}
     for name, kind in (('ours', project.Model), ('torch.nn', TorchModel)):
@@ -77,9 +78,10 @@ def main(arguments=None) -> int:
         model, start = kind(), time.monotonic()
         model.train(*pairs, options.epochs)
         seconds = round(time.monotonic() - start, 1)
-        runs[name] = {'psnr': psnr(model.predict(noisy, ensemble=False), clean).mean().item(), 'seconds': seconds}
+        runs[name] = {'psnr': measure(model, sets), 'seconds': seconds}
     for name, run in runs.items():
-        print(f"{name:8}  {run['psnr']:.3f} dB  {run['seconds']:7.1f} s")
+        scores = ', '.join(f'{name} {score:.3f} dB' for name, score in run['psnr'].items())
+        print(f"{name:8}  {run['seconds']:7.1f} s  {scores}")
     if options.record:
         record = {**cli.circumstances(), 'pairs': len(pairs[0]), 'epochs': options.epochs, **runs}
         cli.write(options.record, (json.dumps(record, indent=2) + '\n').encode())

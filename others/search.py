@@ -301,6 +301,22 @@ def with_clean(images: tuple, val: int, photos: Path) -> tuple:
     return *images, clean
 
 
+def read_sets(folder: Path, also: list) -> dict:
+    """{name: (noisy, clean)}, each (N, 3, H, W): the validation pairs of `folder` and the files of --also."""
+    sets = {'val_data': cli.read_pairs('--data', folder / data.VAL_FILE)}
+    for path in also:
+        if path.stem in sets:
+            raise cli.UserError(f'--also: two files are called {path.stem}, expected different names')
+        sets[path.stem] = cli.read_pairs('--also', path)
+    return sets
+
+
+def measure(model, sets: dict) -> dict:
+    """{name: PSNR in dB, without ensembling} of a `Model` on `sets`."""
+    return {name: psnr(model.predict(noisy, ensemble=False), clean).mean().item()
+            for name, (noisy, clean) in sets.items()}
+
+
 OF_PROJECT = {
     1: {'widths': [48, 96, 192], 'encoder': [1, 1, 1], 'decoder': [1, 1], 'block': 'plain', 'attention': False},
     2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed', 'precision': 'float32'},
@@ -358,11 +374,7 @@ def parse(arguments) -> argparse.Namespace:
 def main(arguments=None) -> int:
     options = parse(arguments)
     images = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
-    sets = {'val_data': cli.read_pairs('--data', options.data / data.VAL_FILE)}
-    for path in options.also:
-        if path.stem in sets:
-            raise cli.UserError(f'--also: two files are called {path.stem}, expected different names')
-        sets[path.stem] = cli.read_pairs('--also', path)
+    sets = read_sets(options.data, options.also)
     if options.oracle:
         images = with_clean(images, len(sets['val_data'][0]), options.oracle)
 
@@ -370,8 +382,7 @@ def main(arguments=None) -> int:
     torch.manual_seed(options.seed)
     model = {1: Variant1, 2: Variant2}[options.project](options)
     curve = model.train_for(options.seconds, *images)
-    scores = {name: psnr(model.predict(noisy, ensemble=False), clean).mean().item()
-              for name, (noisy, clean) in sets.items()}
+    scores = measure(model, sets)
     print(f'{options.name}: ' + ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items()))
     if options.record:
         record = {**cli.circumstances(), 'name': options.name,
