@@ -831,8 +831,8 @@ class Model:
     """
     NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 32
-    PEAK_LR = 6.0                   # one cycle: up from a 10th of it, down to a 1000th of it
-    FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate
+    PEAK_LR = 12.0                  # one cycle: up from a 10th of it, down to a 1000th of it
+    FINE_TUNING = 0.025             # weights that are trained already meet this part of the rate
     MOMENTUM = 0.9
     LEAST_NOISE = 1e-3              # mean square; an image without noise (below 30 dB) has no larger weight
     MULTIPLE = 4                    # of H and W in the network
