@@ -63,7 +63,13 @@ def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def figures(noisy: torch.Tensor, clean: torch.Tensor, models: dict) -> dict:
-    """PSNR (dB) of the noisy images, of the best blur, with its width, and of each model."""
+    """PSNR (dB) of the noisy images, of the best blur, with its width, and of each model.
+
+    Images that the noise has not changed are left out: their PSNR is infinite, and so would be the mean.
+    """
+    changed = (noisy != clean).flatten(1).any(1)
+    noisy, clean = noisy[changed], clean[changed]
+
     def score(images: torch.Tensor) -> float:
         return psnr(images, clean).mean().item()
 
