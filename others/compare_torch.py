@@ -1,6 +1,6 @@
 """Train mini-project 2's network twice, by its own framework and by torch.nn, and compare where the two end.
 
-    python -m others.compare_torch --data data --pairs 10000 --epochs 3 --record others/results/compare_torch.json
+    python -m others.compare_torch --data data --pairs 6000 --epochs 2 --record others/results/compare_torch.json
 
 Both have the same initial weights, batches, augmentation, loss and schedule, in float32. Torch's training is
 nn.Sequential, autograd and torch.optim.SGD. PSNR is without ensembling, on val_data.pkl and on the files of --also.
