@@ -181,44 +181,40 @@ class Window(NamedTuple):
         return tuple((n + 2 * p - e) // s + 1
                      for n, p, e, s in zip(size, self.padding, self.extent, self.stride))
 
-    def on_input(self, axis: int, tap: int, places: range, n: int) -> tuple:
-        """Along an axis of n pixels: at which of the window's places a tap lies on the input, not beside it,
-        and on which pixels. Two slices, of `places` and of the n."""
-        s, offset = self.stride[axis], tap * self.dilation[axis] - self.padding[axis]
-        first, last = max(places[0], -(offset // s)), min(places[-1], (n - 1 - offset) // s)
-        if last < first:
-            return slice(0, 0), slice(0, 0)
-        return (slice(first - places[0], last + 1 - places[0]),
-                slice(first * s + offset, last * s + offset + 1, s))
+    def canvas(self, like: Tensor, C: int, H: int, W: int, N: int) -> tuple:
+        """Zeros of the type of `like`, of an image with the padding, and the image's part of them, a view."""
+        ph, pw = self.padding
+        zeros = like.new_zeros(C, H + 2 * ph, W + 2 * pw, N)
+        return zeros, zeros[:, ph:ph + H, pw:pw + W]
 
-    def taps(self, rows: range, Wo: int, size: tuple) -> Iterator[tuple]:
-        """For each tap (i, j) of the window at some rows of the output: the places at which it lies on the
-        input of this size, (down, across), and the pixels that it sees there, likewise."""
-        kh, kw = self.kernel_size
-        horizontal = [self.on_input(1, j, range(Wo), size[1]) for j in range(kw)]
+    def pad(self, x: Tensor, like: Tensor) -> Tensor:
+        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), a copy, of the type of `like`."""
+        padded, inner = self.canvas(like, *x.shape)
+        inner.copy_(x)
+        return padded
+
+    def taps(self, rows: range, Wo: int) -> Iterator[tuple]:
+        """For each tap (i, j) of the window, what it sees of a padded input at some rows of the output."""
+        (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
         for i in range(kh):
-            down, y = self.on_input(0, i, rows, size[0])
-            for j, (across, x) in enumerate(horizontal):
-                yield (i, j), (slice(None), down, across), (slice(None), y, x)
+            down = slice(rows[0] * sh + i * dh, rows[-1] * sh + i * dh + 1, sh)
+            for j in range(kw):
+                yield i, j, (slice(None), down, slice(j * dw, (Wo - 1) * sw + j * dw + 1, sw))
 
-    def unfold(self, x: Tensor, rows: range, Wo: int, like: Tensor) -> Tensor:
-        """Copy what the window sees of x, (C, H, W, N), at some rows of the output: (C kh kw, rows Wo N)."""
-        C, H, W, N = x.shape
-        columns = workspace(like, C, *self.kernel_size, len(rows), Wo, N)
-        for (i, j), places, pixels in self.taps(rows, Wo, (H, W)):
-            tap, seen = columns[:, i, j], x[pixels]
-            if seen.shape != tap.shape:
-                tap.zero_()                                 # the padding
-                tap = tap[places]
-            tap.copy_(seen)
+    def unfold(self, x: Tensor, rows: range, Wo: int) -> Tensor:
+        """Copy what the window sees of x, padded, at some rows of the output -> (C kh kw, rows Wo N)."""
+        C, N = x.shape[0], x.shape[3]
+        columns = workspace(x, C, *self.kernel_size, len(rows), Wo, N)
+        for i, j, seen in self.taps(rows, Wo):
+            columns[:, i, j] = x[seen]
         return columns.flatten(3).flatten(0, 2)
 
     def fold(self, columns: Tensor, x: Tensor, rows: range, Wo: int) -> None:
-        """The transpose of `unfold`: add the columns to x where they came from."""
-        C, H, W, N = x.shape
+        """The transpose of `unfold`: add the columns to x, padded, where they came from."""
+        C, N = x.shape[0], x.shape[3]
         columns = columns.view(C, *self.kernel_size, len(rows), Wo, N)
-        for (i, j), places, pixels in self.taps(rows, Wo, (H, W)):
-            x[pixels] += columns[:, i, j][places]
+        for i, j, seen in self.taps(rows, Wo):
+            x[seen] += columns[:, i, j]
 
 
 def row_blocks(y: Tensor, K: int, most: float = math.inf) -> Iterator[range]:
@@ -248,10 +244,11 @@ def convolve(window: Window, x: Tensor, weight: Tensor, size: tuple, start=None)
     begin with, if not with zero."""
     matrix = weight.flatten(1)                                                  # (M, K)
     y = x.new_empty(len(weight), *size, x.shape[3])
+    padded = window.pad(x, like=matrix)
     if start is not None:
         y.copy_(start.view(-1, 1, 1, 1))
     for rows in row_blocks(y, matrix.shape[1]):
-        columns = window.unfold(x, rows, size[1], matrix)                       # (K, rows Wo N)
+        columns = window.unfold(padded, rows, size[1])                          # (K, rows Wo N)
         multiply(matrix_of(y, rows), matrix, columns, beta=0 if start is None else 1)
     return y
 
@@ -259,8 +256,10 @@ def convolve(window: Window, x: Tensor, weight: Tensor, size: tuple, start=None)
 def weight_gradient(window: Window, x: Tensor, gradient: Tensor, like: Tensor) -> Tensor:
     """x (C, H, W, N), gradient (M, Ho, Wo, N) -> (M, C, kh, kw), computed in the precision of `like`."""
     total = x.new_zeros(len(gradient), len(x) * math.prod(window.kernel_size))  # (M, K)
-    for rows in row_blocks(gradient, total.shape[1], most=256):                 # a sum of short sums rounds less
-        columns = window.unfold(x, rows, gradient.shape[2], like)               # (K, rows Wo N)
+    padded = window.pad(x, like)
+    most = 256 if like.dtype == x.dtype else math.inf       # a sum of short sums rounds less; no matter in bfloat16
+    for rows in row_blocks(gradient, total.shape[1], most):
+        columns = window.unfold(padded, rows, gradient.shape[2])                # (K, rows Wo N)
         multiply(total, matrix_of(gradient, rows).to(like.dtype), columns.t(), beta=1)
     return total.view(len(gradient), len(x), *window.kernel_size)
 
@@ -269,11 +268,11 @@ def convolve_transposed(window: Window, gradient: Tensor, weight: Tensor, size: 
     """gradient (M, Ho, Wo, N), weight (M, C, kh, kw), size (H, W) -> (C, H, W, N)."""
     M, Ho, Wo, N = gradient.shape
     matrix = weight.flatten(1)                                                  # (M, K)
-    x = gradient.new_zeros(weight.shape[1], *size, N)
+    padded, x = window.canvas(gradient, weight.shape[1], *size, N)
     for rows in row_blocks(gradient, matrix.shape[1]):
         columns = workspace(matrix, matrix.shape[1], len(rows) * Wo * N)
         multiply(columns, matrix.t(), matrix_of(gradient, rows).to(matrix.dtype))   # (K, M) @ (M, rows Wo N)
-        window.fold(columns, x, rows, Wo)
+        window.fold(columns, padded, rows, Wo)
     return x
 
 
