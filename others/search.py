@@ -1,11 +1,11 @@
 """Train a variant of a mini-project for a given time and measure it: one record of the search for the best one.
 
     python -m others.search plain --project 1 --seconds 420
-    python -m others.search nearest --project 2 --upsampling nearest --kernel 3 --record nearest.json
+    python -m others.search nearest --project 2 --upsampling nearest --record nearest.json
 
 Variants compare at equal training time, each in a process with one thread (two may run side by side, on two
 cores): the rate follows one cycle over that time, measured as the processor's. Project 1's products are in bfloat16
-where the processor has them. PSNR is without ensembling, on val_data.pkl and on the files of --also.
+where the processor has them. PSNR is that of val_data.pkl and of the files of --also, without ensembling.
 
 --oracle trains towards the clean images instead, which nobody who denoises has: what is then missing is due to
 the network and to the noise in its input, not to the noise in its targets.
@@ -243,7 +243,7 @@ class Variant2(Timed, project_2.Model):
 
     def __init__(self, options) -> None:
         super().__init__()
-        self.net = network_2(options.channels, options.kernel, options.upsampling)
+        self.net = network_2(options.channels, options.kernel, options.upsampling, options.up_kernel)
         self.net[0]._needs_input_gradient = False
         self.to('cpu')
         self.mixed_precision = options.precision == 'mixed'
@@ -272,18 +272,18 @@ class Loss2(project_2.MSE):
         return super().forward_and_vjp(prediction, target if clean is None else clean + 0.5, None if mse else weight)
 
 
-def network_2(channels: tuple, kernel: int, upsampling: str) -> project_2.Sequential:
+def network_2(channels: tuple, kernel: int, upsampling: str, up_kernel: int) -> project_2.Sequential:
     """The assignment's network. Shape: (N, 3, H, W) -> the same, H and W multiples of 4."""
     first, second = channels
-    padding = (kernel - 1) // 2
+    padding, up_padding = (kernel - 1) // 2, (up_kernel - 1) // 2
 
     def down(channels: int, wider: int) -> project_2.Module:
         return project_2.Conv2d(channels, wider, kernel, stride=2, padding=padding)
 
     def up(channels: int, narrower: int) -> project_2.Module:
         if upsampling == 'nearest':
-            return project_2.Upsampling(channels, narrower, kernel, padding=padding)
-        return project_2.TransposeConv2d(channels, narrower, kernel, 2, padding, output_padding=kernel % 2)
+            return project_2.Upsampling(channels, narrower, up_kernel, padding=up_padding)
+        return project_2.TransposeConv2d(channels, narrower, up_kernel, 2, up_padding, output_padding=up_kernel % 2)
 
     relu = project_2.ReLU
     return project_2.initialise(project_2.Sequential(down(3, first), relu(), down(first, second), relu(),
@@ -311,15 +311,15 @@ def read_sets(folder: Path, also: list) -> dict:
     return sets
 
 
-def measure(model, sets: dict) -> dict:
-    """{name: PSNR in dB, without ensembling} of a `Model` on `sets`."""
-    return {name: psnr(model.predict(noisy, ensemble=False), clean).mean().item()
+def measure(model, sets: dict, ensemble: bool = False) -> dict:
+    """{name: PSNR in dB} of a `Model` on `sets`."""
+    return {name: psnr(model.predict(noisy, ensemble=ensemble), clean).mean().item()
             for name, (noisy, clean) in sets.items()}
 
 
 OF_PROJECT = {
     1: {'widths': [48, 96, 192], 'encoder': [1, 1, 1], 'decoder': [1, 1], 'block': 'plain', 'attention': False},
-    2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed', 'precision': 'float32'},
+    2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed', 'up_kernel': None, 'precision': 'float32'},
 }
 
 
@@ -339,6 +339,7 @@ def parse(arguments) -> argparse.Namespace:
     option('--seed', type=data.integer(0), default=0, metavar='N', help='(default: 0)')
     option('--data', type=Path, default=Path('data'), metavar='FOLDER', help='with both files (default: data)')
     option('--also', type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on')
+    option('--ensemble', action='store_true', help='measure with averaging over flips and rotations, too')
     option('--record', type=Path, metavar='FILE', help='write the figures to FILE, as JSON')
     option = parser.add_argument_group('project 1').add_argument
     option('--widths', type=data.integer(1), nargs='+', metavar='N', help='channels of each level (default: 48 96 192)')
@@ -350,8 +351,10 @@ def parse(arguments) -> argparse.Namespace:
     option('--attention', action='store_true', default=None, help='an attention layer at the bottom')
     option = parser.add_argument_group('project 2').add_argument
     option('--channels', type=data.integer(1), nargs=2, metavar='N', help='at half and quarter size (default: 128 256)')
-    option('--kernel', type=data.integer(2), metavar='N', help='of every convolution, odd for nearest (default: 4)')
-    option('--upsampling', choices=('transposed', 'nearest'), help='kind of upsampling (default: transposed)')
+    option('--kernel', type=data.integer(2), metavar='N', help='of the convolutions on the way down (default: 4)')
+    option('--upsampling', choices=('transposed', 'nearest'), help='on the way up (default: transposed)')
+    option('--up-kernel', type=data.integer(2), metavar='N',
+           help="kernel on the way up, odd for nearest (default: that of the way down; for nearest 3)")
     option('--precision', choices=('float32', 'mixed'), help='mixed: products in bfloat16 (default: float32)')
     options = parser.parse_args(arguments)
 
@@ -360,14 +363,17 @@ def parse(arguments) -> argparse.Namespace:
             if getattr(options, name) is None:
                 setattr(options, name, default)
             elif number != options.project:
-                raise cli.UserError(f'--{name} is of project {number}, expected none with --project {options.project}')
+                raise cli.UserError(f'--{name.replace("_", "-")} is of project {number}, '
+                                    f'expected none with --project {options.project}')
     model = {1: project_1, 2: project_2}[options.project].Model
     options.lr, options.batch = options.lr or model.PEAK_LR, options.batch or model.BATCH_SIZE
     if not len(options.widths) == len(options.encoder) == len(options.decoder) + 1:
         raise cli.UserError(f'--encoder, --decoder: expected {len(options.widths)} and {len(options.widths) - 1} '
                             f'numbers for the levels of --widths')
-    if options.upsampling == 'nearest' and options.kernel % 2 == 0:
-        raise cli.UserError(f'--kernel: {options.kernel}, expected an odd one for --upsampling nearest')
+    nearest = options.upsampling == 'nearest'
+    options.up_kernel = options.up_kernel or (3 if nearest else options.kernel)
+    if nearest and options.up_kernel % 2 == 0:
+        raise cli.UserError(f'--up-kernel: {options.up_kernel}, expected an odd one for --upsampling nearest')
     return options
 
 
@@ -382,13 +388,16 @@ def main(arguments=None) -> int:
     torch.manual_seed(options.seed)
     model = {1: Variant1, 2: Variant2}[options.project](options)
     curve = model.train_for(options.seconds, *images)
-    scores = measure(model, sets)
-    print(f'{options.name}: ' + ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items()))
+    scores = {'psnr': measure(model, sets)}
+    if options.ensemble:
+        scores['psnr_ensembled'] = measure(model, sets, ensemble=True)
+    for kind, by_set in scores.items():
+        print(f'{options.name}, {kind}: ' + ', '.join(f'{name} {score:.3f} dB' for name, score in by_set.items()))
     if options.record:
         record = {**cli.circumstances(), 'name': options.name,
                   'parameters': sum(weight.numel() for weight in model.parameters()),
                   'precision': 'mixed' if model.mixed_precision else 'float32', 'seconds': options.seconds,
-                  'pairs_seen': model.steps * options.batch, 'psnr': scores, 'loss_curve': curve}
+                  'pairs_seen': model.steps * options.batch, **scores, 'loss_curve': curve}
         cli.write(options.record, (json.dumps(record, indent=2) + '\n').encode())
     return 0
 

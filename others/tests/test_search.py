@@ -56,15 +56,16 @@ def test_search_writes_a_record(pairs, tmp_path, capsys):
     threads = torch.get_num_threads()
     try:
         status = search.main(['tiny', '--project', '1', '--seconds', '2', '--widths', '8', '16', '--encoder', '1', '2',
-                              '--decoder', '0', '--attention', '--batch', '4', '--average', '0.5', '--block', 'batchnorm', '--data',
-                              str(pairs), '--also', str(pairs / data.TRAIN_FILE), '--record', str(record)])
+                              '--decoder', '0', '--attention', '--batch', '4', '--average', '0.5', '--block', 'batchnorm', '--ensemble',
+                              '--data', str(pairs), '--also', str(pairs / data.TRAIN_FILE), '--record', str(record)])
     finally:
         torch.set_num_threads(threads)
     assert status == 0
     written = json.loads(record.read_text())
-    assert written['psnr'].keys() == {'val_data', 'train_data'}
+    assert written['psnr'].keys() == written['psnr_ensembled'].keys() == {'val_data', 'train_data'}
+    assert written['psnr'] != written['psnr_ensembled']
     assert written['pairs_seen'] % 4 == 0 and len(written['loss_curve']) == written['pairs_seen'] // 400
-    assert f'val_data {written["psnr"]["val_data"]:.3f} dB' in capsys.readouterr().out
+    assert f'psnr: val_data {written["psnr"]["val_data"]:.3f} dB' in capsys.readouterr().out
 
 
 def test_the_oracle_trains_towards_the_clean_images_turned_alike(tmp_path, monkeypatch):
@@ -101,15 +102,15 @@ def test_the_oracle_trains_towards_the_clean_images_turned_alike(tmp_path, monke
     assert (clean - clean.flip(-1)).square().mean() > 4 * noise > 0     # turned otherwise, they would be far off
 
 
-@pytest.mark.parametrize('upsampling, kernel',
-                         [('transposed', 4), ('transposed', 3), ('transposed', 6), ('nearest', 3)])
-def test_variants_of_project_2(upsampling, kernel):
+@pytest.mark.parametrize('upsampling, kernel, up_kernel',
+                         [('transposed', 4, 4), ('transposed', 3, 6), ('nearest', 4, 3), ('nearest', 3, 5)])
+def test_variants_of_project_2(upsampling, kernel, up_kernel):
     options = search.parse(['x', '--project', '2', '--channels', '4', '6', '--kernel', str(kernel),
-                            '--upsampling', upsampling, '--mse'])
+                            '--upsampling', upsampling, '--up-kernel', str(up_kernel), '--mse'])
     variant = search.Variant2(options)
     assert variant.predict(torch.zeros(2, 3, 12, 20)).shape == (2, 3, 12, 20)
-    size = 3 * 4 + 4 * 6 + 6 * 4 + 4 * 3
-    assert sum(weight.numel() for weight in variant.parameters()) == size * kernel ** 2 + 4 + 6 + 4 + 3
+    size = (3 * 4 + 4 * 6) * kernel ** 2 + (6 * 4 + 4 * 3) * up_kernel ** 2 + 4 + 6 + 4 + 3
+    assert sum(weight.numel() for weight in variant.parameters()) == size
     before = [weight.clone() for weight in variant.parameters()]
     images = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8)
     variant.train_for(0.2, images, images)
@@ -130,8 +131,8 @@ def test_the_loss_of_project_2_with_and_without_weights_and_towards_clean_images
 def test_search_refuses_what_belongs_to_the_other_project():
     with pytest.raises(cli.UserError, match='--kernel is of project 2'):
         search.parse(['x', '--project', '1', '--kernel', '3'])
-    with pytest.raises(cli.UserError, match='--kernel: 4, expected an odd one'):
-        search.parse(['x', '--project', '2', '--upsampling', 'nearest'])
+    with pytest.raises(cli.UserError, match='--up-kernel: 4, expected an odd one'):
+        search.parse(['x', '--project', '2', '--upsampling', 'nearest', '--up-kernel', '4'])
 
 
 def test_search_names_a_wrong_number_of_levels(pairs):
