@@ -169,7 +169,7 @@ class Model:
     PEAK_LR = 2e-3                  # one cycle: up from a 20th of it, down to a 1000th of it
     FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate
     BETAS = (0.9, 0.99)
-    LEAST_NOISE = 1e-3              # mean square; an image without noise (below 30 dB) has no larger weight
+    LEAST_NOISE = 1e-3              # mean square (30 dB), added to each image's noise: bounds its weight in the loss
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
     MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
 
@@ -303,7 +303,7 @@ class Model:
         """The mean squared error, in which images that the network finds less noise in count for more.
 
         PSNR is a mean of decibels: a smooth image counts as much as a busy one, but adds little to the plain
-        mean. The weights depend on the input alone and no gradient goes through them, so for each input the
+        mean. The weights depend on the inputs alone and no gradient goes through them, so for each input the
         best output is still the mean of its targets. output, noisy, target: (N, C, H, W) -> ()
         """
         noise = (output.detach() - noisy).square().mean((1, 2, 3))              # (N,)

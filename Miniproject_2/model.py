@@ -11,7 +11,7 @@ derivative on the page. `forward` and `backward` are a few lines around it, writ
 Why it is fast. From outside a tensor has the shape (N, C, H, W); in memory the order is C, H, W, N.
 One image after the other in the last dimension, a whole batch takes part in one matrix product, which
 is most of the work, and the sliding window moves runs of N numbers. The window's columns are laid out
-for a few rows of the output at a time, so that they stay in the processor's cache and need no memory.
+for a few rows of the output at a time, so that they stay in the processor's cache and need little memory.
 An upsampling (nearest, then convolution) is computed as the transposed convolution that it equals.
 """
 import array
@@ -34,27 +34,36 @@ Tensor = type(empty(0, device='cpu'))           # torch.Tensor, which may not be
 # ----------------------------------------------------------------------------------------- modules
 
 class Module:
-    """What can be applied and differentiated. A subclass defines `forward_and_vjp`."""
+    """What can be applied and differentiated. A subclass defines `forward_and_vjp`, or `forward` and `backward`."""
     parameter_names = ()
 
     def forward_and_vjp(self, *input) -> tuple:
         """Return the output and vjp(gradwrtoutput), which adds to the parameters' gradients and returns
-        the gradient with respect to the input. What vjp keeps is the input (or output) itself, no copy:
-        do not change it in place in between. Closures are independent: any number may be pending."""
-        raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
+        the gradient with respect to the input. What vjp keeps is the input (or output) and the weights
+        themselves, no copies: do not change them in place in between, not by an optimizer's step either.
+        Closures are independent: any number may be pending."""
+        if type(self).forward is Module.forward:
+            raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
+        return self.forward(*input), self.backward
 
     def forward(self, *input) -> Tensor:
         """Return the output, contiguous as torch.nn's, and keep what `backward` needs."""
         output, self._vjp = self.forward_and_vjp(*input)
+        self._output_shape = output.shape
         return output.contiguous()
 
     def __call__(self, *input) -> Tensor:
         return self.forward(*input)
 
     def backward(self, *gradwrtoutput) -> Tensor:
-        """Differentiate the last `forward`: accumulate the parameters' gradients, return the input's."""
+        """Differentiate the last `forward`: accumulate the parameters' gradients, return the input's.
+        ValueError unless the gradient has the shape of the output."""
         if not hasattr(self, '_vjp'):
             raise RuntimeError(f'{type(self).__name__}: backward was called before forward')
+        for gradient in gradwrtoutput:
+            if gradient.shape != self._output_shape:
+                raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
+                                 f'{tuple(self._output_shape)}, got {tuple(gradient.shape)}')
         gradient = self._vjp(*gradwrtoutput)
         return None if gradient is None else gradient.contiguous()
 
@@ -95,6 +104,9 @@ class Sequential(Module):
     """Modules one after the other. Indexable and iterable; a module may stand in it twice."""
 
     def __init__(self, *modules: Module) -> None:
+        for module in modules:
+            if not isinstance(module, Module):
+                raise TypeError(f'modules must be of type Module, got {type(module).__name__}')
         self.modules = modules
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
@@ -125,7 +137,8 @@ class Sequential(Module):
             yield module.in_place if is_between and type(module) is ReLU else module.forward_and_vjp
 
     def param(self) -> list:
-        return [pair for module in dict.fromkeys(self.modules) for pair in module.param()]
+        pairs = [pair for module in self.modules for pair in module.param()]
+        return list({id(parameter): (parameter, gradient) for parameter, gradient in pairs}.values())
 
     def __getitem__(self, index: int) -> Module:
         return self.modules[index]
@@ -182,7 +195,7 @@ class Window(NamedTuple):
                      for n, p, e, s in zip(size, self.padding, self.extent, self.stride))
 
     def canvas(self, like: Tensor, C: int, H: int, W: int, N: int) -> tuple:
-        """Zeros of the type of `like`, of an image with the padding, and the image's part of them, a view."""
+        """Zeros of the type of `like`, (C, H + 2 ph, W + 2 pw, N), and their middle, (C, H, W, N), a view."""
         ph, pw = self.padding
         zeros = like.new_zeros(C, H + 2 * ph, W + 2 * pw, N)
         return zeros, zeros[:, ph:ph + H, pw:pw + W]
@@ -194,35 +207,37 @@ class Window(NamedTuple):
         return padded
 
     def taps(self, rows: range, Wo: int) -> Iterator[tuple]:
-        """For each tap (i, j) of the window, what it sees of a padded input at some rows of the output."""
+        """For each tap (i, j) of the window: i, j and the index of what it sees of a padded input at some rows of
+        the output, (C, rows, Wo, N)."""
         (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
         for i in range(kh):
             down = slice(rows[0] * sh + i * dh, rows[-1] * sh + i * dh + 1, sh)
             for j in range(kw):
                 yield i, j, (slice(None), down, slice(j * dw, (Wo - 1) * sw + j * dw + 1, sw))
 
-    def unfold(self, x: Tensor, rows: range, Wo: int) -> Tensor:
-        """Copy what the window sees of x, padded, at some rows of the output -> (C kh kw, rows Wo N)."""
-        C, N = x.shape[0], x.shape[3]
-        columns = workspace(x, C, *self.kernel_size, len(rows), Wo, N)
+    def unfold(self, padded: Tensor, rows: range, Wo: int) -> Tensor:
+        """Copy what the window sees of (C, H + 2 ph, W + 2 pw, N) at some rows of the output -> (K, rows Wo N)."""
+        C, N = padded.shape[0], padded.shape[3]
+        columns = workspace(padded, C, *self.kernel_size, len(rows), Wo, N)
         for i, j, seen in self.taps(rows, Wo):
-            columns[:, i, j] = x[seen]
+            columns[:, i, j] = padded[seen]
         return columns.flatten(3).flatten(0, 2)
 
-    def fold(self, columns: Tensor, x: Tensor, rows: range, Wo: int) -> None:
-        """The transpose of `unfold`: add the columns to x, padded, where they came from."""
-        C, N = x.shape[0], x.shape[3]
+    def fold(self, columns: Tensor, padded: Tensor, rows: range, Wo: int) -> None:
+        """The transpose of `unfold`: add the columns, (K, rows Wo N), to where they came from."""
+        C, N = padded.shape[0], padded.shape[3]
         columns = columns.view(C, *self.kernel_size, len(rows), Wo, N)
         for i, j, seen in self.taps(rows, Wo):
-            x[seen] += columns[:, i, j]
+            padded[seen] += columns[:, i, j]
 
 
 def row_blocks(y: Tensor, K: int, most: float = math.inf) -> Iterator[range]:
-    """The rows of y, (M, Ho, Wo, N), in blocks of at most `most` columns if that is a row or more, and of 8 MB
-    with K values in each: what stays in a processor's cache. On a GPU 1 GB: there large products are fast."""
+    """The rows of y, (M, Ho, Wo, N), in blocks with at most `most` columns, and with at most 2^21 values (8 MB in
+    float32) in columns of K: what stays in a processor's cache. On a GPU 2^28 values: there large products are
+    fast. A row is the least."""
     M, Ho, Wo, N = y.shape
     columns = 2 ** 28 // K if y.is_cuda else min(2 ** 21 // K, most)
-    step = max(1, int(columns // max(1, Wo * N)))
+    step = max(1, columns // max(1, Wo * N))
     return (range(top, min(top + step, Ho)) for top in range(0, Ho, step))
 
 
@@ -231,12 +246,14 @@ def matrix_of(y: Tensor, rows: range) -> Tensor:
     return y[:, rows[0]:rows[-1] + 1].flatten(1)
 
 
-def multiply(out: Tensor, a: Tensor, b: Tensor, beta: float = 0) -> None:
-    """out <- beta out + a @ b, in place. Of bfloat16 a and b, the product is rounded to it, the sum is not."""
+def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
+    """out <- a @ b, or out + a @ b, in place. Of bfloat16 a and b, a @ b is rounded to it before it is added."""
     if a.dtype == out.dtype:
-        out.addmm_(a, b, beta=beta)
+        out.addmm_(a, b, beta=int(add))
+    elif add:
+        out += a @ b
     else:
-        out.mul_(beta).add_(a @ b) if beta else out.copy_(a @ b)
+        out.copy_(a @ b)
 
 
 def convolve(window: Window, x: Tensor, weight: Tensor, size: tuple, start=None) -> Tensor:
@@ -249,7 +266,7 @@ def convolve(window: Window, x: Tensor, weight: Tensor, size: tuple, start=None)
         y.copy_(start.view(-1, 1, 1, 1))
     for rows in row_blocks(y, matrix.shape[1]):
         columns = window.unfold(padded, rows, size[1])                          # (K, rows Wo N)
-        multiply(matrix_of(y, rows), matrix, columns, beta=0 if start is None else 1)
+        multiply(matrix_of(y, rows), matrix, columns, add=start is not None)
     return y
 
 
@@ -260,7 +277,7 @@ def weight_gradient(window: Window, x: Tensor, gradient: Tensor, like: Tensor) -
     most = 256 if like.dtype == x.dtype else math.inf       # a sum of short sums rounds less; no matter in bfloat16
     for rows in row_blocks(gradient, total.shape[1], most):
         columns = window.unfold(padded, rows, gradient.shape[2])                # (K, rows Wo N)
-        multiply(total, matrix_of(gradient, rows).to(like.dtype), columns.t(), beta=1)
+        multiply(total, matrix_of(gradient, rows).to(like.dtype), columns.t(), add=True)
     return total.view(len(gradient), len(x), *window.kernel_size)
 
 
@@ -324,7 +341,7 @@ class _Convolution(Module):
                              pair_of('padding', padding, 0), pair_of('dilation', dilation, 1))
 
         def uniform(*shape: int) -> Tensor:                 # torch.nn's default: U(+-1 / sqrt(fan_in))
-            return empty(*shape, device=device or 'cpu', dtype=dtype).uniform_(-bound, bound)
+            return empty(*shape, device='cpu' if device is None else device, dtype=dtype).uniform_(-bound, bound)
 
         shape = self._weight_shape()
         bound = 1 / math.sqrt(math.prod(shape[1:]))
@@ -352,24 +369,17 @@ class _Convolution(Module):
             self.grad_bias.detach().add_(gradient.sum(3).double().sum((1, 2)))  # a long sum: doubles round less
 
     def _check(self, x: Tensor, size: tuple) -> None:
-        """ValueError unless x is (N, in_channels, H, W), of the weight's type, and the output's (Ho, Wo) =
-        `size` at least 1."""
-        if x.dtype != self.weight.dtype:
-            raise ValueError(f'{type(self).__name__}: the input must be {self.weight.dtype} as the weight is, '
-                             f'got {x.dtype}')
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        """ValueError unless x is (N, in_channels, H, W), H and W at least 1, of the weight's type and on its
+        device, and the output's (Ho, Wo) = `size` at least 1."""
+        if (x.dtype, x.device) != (self.weight.dtype, self.weight.device):
+            raise ValueError(f'{type(self).__name__}: the input must be {self.weight.dtype} on {self.weight.device} '
+                             f'as the weight is, got {x.dtype} on {x.device}')
+        if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise ValueError(f'{type(self).__name__}: the input must have the shape (N, {self.in_channels}, '
-                             f'H, W), got {tuple(x.shape)}')
+                             f'H, W), H and W at least 1, got {tuple(x.shape)}')
         if min(size) < 1:
             raise ValueError(f'{type(self).__name__}: an input of {tuple(x.shape[2:])} is too small, '
                              f'the output would be {size}')
-
-    def _gradient(self, gradient: Tensor, N: int, size: tuple) -> Tensor:
-        """Of the output, (N, out_channels, Ho, Wo) -> (out_channels, Ho, Wo, N); ValueError if it is not."""
-        if tuple(gradient.shape) != (N, self.out_channels, *size):
-            raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
-                             f'{(N, self.out_channels, *size)}, got {tuple(gradient.shape)}')
-        return batch_last(gradient)
 
 
 class Conv2d(_Convolution):
@@ -397,7 +407,7 @@ class Conv2d(_Convolution):
             y = self._add_bias(by_group(lambda x, w: convolve(window, x, w, size), self.groups, x, weight))
 
         def vjp(gradient):
-            dy = self._gradient(gradient, x.shape[3], size)
+            dy = batch_last(gradient)
             dw = by_group(lambda x, dy: weight_gradient(window, x, dy, weight), self.groups, x, dy)
             self._accumulate(dw, dy)
             if not self._needs_input_gradient:
@@ -444,7 +454,7 @@ class TransposeConv2d(_Convolution):
         y = self._add_bias(by_group(lambda x, w: convolve_transposed(window, x, w, size), self.groups, x, weight))
 
         def vjp(gradient):
-            dy = self._gradient(gradient, x.shape[3], size)
+            dy = batch_last(gradient)
             dw = by_group(lambda x, dy: weight_gradient(window, dy, x, weight), self.groups, x, dy)
             self._accumulate(dw, dy)
             dx = by_group(lambda dy, w: convolve(window, dy, w, x.shape[1:3]), self.groups, dy, weight)
@@ -454,12 +464,15 @@ class TransposeConv2d(_Convolution):
 
 
 class NearestUpsampling(Module):
-    """Repeat every pixel: (N, C, H, W) -> (N, C, H sh, W sw), (sh, sw) = scale_factor, integers."""
+    """Repeat every pixel: (N, C, H, W) -> (N, C, H sh, W sw), (sh, sw) = scale_factor, integers.
+    ValueError unless the input has four dimensions."""
 
     def __init__(self, scale_factor) -> None:
         self.scale_factor = pair_of('scale_factor', scale_factor, 1)
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
+        if x.dim() != 4:
+            raise ValueError(f'NearestUpsampling: the input must have the shape (N, C, H, W), got {tuple(x.shape)}')
         x, (sh, sw) = batch_last(x), self.scale_factor
         C, H, W, N = x.shape
         y = x.view(C, H, 1, W, 1, N).expand(C, H, sh, W, sw, N).reshape(C, H * sh, W * sw, N)
@@ -512,16 +525,17 @@ class Upsampling(Conv2d):
             return self._one_after_the_other(x)
         size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.nearest.scale_factor)])
         self._check(x, size)
-        x, weight, window = batch_last(x), self._weight(), self.merged
-        y = self._add_bias(by_group(lambda x, w: convolve_transposed(window, x, self._merge(w), size),
-                                    self.groups, x, weight))
+        x, window = batch_last(x), self.merged
+        weight = by_group(self._merge, self.groups, self.weight.detach())
+        weight = weight.bfloat16() if self.mixed_precision else weight
+        y = self._add_bias(by_group(lambda x, w: convolve_transposed(window, x, w, size), self.groups, x, weight))
 
         def vjp(gradient):
-            dy = self._gradient(gradient, x.shape[3], size)
+            dy = batch_last(gradient)
             dw = by_group(lambda x, dy: self._unmerge(weight_gradient(window, dy, x, weight)),
                           self.groups, x, dy)
             self._accumulate(dw, dy)
-            dx = by_group(lambda dy, w: convolve(window, dy, self._merge(w), x.shape[1:3]), self.groups, dy, weight)
+            dx = by_group(lambda dy, w: convolve(window, dy, w, x.shape[1:3]), self.groups, dy, weight)
             return batch_first(dx)
 
         return batch_first(y), vjp
@@ -554,14 +568,6 @@ class Sigmoid(Module):
         return y, lambda gradient: gradient.detach() * y * (1 - y)
 
 
-class Tanh(Module):
-    """The hyperbolic tangent, any shape; y' = 1 - y^2."""
-
-    def forward_and_vjp(self, x: Tensor) -> tuple:
-        y = x.detach().tanh()
-        return y, lambda gradient: gradient.detach() * (1 - y * y)
-
-
 # ------------------------------------------------------------------------ the loss and the optimizer
 
 class MSE(Module):
@@ -569,8 +575,8 @@ class MSE(Module):
 
     forward(prediction, target): two tensors of one shape. forward(.., weight), a tensor that broadcasts to
     this shape, weights the squares: mean(weight * (prediction - target)^2). backward() returns the gradient
-    with respect to the prediction. ValueError if the shapes do not fit or `reduction` is neither 'mean' nor
-    'sum'.
+    with respect to the prediction. ValueError if the shapes do not fit, if there is nothing to average or only
+    integers, or if `reduction` is neither 'mean' nor 'sum'.
     """
 
     def __init__(self, *, reduction: str = 'mean') -> None:
@@ -583,6 +589,9 @@ class MSE(Module):
             raise ValueError(f'MSE: prediction and target must have one shape, got {tuple(prediction.shape)} '
                              f'and {tuple(target.shape)}')
         difference = prediction.detach() - target.detach()
+        if not difference.is_floating_point() or not difference.numel():
+            raise ValueError(f'MSE: prediction must be floating point and hold a value at least, '
+                             f'got {prediction.dtype} of shape {tuple(prediction.shape)}')
         scale = 1 / difference.numel() if self.reduction == 'mean' else 1
         weighted = difference
         if weight is not None:
@@ -602,7 +611,8 @@ class MSE(Module):
 class SGD:
     """Stochastic gradient descent, as torch.optim.SGD.
 
-    params: pairs (parameter, gradient), as `Module.param()` gives them. `lr` may be changed at any time.
+    params: pairs (parameter, gradient), as `Module.param()` gives them; ValueError for anything else. `lr` may be
+    changed at any time.
     With momentum m: v <- m v + (1 - dampening) g, w <- w - lr v; with Nesterov's, w <- w - lr (g + m v).
     weight_decay adds weight_decay w to g.
     """
@@ -610,14 +620,18 @@ class SGD:
     def __init__(self, params, lr: float, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False) -> None:
         for name, value in (('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)):
-            if not value >= 0:
-                raise ValueError(f'{name} must be at least 0, got {value!r}')
+            if not (isinstance(value, (int, float)) and value >= 0):
+                raise ValueError(f'{name} must be a number of at least 0, got {value!r}')
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f'nesterov needs a momentum and no dampening, got momentum {momentum!r} '
                              f'and dampening {dampening!r}')
         self.params = list(params)
         if not self.params:
             raise ValueError('params must hold at least one pair (parameter, gradient), got none')
+        for pair in self.params:
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or pair[0].shape != pair[1].shape:
+                raise ValueError('params must be pairs (parameter, gradient) of one shape, '
+                                 f'got a {type(pair).__name__}')
         self.lr, self.momentum, self.dampening = lr, momentum, dampening
         self.weight_decay, self.nesterov = weight_decay, nesterov
         self.velocity = [None] * len(self.params)       # each starts with the first gradient, undampened
@@ -833,7 +847,7 @@ class Model:
     PEAK_LR = 12.0                  # one cycle: up from a 10th of it, down to a 1000th of it
     FINE_TUNING = 0.025             # weights that are trained already meet this part of the rate
     MOMENTUM = 0.9
-    LEAST_NOISE = 1e-3              # mean square; an image without noise (below 30 dB) has no larger weight
+    LEAST_NOISE = 1e-3              # mean square (30 dB), added to each image's noise: bounds its weight in the loss
     MULTIPLE = 4                    # of H and W in the network
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
     MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
@@ -891,7 +905,7 @@ class Model:
         if own != given:
             raise ValueError(f'weights have the shapes {given}, expected {own}')
         for (weight, _), value in zip(self.net.param(), weights):
-            weight.copy_(value)
+            weight.detach().copy_(value)
 
     # -- training
 
@@ -953,7 +967,7 @@ class Model:
         """The images' weights in the loss: more for those that the network finds less noise in.
 
         PSNR is a mean of decibels: a smooth image counts as much as a busy one, but adds little to the plain
-        mean. The weights depend on the input alone and no gradient goes through them, so for each input the
+        mean. The weights depend on the inputs alone and no gradient goes through them, so for each input the
         best output is still the mean of its targets. output, noisy: (N, C, H, W) -> (N, 1, 1, 1), of mean 1
         """
         noise = (output - noisy).pow(2).mean((1, 2, 3), keepdim=True)
@@ -965,7 +979,8 @@ class Model:
         pair = augment(to_centred(first, self.device), to_centred(second, self.device))
         noisy, other = (pad_to_multiple(images, self.MULTIPLE) for images in pair)
         output, network_vjp = self.net.forward_and_vjp(noisy)
-        loss, loss_vjp = self.loss.forward_and_vjp(output, other + 0.5, self.image_weights(output, noisy + 0.5))
+        noisy, other = noisy + 0.5, other + 0.5                     # 0..1, as the output
+        loss, loss_vjp = self.loss.forward_and_vjp(output, other, self.image_weights(output, noisy))
         optimizer.zero_grad()
         network_vjp(loss_vjp())
         optimizer.step()

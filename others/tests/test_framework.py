@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, Tanh,
+from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid,
                                  TransposeConv2d, Upsampling)
 
 
@@ -16,7 +16,6 @@ def torch_upsampling(*arguments, scale_factor=2, **options):
 
 TWINS = {'Conv2d': (Conv2d, nn.Conv2d), 'TransposeConv2d': (TransposeConv2d, nn.ConvTranspose2d),
          'Upsampling': (Upsampling, torch_upsampling), 'ReLU': (ReLU, nn.ReLU), 'Sigmoid': (Sigmoid, nn.Sigmoid),
-         'Tanh': (Tanh, nn.Tanh),
          'NearestUpsampling': (NearestUpsampling, lambda scale_factor: nn.Upsample(scale_factor=scale_factor))}
 
 
@@ -130,7 +129,7 @@ def test_convolutions_in_single_precision():
 
 
 @pytest.mark.parametrize('block, arguments, shape', [
-    ('ReLU', (), (3, 2, 5, 4)), ('Sigmoid', (), (3, 2, 5, 4)), ('Tanh', (), (7,)), ('Sigmoid', (), (2, 0, 3)),
+    ('ReLU', (), (3, 2, 5, 4)), ('Sigmoid', (), (3, 2, 5, 4)), ('Sigmoid', (), (7,)), ('Sigmoid', (), (2, 0, 3)),
     ('NearestUpsampling', (2,), (2, 3, 5, 4)), ('NearestUpsampling', ((3, 1),), (2, 3, 1, 4))])
 def test_blocks_without_parameters(block, arguments, shape):
     torch.manual_seed(0)
@@ -181,7 +180,7 @@ def finite_difference(f, x, direction, step=1e-5):
 @pytest.mark.parametrize('build', [
     lambda: Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2), 2), lambda: TransposeConv2d(4, 6, 3, 2, 1, 1, 2),
     lambda: Upsampling(4, 3, 3, padding=1), lambda: Upsampling(4, 2, (2, 3), stride=2, padding=3, groups=2),
-    lambda: NearestUpsampling((2, 3)), Sigmoid, Tanh,
+    lambda: NearestUpsampling((2, 3)), Sigmoid,
     lambda: Sequential(Conv2d(4, 5, 4, 2, 1), ReLU(), TransposeConv2d(5, 3, 4, 2, 1), Sigmoid())])
 def test_finite_differences(build):
     """The gradient along random directions, of a random linear function of the output: torch has no part in it."""
@@ -274,9 +273,10 @@ def test_a_layer_may_stand_twice_in_a_sequential():
     torch.manual_seed(0)
     ours, theirs = twins('Conv2d', 3, 3, 3, padding=1)
     x, gradient = torch.randn(2, 2, 3, 5, 7, dtype=torch.float64)
-    twice = Sequential(ours, Tanh(), ours)
+    twice = Sequential(ours, Sigmoid(), ours)
     assert len(twice.param()) == 2 and len(twice) == 3 and twice[0] is ours and list(twice)[2] is ours
-    assert_equal(results(twice, x, gradient), results(nn.Sequential(theirs, nn.Tanh(), theirs), x, gradient))
+    assert_equal(results(twice, x, gradient), results(nn.Sequential(theirs, nn.Sigmoid(), theirs), x, gradient))
+    assert [weight for weight, _ in Sequential(Sequential(ours), ours).param()] == [ours.weight, ours.bias]
 
 
 @pytest.mark.parametrize('autograd', [False, True])
@@ -343,18 +343,51 @@ def test_modules_of_others():
     torch.testing.assert_close(Sequential(first, Leaky(), last)(x), expected)
 
 
+def test_a_module_with_forward_and_backward_in_a_sequential():
+    class Square(Module):
+        def forward(self, x):
+            self.x = x
+            return x * x
+
+        def backward(self, gradient):
+            return 2 * self.x * gradient
+
+    torch.manual_seed(0)
+    (first, first_twin), (last, last_twin) = (twins('Conv2d', 3, 3, 3) for _ in range(2))
+    x = torch.randn(2, 3, 6, 7, dtype=torch.float64, requires_grad=True)
+    gradient = torch.randn(2, 3, 2, 3, dtype=torch.float64)
+    expected = last_twin(first_twin(x) ** 2)
+    expected.backward(gradient)
+    got = results(Sequential(first, Square(), last), x.detach(), gradient)
+    assert distance(got['output'], expected.detach()) <= 1e-12
+    assert distance(got['gradient of the input'], x.grad) <= 1e-12
+    assert distance(got['gradient of parameter 0'], first_twin.weight.grad) <= 1e-12
+
+
 @pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
                                    lambda: Upsampling(3, 4, 3, stride=2)])
-def test_wrong_inputs_and_gradients_are_refused(build):
+def test_wrong_inputs_are_refused(build):
     block, x = build(), torch.randn(2, 3, 6, 5)
     for wrong in (x.double(), (100 * x).long(), (100 * x).byte()):
         with pytest.raises(ValueError, match=f'the input must be torch.float32.*{wrong.dtype}'):
             block.forward(wrong)
-    N, C, H, W = block.forward(x).shape
-    for shape in ((N, C, 1, 1), (N, C, H + 1, W), (1, C, H, W), (N, C + 1, H, W)):
-        with pytest.raises(ValueError, match='the gradient must have the shape'):
+    with pytest.raises(ValueError, match='on cpu as the weight is, got torch.float32 on meta'):
+        block.forward(x.to('meta'))
+    for shape in (3, 6, 5), (2, 3, 0, 5):
+        with pytest.raises(ValueError, match=r'H, W\)'):
+            block.forward(torch.zeros(shape))
+
+
+@pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
+                                   lambda: Upsampling(3, 4, 3, stride=2), lambda: NearestUpsampling(2), ReLU, Sigmoid,
+                                   lambda: Sequential(Conv2d(3, 4, 3), ReLU())])
+def test_wrong_gradients_are_refused(build):
+    block = build()
+    N, C, H, W = block.forward(torch.randn(2, 3, 6, 5)).shape
+    for shape in ((N, C, 1, 1), (N, C, H + 1, W), (1, C, H, W), (N, C + 1, H, W), (N, C, W, H), (W,)):
+        with pytest.raises(ValueError, match='the gradient must have the shape of the output'):
             block.backward(torch.ones(shape))
-    assert not block.grad_weight.any()
+    assert not any(gradient.any() for _, gradient in block.param())
 
 
 def test_an_empty_batch():
@@ -417,6 +450,11 @@ def test_infer_keeps_nothing():
             module.backward(torch.ones(1))
 
 
+def test_sequential_refuses_what_is_no_module():
+    with pytest.raises(TypeError, match='modules .* got list'):
+        Sequential([Conv2d(3, 4, 3), ReLU()])
+
+
 @pytest.mark.parametrize('block, arguments', [
     ('Conv2d', (4, 6, 3, 2, 1)), ('TransposeConv2d', (4, 6, 4, 2, 1)), ('Upsampling', (4, 6, 3, 1, 1))])
 def test_mixed_precision(block, arguments):
@@ -447,11 +485,16 @@ def test_mixed_precision(block, arguments):
     (lambda: MSE(reduction='none'), "reduction .* got 'none'"),
     (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
     (lambda: MSE()(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2)), r'broadcast to \(2, 3\), got \(2,\)'),
-    (lambda: Conv2d(3, 4, 3)(torch.zeros(2, 4, 8, 8)), r'\(N, 3, H, W\), got \(2, 4, 8, 8\)'),
-    (lambda: Conv2d(3, 4, 3)(torch.zeros(3, 8, 8)), r'\(N, 3, H, W\), got \(3, 8, 8\)'),
+    (lambda: Conv2d(3, 4, 3)(torch.zeros(2, 4, 8, 8)), r'\(N, 3, H, W\), .* got \(2, 4, 8, 8\)'),
+    (lambda: Conv2d(3, 4, 3)(torch.zeros(3, 8, 8)), r'\(N, 3, H, W\), .* got \(3, 8, 8\)'),
     (lambda: Conv2d(3, 4, 3)(torch.zeros(1, 3, 2, 8)), 'too small'),
     (lambda: setattr(Conv2d(3, 4, 3), 'weight', torch.zeros(4, 3, 3)), r'shape \(4, 3, 3, 3\), got \(4, 3, 3\)'),
     (lambda: setattr(Conv2d(3, 4, 3, bias=False), 'bias', torch.zeros(4)), 'shape None'),
+    (lambda: MSE()(torch.zeros(2).byte(), torch.zeros(2).byte()), 'floating point .* torch.uint8'),
+    (lambda: MSE()(torch.zeros(0, 3), torch.zeros(0, 3)), r'hold a value .* \(0, 3\)'),
+    (lambda: SGD([torch.ones(2, 2)], lr=1), 'params must be pairs .* got a Tensor'),
+    (lambda: SGD([(torch.ones(2), torch.ones(3))], lr=1), 'params must be pairs .* of one shape'),
+    (lambda: SGD(Conv2d(1, 1, 1).param(), lr=None), 'lr .* got None'),
     (lambda: SGD([], lr=1), 'params'), (lambda: SGD(Conv2d(1, 1, 1).param(), lr=-1), 'lr .* got -1'),
     (lambda: SGD(Conv2d(1, 1, 1).param(), lr=1, nesterov=True), 'nesterov'),
 ])
