@@ -46,11 +46,13 @@ class TorchModel(project.Model):
         self._set_weights([parameter.detach() for parameter in self.twin.parameters()])
 
     def _step(self, first: torch.Tensor, second: torch.Tensor, schedule) -> torch.Tensor:
-        noisy, target = project.augment(*(project.to_centred(images, self.device) for images in (first, second)))
+        pair = project.augment(*(project.to_centred(images, self.device) for images in (first, second)))
+        noisy, other = (project.pad_to_multiple(images, self.MULTIPLE) for images in pair)
         with torch.enable_grad():
             output = self.twin(noisy)
-            weight = self.image_weights(output.detach(), noisy + 0.5)
-            loss = (weight * (output - (target + 0.5)) ** 2).mean()
+            noisy, other = noisy + 0.5, other + 0.5
+            weight = self.image_weights(output.detach(), noisy)
+            loss = (weight * (output - other) ** 2).mean()
             self.optimizer.zero_grad()
             loss.backward()
         self.optimizer.param_groups[0]['lr'] = schedule.lr
@@ -68,7 +70,10 @@ def main(arguments=None) -> int:
     option('--also', type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on')
     option('--record', type=Path, metavar='FILE', help='write the figures to FILE, as JSON')
     options = parser.parse_args(arguments)
-    pairs = [images[:options.pairs] for images in cli.read_pairs('--data', options.data / data.TRAIN_FILE)]
+    pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
+    if (options.pairs or 0) > len(pairs[0]):
+        raise cli.UserError(f'--pairs: {options.data} holds {len(pairs[0])}, expected {options.pairs}')
+    pairs = [images[:options.pairs] for images in pairs]
     sets = read_sets(options.data, options.also)
 
     runs = {}

@@ -12,6 +12,7 @@ the network and to the noise in its input, not to the noise in its targets.
 """
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
@@ -293,7 +294,10 @@ def network_2(channels: tuple, kernel: int, upsampling: str, up_kernel: int) -> 
 def with_clean(images: tuple, val: int, photos: Path) -> tuple:
     """(noisy, noisy), with the clean images that belong to them; UserError if they are of other photographs."""
     generator = torch.Generator().manual_seed(data.SPLIT_SEED)
-    train_photos, val_photos = data.split_photos(photos, generator)
+    try:
+        train_photos, val_photos = data.split_photos(photos, generator)
+    except ValueError as error:
+        raise cli.UserError(f'--oracle: {error}') from error
     data.make_pairs(val_photos, val, 'validation pairs', data.read_photo, generator)      # draws what the set drew
     *again, clean = data.make_pairs(train_photos, len(images[0]), 'training pairs', data.read_photo, generator)
     if not all(map(torch.equal, again, images)):
@@ -323,6 +327,20 @@ OF_PROJECT = {
 }
 
 
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError
+    return value
+
+
+def decay(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise ValueError
+    return value
+
+
 def parse(arguments) -> argparse.Namespace:
     """The options; those of the project that were not given have its own values. UserError for the other's."""
     parser = cli.parser('search', __doc__)
@@ -333,9 +351,10 @@ def parse(arguments) -> argparse.Namespace:
     option('--mse', action='store_true', help="the plain mean squared error instead of the project's loss")
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
-    option('--lr', type=float, help="peak rate (default: the project's own)")
+    option('--lr', type=positive, help="peak rate (default: the project's own)")
     option('--batch', type=data.integer(1), metavar='N', help="(default: the project's own)")
-    option('--average', type=float, default=0, metavar='DECAY', help='of an average of the weights (default: none)')
+    option('--average', type=decay, default=0, metavar='DECAY',
+           help='of an average of the weights, 0..1, 1 excluded (default: 0, none)')
     option('--seed', type=data.integer(0), default=0, metavar='N', help='(default: 0)')
     option('--data', type=Path, default=Path('data'), metavar='FOLDER', help='with both files (default: data)')
     option('--also', type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on')

@@ -135,6 +135,20 @@ def test_search_refuses_what_belongs_to_the_other_project():
         search.parse(['x', '--project', '2', '--upsampling', 'nearest', '--up-kernel', '4'])
 
 
+@pytest.mark.parametrize('option, value', [('--lr', '0'), ('--lr', 'nan'), ('--average', '1'), ('--average', '-0.5')])
+def test_search_refuses_numbers_out_of_range(option, value, capsys):
+    with pytest.raises(SystemExit):
+        search.parse(['x', '--project', '2', option, value])
+    assert f'argument {option}' in capsys.readouterr().err
+
+
+def test_tools_name_what_they_cannot_use(pairs, tmp_path):
+    with pytest.raises(cli.UserError, match='--oracle'):
+        search.main(['x', '--project', '2', '--data', str(pairs), '--oracle', str(tmp_path / 'nowhere')])
+    with pytest.raises(cli.UserError, match='--pairs: .* holds 48, expected 49'):
+        compare_torch.main(['--data', str(pairs), '--pairs', '49'])
+
+
 def test_search_names_a_wrong_number_of_levels(pairs):
     with pytest.raises(cli.UserError, match='--encoder'):
         search.main(['x', '--project', '1', '--widths', '8', '--data', str(pairs)])
