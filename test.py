@@ -32,6 +32,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent
 QUICK_PAIRS, QUICK_IMAGES = 2000, 200   # what --quick trains on, and measures on
 TIME_LIMIT = 45 * 60                    # seconds a check may take: the course's for a CPU
+MAY_LOSE = 0.05                         # dB, by an epoch of training from the loaded weights
 TOLERANCE = 1e-4                        # of the largest value; torch's own float32 is up to 1e-5 off float64
 WORKER = '--worker'                     # the first argument of a worker's process
 
@@ -213,11 +214,12 @@ class Submission:
         self.project, self.k, self.folder = project, k, project / f'Miniproject_{k}'
         self.metrics = load_file('graders_metrics', ROOT / 'others' / 'metrics.py')
         self.pairs = self.metrics.load_pairs(data / 'train_data.pkl')
-        self.noisy, self.clean = self.metrics.load_pairs(data / 'val_data.pkl')
+        self.noisy, self.clean = self.metrics.that_differ(*self.metrics.load_pairs(data / 'val_data.pkl'))
         if quick:
             self.pairs = tuple(images[:QUICK_PAIRS] for images in self.pairs)
             self.noisy, self.clean = self.noisy[:QUICK_IMAGES], self.clean[:QUICK_IMAGES]
         self.module = self.model = self.outputs = self.psnr = None
+        self.files = set()                      # that the imports brought in, of the mini-project's own
         self.is_loaded = self.is_trained = False
 
     def checks(self) -> Iterator[tuple]:
@@ -270,7 +272,10 @@ class Submission:
         for key in self.own_modules():
             del sys.modules[key]
         sys.path[0] = str(path)
-        module = importlib.import_module(name)
+        try:
+            module = importlib.import_module(name)
+        finally:
+            self.files.update(map(file_of, self.own_modules().values()))
         if file_of(module) != self.folder / 'model.py':
             raise Outcome('FAIL', f'{name} is {file_of(module)}')
         missing = sorted(NAMES[self.k] - set(vars(module)))
@@ -285,7 +290,7 @@ class Submission:
         local = {name for path in self.folder.rglob('*.py') for name in (path.stem, path.parent.name)}
         allowed = {'torch': {'empty', 'cat', 'arange'}, 'torch.nn.functional': {'fold', 'unfold'}}
         refused = []
-        for path in sorted({file_of(module) for module in self.own_modules().values()}):
+        for path in sorted(self.files):
             for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
                 if isinstance(node, ast.Import):
                     imports = [(alias.name, None) for alias in node.names]
@@ -374,6 +379,8 @@ class Submission:
             figures += f', by training {psnr - self.psnr:+.3f}'
             if result == 'ok' and torch.equal(outputs, self.outputs):
                 result, figures = 'warn', f'{figures}: training changed nothing'
+            elif result == 'ok' and psnr < self.psnr - MAY_LOSE:
+                result, figures = 'warn', f'{figures}: training made it worse'
         self.outputs, self.psnr = outputs, psnr
         if result != 'ok':
             raise Outcome(result, figures)
@@ -489,7 +496,7 @@ def show(name: str, result: str, seconds: float, figures: str = '') -> str:
 
 def main(argv=None) -> int:
     # Here, and not above: a worker must not bring in our `others`.
-    from others.cli import OneLineParser, UserError, read_pairs
+    from others.cli import OneLineParser, UserError, read_pairs, read_validation
     from others.data import ensure_demo
 
     parser = OneLineParser(
@@ -510,10 +517,13 @@ def main(argv=None) -> int:
     if not any((project / f'Miniproject_{k}').is_dir() for k in (1, 2)):
         raise UserError(f'--project-path: {args.project_path} is no folder '
                         'that holds Miniproject_1 and Miniproject_2')
-    data = (args.data_path or ensure_demo(ROOT / 'data' / 'demo')).resolve()
-    pairs, images = (len(read_pairs('--data-path', data / name)[0])
-                     for name in ('train_data.pkl', 'val_data.pkl'))
-    print(f'{pairs} pairs and {images} validation images of {data}, torch {torch.__version__}, '
+    try:
+        data = (args.data_path or ensure_demo(ROOT / 'data' / 'demo')).resolve()
+    except UserError as error:
+        raise UserError(f'--data-path: not given, and no demo set could be made ({error})') from error
+    pairs, _ = read_pairs('--data-path', data / 'train_data.pkl')
+    images, _ = read_validation('--data-path', data / 'val_data.pkl')
+    print(f'{len(pairs)} pairs and {len(images)} validation images of {data}, torch {torch.__version__}, '
           f'{torch.get_num_threads()} threads', flush=True)
     rows = []
     for k in (args.project,) if args.project else (1, 2):

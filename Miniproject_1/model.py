@@ -212,7 +212,7 @@ class Model:
         except OSError:
             raise
         except Exception as error:
-            raise ValueError(f'path: {path} is not a checkpoint of this model ({error})') from error
+            raise ValueError(f'path: {path} is not a checkpoint of this model') from error
         if widths != self.net.widths:
             raise ValueError(f'path: {path} holds a network of widths {widths}, expected {self.net.widths}')
         self._set_weights(weights)

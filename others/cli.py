@@ -1,6 +1,7 @@
 """What the tools have in common: mistakes told in one line, files written whole, our two models."""
 import argparse
 import importlib
+import json
 import os
 import platform
 import shlex
@@ -11,7 +12,7 @@ from typing import Callable, Optional
 
 import torch
 
-from others.metrics import load_pairs
+from others.metrics import load_pairs, that_differ
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +39,9 @@ def run(main: Callable[[], int]) -> None:
     except (UserError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        print(f'error: {error}: pip install -r others/requirements.txt', file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)               # what a shell gives for Ctrl-C
 
@@ -54,15 +58,33 @@ def write(path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_pairs(argument: str, path) -> tuple:
-    """The two uint8 tensors (N, 3, H, W) of a file that `argument` named; UserError if it has none."""
+def write_json(path, content) -> None:
+    write(path, (json.dumps(content, indent=2) + '\n').encode())
+
+
+def read_pairs(argument: str, path, limit: Optional[int] = None) -> tuple:
+    """The two uint8 tensors (N, 3, H, W) of a file that `argument` named; UserError if it has none.
+
+    limit: of --pairs, the first so many; UserError if there are fewer.
+    """
     try:
-        return load_pairs(path)
+        first, second = load_pairs(path)
     except OSError as error:
         raise UserError(f'{argument}: {path}: {error.strerror} '
                         '(python -m others.data makes such files)') from error
     except ValueError as error:
         raise UserError(f'{argument}: {error}') from error
+    if limit is not None and limit > len(first):
+        raise UserError(f'--pairs: {path} holds {len(first)}, expected {limit}')
+    return first[:limit], second[:limit]
+
+
+def read_validation(argument: str, path) -> tuple:
+    """(noisy, clean) of such a file, without the images that have no noise; UserError if no image has any."""
+    noisy, clean = that_differ(*read_pairs(argument, path))
+    if len(noisy) == 0:
+        raise UserError(f'{argument}: the first images of {path} are the second, expected noisy and clean ones')
+    return noisy, clean
 
 
 def circumstances() -> dict:

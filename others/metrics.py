@@ -14,6 +14,12 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return -10 * ((a.float() - b.float()) / 255).square().mean((1, 2, 3)).log10()
 
 
+def that_differ(noisy: torch.Tensor, clean: torch.Tensor) -> tuple:
+    """Without the images that the noise has left as they were, whose infinite PSNR no mean survives."""
+    differ = (noisy != clean).flatten(1).any(1)             # (N,)
+    return noisy[differ], clean[differ]
+
+
 def load_pairs(path) -> tuple:
     """The two uint8 tensors (N, 3, H, W) of a file. ValueError if it holds anything else."""
     path = Path(path)

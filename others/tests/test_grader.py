@@ -327,6 +327,21 @@ def test_a_model_must_beat_its_noisy_input_and_be_importable_both_ways(grade, tm
     assert rows[2, 'PSNR, after training'][1].endswith('training changed nothing')
 
 
+def test_a_training_that_makes_it_worse_is_told(grade, tmp_path):
+    write(tmp_path, 1, change(MODEL, 'self.offset += 1', 'self.offset += 5'))
+    status, rows = grade(tmp_path)
+    result, figures = rows[1, 'PSNR, after training']
+    assert (status, result) == (0, 'warn') and figures.endswith('training made it worse')
+
+
+def test_imports_are_checked_though_one_of_the_two_ways_failed(grade, tmp_path):
+    folder = write(tmp_path, 2, 'from helper import *\n')
+    (folder / 'helper.py').write_text('import numpy\n' + BLOCKS + MODEL)
+    status, rows = grade(tmp_path)
+    assert rows[2, 'package import'][0] == 'FAIL'
+    assert 'helper.py:1: import numpy' in rows[2, 'allowed imports'][1]
+
+
 @pytest.mark.parametrize('options, words', [
     (['-p', 'nowhere'], '--project-path: nowhere'),
     (['-p', 'empty'], '--project-path: empty'),
