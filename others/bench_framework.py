@@ -12,7 +12,6 @@ training steps in a process of its own, less what the imports take. The last two
 torch.nn's better format in float32.
 """
 import copy
-import json
 import resource
 import subprocess
 import sys
@@ -180,7 +179,7 @@ def main(arguments=None) -> int:
     for name in ('T', 'N'):
         report('cpu', name, 'memory', {variant: peak_memory(name, variant) for variant in VARIANTS}, 'MB')
     if options.record:
-        cli.write(options.record, (json.dumps(record, indent=2) + '\n').encode())
+        cli.write_json(options.record, record)
     return 0
 
 

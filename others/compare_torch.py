@@ -5,7 +5,6 @@
 Both have the same initial weights, batches, augmentation, loss and schedule, in float32. Torch's training is
 nn.Sequential, autograd and torch.optim.SGD. PSNR is without ensembling, on val_data.pkl and on the files of --also.
 """
-import json
 import time
 from pathlib import Path
 
@@ -70,11 +69,9 @@ def main(arguments=None) -> int:
     option('--also', type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on')
     option('--record', type=Path, metavar='FILE', help='write the figures to FILE, as JSON')
     options = parser.parse_args(arguments)
-    pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
-    if (options.pairs or 0) > len(pairs[0]):
-        raise cli.UserError(f'--pairs: {options.data} holds {len(pairs[0])}, expected {options.pairs}')
-    pairs = [images[:options.pairs] for images in pairs]
+    pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
     sets = read_sets(options.data, options.also)
+    record = {**cli.circumstances(), 'pairs': len(pairs[0]), 'epochs': options.epochs}
 
     runs = {}
     for name, kind in (('ours', project.Model), ('torch.nn', TorchModel)):
@@ -88,8 +85,7 @@ def main(arguments=None) -> int:
         scores = ', '.join(f'{name} {score:.3f} dB' for name, score in run['psnr'].items())
         print(f"{name:8}  {run['seconds']:7.1f} s  {scores}")
     if options.record:
-        record = {**cli.circumstances(), 'pairs': len(pairs[0]), 'epochs': options.epochs, **runs}
-        cli.write(options.record, (json.dumps(record, indent=2) + '\n').encode())
+        cli.write_json(options.record, {**record, **runs})
     return 0
 
 

@@ -274,9 +274,9 @@ def make_centre(folder, out, pairs: int = 1000, seed: int = 0, seen: bool = Fals
 
 
 def ensure_demo(folder):
-    """Make the demo set in `folder`, unless it is there. Returns `folder`."""
+    """Make the demo set in `folder`, unless both its files are there. Returns `folder`."""
     if not all(Path(folder, name).exists() for name in (TRAIN_FILE, VAL_FILE)):
-        make_demo(folder)
+        make_demo(folder, force=True)
     return folder
 
 
@@ -388,8 +388,6 @@ def main(arguments: Optional[Sequence] = None) -> int:
     make = options.pop('make')
     try:
         make(**options)
-    except ImportError as error:
-        raise cli.UserError(f'{error}: pip install -r others/requirements.txt') from error
     except ValueError as error:
         raise cli.UserError(f'FOLDER: {error}') from error
     except OSError as error:

@@ -115,7 +115,6 @@ def main(arguments=None) -> int:
         try:
             image = read_image(path)
             encode(image.resize((1, 1)), target)        # refused before the work, not after it
-            target.parent.mkdir(parents=True, exist_ok=True)
             cli.write(target, encode(denoise(image, model, not options.no_ensemble), target))
             tqdm.write(str(target))
         except cli.UserError as error:

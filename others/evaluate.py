@@ -159,7 +159,7 @@ def main(arguments=None) -> int:
     folder = options.data or (None if options.real else Path('data'))
     files = [('--data', folder / data.VAL_FILE)] if folder else []
     files += [('--real', path) for path in options.real]
-    sets = [cli.read_pairs(*file) for file in files]
+    sets = [cli.read_validation(*file) for file in files]
     models = {f'project {k}': cli.ROOT / f'Miniproject_{k}'
               for k in (1, 2) if options.project in (None, k)}
     for folder in options.submission:
@@ -170,6 +170,7 @@ def main(arguments=None) -> int:
     if options.pictures:
         prepare_pictures(options.pictures, names, options.force)
 
+    record = cli.circumstances()
     variants = list(VARIANTS) if options.no_ensemble else ['']
     outputs, failed = {}, {}                    # {row: [(predictions, seconds), ..]}, {row: words}
     for model, folder in tqdm(models.items(), disable=None, leave=False, unit=' models'):
@@ -195,7 +196,7 @@ def main(arguments=None) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
     if options.record:
-        cli.write(options.record, (json.dumps({**cli.circumstances(), 'rows': rows}, indent=2) + '\n').encode())
+        cli.write_json(options.record, {**record, 'rows': rows})
 
     low = [row for row in here[1:] if options.floor is not None and not row['psnr'] >= options.floor]
     for model, words in failed.items():

@@ -9,14 +9,13 @@ keeps out of training; the others add Gaussian or Poisson noise to the clean ima
 is more than a real blur could know. All figures are PSNR in dB, means of the images; a last line names what is below
 the noisy input.
 """
-import json
 import math
 from pathlib import Path
 
 import torch
 
 from others import cli, data
-from others.metrics import psnr
+from others.metrics import psnr, that_differ
 
 BLOCKS = (2, 4, 8, 16)                      # pixels on a side
 SIGMAS = (5, 15, 25, 50)                    # of Gaussian noise, on the scale 0..255
@@ -63,12 +62,8 @@ def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def figures(noisy: torch.Tensor, clean: torch.Tensor, models: dict) -> dict:
-    """PSNR (dB) of the noisy images, of the best blur, with its width, and of each model.
-
-    Images that the noise has not changed are left out: their PSNR is infinite, and so would be the mean.
-    """
-    changed = (noisy != clean).flatten(1).any(1)
-    noisy, clean = noisy[changed], clean[changed]
+    """PSNR (dB) of the noisy images that differ from the clean ones, of the best blur, with its width, of each model."""
+    noisy, clean = that_differ(noisy, clean)
 
     def score(images: torch.Tensor) -> float:
         return psnr(images, clean).mean().item()
@@ -91,8 +86,6 @@ def main(arguments=None) -> int:
     clean = cli.read_pairs('--data', options.data / data.VAL_FILE)[1][:options.images]
     try:
         _, paths = data.split_photos(options.photos, torch.Generator().manual_seed(data.SPLIT_SEED))
-    except ImportError as error:
-        raise cli.UserError(f'{error}: pip install -r others/requirements.txt') from error
     except ValueError as error:
         raise cli.UserError(f'--photos: {error}') from error
     photos = list(map(data.read_photo, paths))
@@ -116,7 +109,7 @@ def main(arguments=None) -> int:
         record['rows'].append({'noise': name, **row})
         print(f'{name:<22}' + ''.join(f'{row[column]:13.2f}' for column in columns), flush=True)
     if options.record:
-        cli.write(options.record, (json.dumps(record, indent=2) + '\n').encode())
+        cli.write_json(options.record, record)
     below = [f'{row["noise"]}: {name}' for row in record['rows'] for name in models if row[name] < row['noisy input']]
     if below:
         print(f'below the noisy input: {"; ".join(below)}')

@@ -45,7 +45,6 @@ def main(arguments=None) -> int:
         pairs.append(sample(photo[:, top:top + SIDE * b, left:left + SIDE * b], generator))
     noisy, clean = map(torch.stack, zip(*pairs))
     denoised = {f'project {k}': cli.trained_model(k, cli.checkpoint(k)).predict(noisy) for k in (1, 2)}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     plots.montage(options.out, {'point-sampled': noisy, **denoised, 'true average': clean}, scale=2)
     print(f'{options.out}: {options.out.stat().st_size / 1000:.0f} kB')
     return 0

@@ -69,7 +69,7 @@ class FixedPairs:
     """The pairs of a file, `first` and `second`, (N, 3, H, W), the same in every epoch."""
 
     def __init__(self, path: Path, limit: Optional[int]) -> None:
-        self.first, self.second = (images[:limit] for images in cli.read_pairs('--data', path))
+        self.first, self.second = cli.read_pairs('--data', path, limit)
 
     def draw(self, epoch: int, stop: StopRequest) -> None:
         """Nothing to draw."""
@@ -268,7 +268,7 @@ def set_precision(model, precision: Optional[str]) -> str:
 def read_validation(folder: Path) -> Optional[tuple]:
     """(noisy, clean), each (N, 3, H, W); None if the folder holds no such file."""
     path = folder / data.VAL_FILE
-    return cli.read_pairs('--data', path) if path.exists() else None
+    return cli.read_validation('--data', path) if path.exists() else None
 
 
 def set_up(settings: dict) -> tuple:
@@ -283,10 +283,7 @@ def set_up(settings: dict) -> tuple:
                            settings['seed'])
     else:
         pairs = FixedPairs(Path(settings['data'], data.TRAIN_FILE), settings['pairs'])
-    settings['pairs'] = settings['pairs'] or len(pairs.first)
-    if len(pairs.first) < settings['pairs']:
-        raise cli.UserError(f"--pairs: {settings['data']} holds {len(pairs.first)}, "
-                            f"expected {settings['pairs']}")
+    settings['pairs'] = len(pairs.first)
     return model, pairs
 
 
@@ -332,8 +329,7 @@ def main(arguments=None) -> int:
     if promotes and validation is None:
         raise cli.UserError(f"--promote: {settings['data']} holds no {data.VAL_FILE} to score on")
     model, pairs = set_up(settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    cli.write(folder / 'settings.json', (json.dumps(settings, indent=2) + '\n').encode())
+    cli.write_json(folder / 'settings.json', settings)
 
     run = Run(folder, settings, model, pairs, validation)
     if not run.train():

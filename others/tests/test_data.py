@@ -222,10 +222,13 @@ def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, c
         assert line.startswith(f'skipped {photos / name}: ') and reason in line
 
 
-def test_photos_without_pillow_says_what_to_install(photos, tmp_path, monkeypatch):
+def test_photos_without_pillow_says_what_to_install(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'PIL', None)
-    with pytest.raises(cli.UserError, match='pip install -r others/requirements.txt'):
-        make('photos', photos, '--out', tmp_path / 'out')
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: make('photos', photos, '--out', tmp_path / 'out'))
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.startswith('error: ') and said.endswith(': pip install -r others/requirements.txt\n')
 
 
 # -------------------------------------------------------------------------------------- dead leaves

@@ -90,6 +90,17 @@ def test_figures(run, val_data, tmp_path):
     assert rows[2]['ms'] > 0 and 'gain' not in rows[0] and 'ms' not in rows[0]
 
 
+def test_an_image_without_noise_is_left_out(val_data, tmp_path):
+    noisy, clean = cli.read_pairs('--data', val_data / 'val_data.pkl')
+    path = tmp_path / 'one.pkl'
+    torch.save((torch.cat([clean[:1], noisy[1:]]), clean), path)
+    left = cli.read_validation('--real', path)
+    assert all(map(torch.equal, left, (noisy[1:], clean[1:])))
+    torch.save((clean, clean), path)
+    with pytest.raises(cli.UserError, match='--real: .*one.pkl.*expected noisy and clean'):
+        cli.read_validation('--real', path)
+
+
 def test_ssim():
     """Against the formula, for images with one window: 7 x 7 pixels."""
     generator = torch.Generator().manual_seed(0)
