@@ -11,7 +11,6 @@ where the processor has them. PSNR is that of val_data.pkl and of the files of -
 the network and to the noise in its input, not to the noise in its targets.
 """
 import argparse
-import json
 import math
 import time
 from pathlib import Path
@@ -36,16 +35,13 @@ def small(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-class Plain(nn.Module):
-    """conv3x3, ReLU, conv3x3"""
+class Larger(project_1.ResidualBlock):
+    """Project 1's with conv5x5"""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = small(nn.Conv2d(channels, channels, 3, padding=1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv2(self.conv1(x).relu())
+        super().__init__(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 5, padding=2)
+        self.conv2 = small(nn.Conv2d(channels, channels, 5, padding=2))
 
 
 class Gated(nn.Module):
@@ -72,8 +68,8 @@ class SiluGated(Gated):
         return nn.functional.silu(a) * b
 
 
-class Excited(Plain):
-    """Plain, its hidden channels times a linear function of their means over the image."""
+class Excited(project_1.ResidualBlock):
+    """Project 1's, its hidden channels times a linear function of their means over the image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -86,8 +82,8 @@ class Excited(Plain):
         return x + self.conv2(hidden * self.scale(hidden.mean((2, 3), keepdim=True)))
 
 
-class BatchNormed(Plain):
-    """Plain with batch norm before its ReLU."""
+class BatchNormed(project_1.ResidualBlock):
+    """Project 1's with batch norm before its ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -120,23 +116,24 @@ class Depthwise(nn.Module):
 
 class Attention(nn.Module):
     """Every pixel attends to every pixel, 4 heads (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
+    HEADS = 4
 
-    def __init__(self, channels: int, heads: int = 4) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = heads
         self.query_key_value = nn.Conv2d(channels, 3 * channels, 1)
         self.merge = small(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         N, C, H, W = x.shape
-        parts = self.query_key_value(x).reshape(N, 3, self.heads, C // self.heads, H * W)
+        parts = self.query_key_value(x).reshape(N, 3, self.HEADS, C // self.HEADS, H * W)
         query, key, value = parts.transpose(-1, -2).unbind(1)                   # (N, heads, HW, C / heads)
-        weights = (query @ key.transpose(-1, -2) / (C // self.heads) ** 0.5).softmax(-1)
+        weights = (query @ key.transpose(-1, -2) / (C // self.HEADS) ** 0.5).softmax(-1)
         return x + self.merge((weights @ value).transpose(-1, -2).reshape(N, C, H, W))
 
 
-BLOCKS = {'plain': Plain, 'gated': Gated, 'gated3': lambda channels: Gated(channels, 3), 'silu': SiluGated,
-          'excited': Excited, 'batchnorm': BatchNormed, 'depthwise': Depthwise}
+BLOCKS = {'plain': project_1.ResidualBlock, 'larger': Larger, 'gated': Gated,
+          'gated3': lambda channels: Gated(channels, 3), 'silu': SiluGated, 'excited': Excited,
+          'batchnorm': BatchNormed, 'depthwise': Depthwise}
 
 
 class Network(nn.Module):
@@ -291,13 +288,14 @@ def network_2(channels: tuple, kernel: int, upsampling: str, up_kernel: int) -> 
                                                      up(second, first), relu(), up(first, 3), project_2.Sigmoid()))
 
 
-def with_clean(images: tuple, val: int, photos: Path) -> tuple:
-    """(noisy, noisy), with the clean images that belong to them; UserError if they are of other photographs."""
+def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
+    """(noisy, noisy) of `folder`, with the clean images that belong to them; UserError if they are of other photographs."""
     generator = torch.Generator().manual_seed(data.SPLIT_SEED)
     try:
         train_photos, val_photos = data.split_photos(photos, generator)
     except ValueError as error:
         raise cli.UserError(f'--oracle: {error}') from error
+    val = len(cli.read_pairs('--data', folder / data.VAL_FILE)[0])
     data.make_pairs(val_photos, val, 'validation pairs', data.read_photo, generator)      # draws what the set drew
     *again, clean = data.make_pairs(train_photos, len(images[0]), 'training pairs', data.read_photo, generator)
     if not all(map(torch.equal, again, images)):
@@ -307,11 +305,11 @@ def with_clean(images: tuple, val: int, photos: Path) -> tuple:
 
 def read_sets(folder: Path, also: list) -> dict:
     """{name: (noisy, clean)}, each (N, 3, H, W): the validation pairs of `folder` and the files of --also."""
-    sets = {'val_data': cli.read_pairs('--data', folder / data.VAL_FILE)}
+    sets = {'val_data': cli.read_validation('--data', folder / data.VAL_FILE)}
     for path in also:
         if path.stem in sets:
             raise cli.UserError(f'--also: two files are called {path.stem}, expected different names')
-        sets[path.stem] = cli.read_pairs('--also', path)
+        sets[path.stem] = cli.read_validation('--also', path)
     return sets
 
 
@@ -328,17 +326,15 @@ OF_PROJECT = {
 
 
 def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError
-    return value
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f'{text}, expected a positive number')
+    return float(text)
 
 
 def decay(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise ValueError
-    return value
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text}, expected a number of at least 0 and less than 1')
+    return float(text)
 
 
 def parse(arguments) -> argparse.Namespace:
@@ -389,6 +385,9 @@ def parse(arguments) -> argparse.Namespace:
     if not len(options.widths) == len(options.encoder) == len(options.decoder) + 1:
         raise cli.UserError(f'--encoder, --decoder: expected {len(options.widths)} and {len(options.widths) - 1} '
                             f'numbers for the levels of --widths')
+    if options.attention and options.widths[-1] % Attention.HEADS:
+        raise cli.UserError(f'--attention: the last of --widths is {options.widths[-1]}, '
+                            f'expected a multiple of {Attention.HEADS}')
     nearest = options.upsampling == 'nearest'
     options.up_kernel = options.up_kernel or (3 if nearest else options.kernel)
     if nearest and options.up_kernel % 2 == 0:
@@ -401,9 +400,10 @@ def main(arguments=None) -> int:
     images = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
     sets = read_sets(options.data, options.also)
     if options.oracle:
-        images = with_clean(images, len(sets['val_data'][0]), options.oracle)
+        images = with_clean(images, options.data, options.oracle)
 
     torch.set_num_threads(1)
+    circumstances = cli.circumstances()
     torch.manual_seed(options.seed)
     model = {1: Variant1, 2: Variant2}[options.project](options)
     curve = model.train_for(options.seconds, *images)
@@ -413,11 +413,11 @@ def main(arguments=None) -> int:
     for kind, by_set in scores.items():
         print(f'{options.name}, {kind}: ' + ', '.join(f'{name} {score:.3f} dB' for name, score in by_set.items()))
     if options.record:
-        record = {**cli.circumstances(), 'name': options.name,
+        record = {**circumstances, 'name': options.name,
                   'parameters': sum(weight.numel() for weight in model.parameters()),
                   'precision': 'mixed' if model.mixed_precision else 'float32', 'seconds': options.seconds,
                   'pairs_seen': model.steps * options.batch, **scores, 'loss_curve': curve}
-        cli.write(options.record, (json.dumps(record, indent=2) + '\n').encode())
+        cli.write_json(options.record, record)
     return 0
 
 
