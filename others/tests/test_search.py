@@ -45,10 +45,12 @@ def test_attention_reaches_every_pixel():
     assert bool((x.grad.abs().sum(1) > 0).all())
 
 
-def test_the_default_variant_is_as_large_as_project_1(monkeypatch):
-    size = sum(weight.numel() for weight in cli.new_model(1).net.parameters())
-    variant = search.Network([48, 96, 192], [1, 1, 1], [1, 1], 'plain', attention=False)
-    assert sum(weight.numel() for weight in variant.parameters()) == size
+@pytest.mark.parametrize('project', (1, 2))
+def test_the_default_variant_is_the_project_s_network(project):
+    variant = {1: search.Variant1, 2: search.Variant2}[project](search.parse(['x', '--project', str(project)]))
+    net = cli.new_model(project).net
+    weights = net.parameters() if project == 1 else [weight for weight, _ in net.param()]
+    assert sorted(weight.shape for weight in variant.parameters()) == sorted(weight.shape for weight in weights)
 
 
 def test_search_writes_a_record(pairs, tmp_path, capsys):
@@ -117,6 +119,21 @@ def test_variants_of_project_2(upsampling, kernel, up_kernel):
     assert all(not torch.equal(new, old) for new, old in zip(variant.parameters(), before))
 
 
+def test_the_loss_of_project_1_plain_and_towards_clean_images():
+    torch.manual_seed(0)
+    output, noisy, target, clean = torch.rand(4, 2, 3, 4, 5)
+    ours, plain = (search.Variant1(search.parse(['x', '--project', '1', '--widths', '8', '--encoder', '0', '--decoder',
+                                                 *options])) for options in ([], ['--mse']))
+    assert float(plain.loss(output, noisy, target)) == pytest.approx(float((output - target).square().mean()))
+    expected = cli.new_model(1).loss(output, noisy, target)
+    assert float(ours.loss(output, noisy, target)) == pytest.approx(float(expected))
+    assert float(expected) != pytest.approx(float((output - target).square().mean()), rel=1e-3)
+    for variant in ours, plain:
+        variant.clean = clean
+        assert float(variant.loss(clean, noisy, target)) == 0
+        assert float(variant.loss(output, noisy, clean)) > 0
+
+
 def test_the_loss_of_project_2_with_and_without_weights_and_towards_clean_images():
     torch.manual_seed(0)
     output, target, clean = torch.rand(3, 2, 3, 4, 5)
@@ -139,7 +156,7 @@ def test_search_refuses_what_belongs_to_the_other_project():
 def test_search_refuses_numbers_out_of_range(option, value, capsys):
     with pytest.raises(SystemExit):
         search.parse(['x', '--project', '2', option, value])
-    assert f'argument {option}' in capsys.readouterr().err
+    assert f'argument {option}: {value}, expected ' in capsys.readouterr().err
 
 
 def test_tools_name_what_they_cannot_use(pairs, tmp_path):
@@ -152,6 +169,8 @@ def test_tools_name_what_they_cannot_use(pairs, tmp_path):
 def test_search_names_a_wrong_number_of_levels(pairs):
     with pytest.raises(cli.UserError, match='--encoder'):
         search.main(['x', '--project', '1', '--widths', '8', '--data', str(pairs)])
+    with pytest.raises(cli.UserError, match='--attention: .* 18, expected a multiple of 4'):
+        search.parse(['x', '--project', '1', '--widths', '8', '18', '--encoder', '1', '1', '--decoder', '1', '--attention'])
 
 
 def test_search_refuses_two_sets_of_one_name(pairs):
@@ -200,7 +219,7 @@ def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path
     arguments = ['--data', str(pairs), '--out', str(tmp_path / 'out'), '--epochs', '1', '--pairs', '16']
     assert bench_speedrun.main([*arguments, '--record', str(tmp_path / 'record.json')]) == 0
     record = json.loads((tmp_path / 'record.json').read_text())
-    assert len(record['baseline']) == 1 and record['ours'][0]['pairs'] == 1
+    assert len(record['baseline']) == 1 and record['ours'][0]['epochs'] == 1 / 16
     assert all(run['seconds'] > 0 for run in record['ours'])
     with pytest.raises(cli.UserError, match='--out'):
         bench_speedrun.main([*arguments, '--seed', '1'])
