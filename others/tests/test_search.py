@@ -219,7 +219,7 @@ def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path
     arguments = ['--data', str(pairs), '--out', str(tmp_path / 'out'), '--epochs', '1', '--pairs', '16']
     assert bench_speedrun.main([*arguments, '--record', str(tmp_path / 'record.json')]) == 0
     record = json.loads((tmp_path / 'record.json').read_text())
-    assert len(record['baseline']) == 1 and record['ours'][0]['epochs'] == 1 / 16
+    assert len(record['baseline']) == 1 and record['ours'][0]['epochs'] == 1 / 4
     assert all(run['seconds'] > 0 for run in record['ours'])
     with pytest.raises(cli.UserError, match='--out'):
         bench_speedrun.main([*arguments, '--seed', '1'])
