@@ -267,8 +267,10 @@ def test_no_canvas_gives_both_training_and_validation_pairs(tmp_path, monkeypatc
 
 def test_ensure_demo_makes_it_once(tmp_path, monkeypatch):
     make_demo = data.make_demo
-    monkeypatch.setattr(data, 'make_demo', lambda folder: make_demo(folder, 1, 1))
+    monkeypatch.setattr(data, 'make_demo', lambda folder, force: make_demo(folder, 1, 1, force=force))
     folder = tmp_path / 'new' / 'demo'
+    folder.mkdir(parents=True)
+    (folder / 'val_data.pkl').touch()               # a making that was killed half-way
     assert data.ensure_demo(folder) == folder
     before = contents(folder)
     assert set(before) == {'train_data.pkl', 'val_data.pkl'}

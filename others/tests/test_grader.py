@@ -102,7 +102,7 @@ class SGD:
         self.optimizer.step()
 '''
 
-# The mean of 3 x 3 pixels is better than a noisy one; training moves it by a grey level.
+# The mean of 3 x 3 pixels is better than a noisy one; training moves it by half a grey level.
 MODEL = '''
 import torch
 from pathlib import Path
@@ -115,7 +115,7 @@ class Model:
         self.offset = float(Path(__file__).with_name('bestmodel.pth').read_text())
 
     def train(self, train_input, train_target, num_epochs):
-        self.offset += 1
+        self.offset += 0.5
 
     def predict(self, test_input):
         x = torch.nn.functional.avg_pool2d(test_input.float(), 3, 1, 1, count_include_pad=False)
@@ -300,7 +300,7 @@ def test_ours_cannot_stand_in_for_what_is_missing(grade, tmp_path, monkeypatch):
 
 
 def test_a_submission_that_dies_or_never_ends_is_a_failed_check(grade, tmp_path):
-    write(tmp_path, 1, change(MODEL, 'self.offset += 1',
+    write(tmp_path, 1, change(MODEL, 'self.offset += 0.5',
                               'print("no luck", flush=True); import os; os._exit(7)'))
     write(tmp_path, 2, 'while True:\n    print("again", flush=True)\n')
     status, rows = grade(tmp_path, '--time-limit', '2')
@@ -313,7 +313,7 @@ def test_a_submission_that_dies_or_never_ends_is_a_failed_check(grade, tmp_path)
 
 
 def test_a_model_must_beat_its_noisy_input_and_be_importable_both_ways(grade, tmp_path):
-    idle = change(MODEL, 'self.offset += 1', 'pass')
+    idle = change(MODEL, 'self.offset += 0.5', 'pass')
     (write(tmp_path, 1, 'from helper import Model\n', offset=120) / 'helper.py').write_text(idle)
     (write(tmp_path, 2, 'from .helper import *\n') / 'helper.py').write_text(BLOCKS + idle)
     status, rows = grade(tmp_path)
@@ -328,8 +328,8 @@ def test_a_model_must_beat_its_noisy_input_and_be_importable_both_ways(grade, tm
 
 
 def test_a_training_that_makes_it_worse_is_told(grade, tmp_path):
-    write(tmp_path, 1, change(MODEL, 'self.offset += 1', 'self.offset += 5'))
-    status, rows = grade(tmp_path)
+    write(tmp_path, 1, change(MODEL, 'self.offset += 0.5', 'self.offset += 5'))
+    status, rows = grade(tmp_path, '--project', '1')
     result, figures = rows[1, 'PSNR, after training']
     assert (status, result) == (0, 'warn') and figures.endswith('training made it worse')
 
