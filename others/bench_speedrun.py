@@ -120,7 +120,7 @@ def main(arguments=None) -> int:
     settings_file = options.out / 'settings.json'
     if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
         raise cli.UserError(f'--out: {options.out} holds a run with other settings or of another machine, '
-                            f'expected a new folder')
+                            'expected a new folder')
     cli.write_json(settings_file, settings)
 
     print(f'torch {torch.__version__}, {cli.processor()}, {torch.get_num_threads()} threads')

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from others.cli import run
+from others.cli import UserError, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -359,3 +359,11 @@ def test_a_wrong_argument_is_told_in_words(grader, tmp_path, monkeypatch, capsys
     assert exit.value.code == 2
     said = capsys.readouterr()
     assert words in said.err and said.err.count('\n') == 1 and not said.out
+
+
+def test_a_demo_set_that_cannot_be_made_is_told_in_words(grader, tmp_path, monkeypatch):
+    write(tmp_path, 1, MODEL)
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(grader, 'ROOT', tmp_path / 'file')
+    with pytest.raises(UserError, match='--data-path: not given, .*demo'):
+        grader.main(['-p', str(tmp_path)])
