@@ -165,8 +165,8 @@ class Model:
     `mixed_precision` (products in bfloat16; on where the hardware is fast at it).
     """
     NUM_EPOCHS = 5                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
-    BATCH_SIZE = 64
-    PEAK_LR = 2e-3                  # one cycle: up from a 20th of it, down to a 1000th of it
+    BATCH_SIZE = 32
+    PEAK_LR = 1.5e-3                # one cycle: up from a 20th of it, down to a 1000th of it
     FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate
     BETAS = (0.9, 0.99)
     LEAST_NOISE = 1e-3              # mean square (30 dB), added to each image's noise: bounds its weight in the loss
