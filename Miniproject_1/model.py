@@ -24,18 +24,22 @@ CHECKPOINT = Path(__file__).resolve().parent / 'bestmodel.pth'
 # ------------------------------------------------------------------------------------ the network
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(x))), 3x3 convolutions. Shape: (N, C, H, W) -> the same."""
+    """x + conv(relu(norm(conv(x)))), 3x3 convolutions, batch norm. Shape: (N, C, H, W) -> the same.
+
+    Batch norm: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         with torch.no_grad():  # near the identity at first, so that a deep stack starts well scaled
             self.conv2.weight.mul_(0.1)
             self.conv2.bias.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv2(self.conv1(x).relu())
+        return x + self.conv2(self.norm(self.conv1(x)).relu())
 
 
 class SkipAutoencoder(nn.Module):
@@ -51,7 +55,7 @@ class SkipAutoencoder(nn.Module):
     def __init__(self, widths: tuple = (48, 96, 192)) -> None:
         super().__init__()
         self.widths = tuple(widths)
-        self.multiple = 2 ** (len(widths) - 1)
+        self.multiple = 2 ** len(widths)    # the bottom is 2 x 2 at least: batch norm needs more than one pixel
         steps = list(zip(widths, widths[1:]))
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(ResidualBlock(w) for w in widths[:-1])
@@ -165,8 +169,9 @@ class Model:
     `mixed_precision` (products in bfloat16; on where the hardware is fast at it).
     """
     NUM_EPOCHS = 5                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
-    BATCH_SIZE = 64
-    PEAK_LR = 2e-3                  # one cycle: up from a 20th of it, down to a 1000th of it
+    BATCH_SIZE = 32
+    PEAK_LR = 2e-3
+    WARM_UP = 1000                  # steps, at most
     FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate
     BETAS = (0.9, 0.99)
     LEAST_NOISE = 1e-3              # mean square (30 dB), added to each image's noise: bounds its weight in the loss
@@ -233,14 +238,16 @@ class Model:
 
     # -- training
 
-    def learning_rate(self, progress: float, peak: float) -> float:
-        """One cycle (Smith and Topin 2017, https://arxiv.org/abs/1708.07120), `progress` in 0..1."""
-        warm_up = 0.1
-        if progress < warm_up:
-            low, t = peak / 20, progress / warm_up
-        else:
-            low, t = peak / 1000, 1 - (progress - warm_up) / (1 - warm_up)
-        return low + (peak - low) * (1 - math.cos(math.pi * t)) / 2
+    def learning_rate(self, step: int, num_steps: int, peak: float) -> float:
+        """Rises to `peak`, is held there, falls to 0 in the last 30 % of the steps.
+
+        Before it falls it does not depend on num_steps (if these are 10 WARM_UP or more): a training
+        that is still at its peak can be made longer, with the result of one that was to be as long
+        from the start (Haegele et al. 2024, https://arxiv.org/abs/2405.18392).
+        """
+        rise = (step + 0.5) / min(self.WARM_UP, 0.1 * num_steps)
+        fall = (num_steps - step - 0.5) / (0.3 * num_steps)
+        return peak * min(rise, 1, fall)
 
     def train(self, train_input: torch.Tensor, train_target: torch.Tensor,
               num_epochs: int = NUM_EPOCHS, *,
@@ -289,7 +296,7 @@ class Model:
                 if k == 0:
                     order = torch.randperm(N)
                 batch = order[k * self.BATCH_SIZE:(k + 1) * self.BATCH_SIZE]
-                lr = self.learning_rate(step / num_steps, peak)
+                lr = self.learning_rate(step, num_steps, peak)
                 for group in optimizer.param_groups:
                     group['lr'] = lr
                 loss = self._step(train_input[batch.to(train_input.device)],

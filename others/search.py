@@ -40,7 +40,7 @@ class Larger(project_1.ResidualBlock):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.conv1 = nn.Conv2d(channels, channels, 5, padding=2)
+        self.conv1 = nn.Conv2d(channels, channels, 5, padding=2, bias=False)
         self.conv2 = small(nn.Conv2d(channels, channels, 5, padding=2))
 
 
@@ -78,19 +78,16 @@ class Excited(project_1.ResidualBlock):
             self.scale.bias.fill_(1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.conv1(x).relu()
+        hidden = self.norm(self.conv1(x)).relu()
         return x + self.conv2(hidden * self.scale(hidden.mean((2, 3), keepdim=True)))
 
 
-class BatchNormed(project_1.ResidualBlock):
-    """Project 1's with batch norm before its ReLU."""
+class Unnormed(project_1.ResidualBlock):
+    """Project 1's without batch norm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.norm = nn.BatchNorm2d(channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv2(self.norm(self.conv1(x)).relu())
+        self.conv1, self.norm = nn.Conv2d(channels, channels, 3, padding=1), nn.Identity()
 
 
 class Depthwise(nn.Module):
@@ -133,7 +130,7 @@ class Attention(nn.Module):
 
 BLOCKS = {'plain': project_1.ResidualBlock, 'larger': Larger, 'gated': Gated,
           'gated3': lambda channels: Gated(channels, 3), 'silu': SiluGated, 'excited': Excited,
-          'batchnorm': BatchNormed, 'depthwise': Depthwise}
+          'unnormed': Unnormed, 'depthwise': Depthwise}
 
 
 class Network(nn.Module):
@@ -141,7 +138,7 @@ class Network(nn.Module):
 
     def __init__(self, widths: list, encoder: list, decoder: list, block: str, attention: bool) -> None:
         super().__init__()
-        self.multiple = 2 ** (len(widths) - 1)
+        self.multiple = 2 ** len(widths)
 
         def blocks(width: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(BLOCKS[block](width) for _ in range(count)))
@@ -169,6 +166,9 @@ class Network(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------ training
+
+TICKS = 10000                       # of the time of a training, in the place of steps
+
 
 class Timed:
     """Training for a time instead of a number of epochs; for a `Model` of either project."""
@@ -226,7 +226,7 @@ class Variant1(Timed, project_1.Model):
 
     def set_rate(self, optimizer, progress: float) -> None:
         for group in optimizer.param_groups:
-            group['lr'] = self.learning_rate(progress, self.options.lr)
+            group['lr'] = self.learning_rate(round(TICKS * progress), TICKS, self.options.lr)
 
     def loss(self, output: torch.Tensor, noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         target = target if self.clean is None else self.clean

@@ -116,12 +116,13 @@ def test_predict_stays_in_range_far_from_the_training_set(model):
 
 @pytest.mark.parametrize('H, W', [(1, 1), (1, 7), (5, 3), (4, 4), (6, 8), (33, 47)])
 def test_predict_takes_every_size(model, H, W):
-    """As the image whose last row and column were repeated up to multiples of 4."""
+    """As the image whose last row and column were repeated up to multiples of 8 (4 in project 2)."""
     x = images(2, 3, H, W)
     output = model.predict(x)
     assert output.shape == x.shape
     assert 0 <= output.min() <= output.max() <= 255
-    padded = F.pad(x.float(), (0, -W % 4, 0, -H % 4), mode='replicate')
+    multiple = 8 if isinstance(model, PROJECTS[1].Model) else 4
+    padded = F.pad(x.float(), (0, -W % multiple, 0, -H % multiple), mode='replicate')
     assert torch.equal(output, model.predict(padded)[:, :, :H, :W])
 
 
@@ -212,7 +213,7 @@ def test_the_margin_is_wider_than_what_the_network_sees(model):
     """Wherever a pixel stands in its block of 4 x 4; with tiles of whole blocks."""
     assert math.isqrt(model.PIXELS) % 4 == model.MARGIN % 4 == 0
     size, middle = 88, 44
-    network = getattr(model.net, 'infer', model.net)
+    network = getattr(model.net, 'infer', None) or model.net.eval()
     reach = 0
     with torch.no_grad():
         x = images(1, 3, size, size) / 255 - 0.5
@@ -243,7 +244,7 @@ def test_ensemble_is_the_mean_over_the_symmetries(model):
     torch.testing.assert_close(model.predict(x, ensemble=True), mean, **ROUNDING)
 
 
-@pytest.mark.parametrize('H, W', [(16, 16), (8, 12)])
+@pytest.mark.parametrize('H, W', [(16, 16), (8, 24)])
 def test_ensemble_turns_with_the_image(model, H, W):
     x = images(1, 3, H, W)
     turned_after = symmetries(model.predict(x))
@@ -383,7 +384,7 @@ def test_the_loss_weighs_images_by_the_noise_found_in_them(project, monkeypatch)
     """Of two images, one busy and one nearly flat: their errors over what the output takes off, with mean 1."""
     monkeypatch.setattr(project, 'augment', lambda first, second: (first, second))
     model, losses = new_model(project), []
-    first, second = pairs(2, 8, 12)
+    first, second = pairs(2, 8, 24)
     first[1], second[1] = 128 + first[1] // 64, 128 + second[1] // 64
     noisy, target = first.float() / 255 - 0.5, second.float() / 255 - 0.5
     with torch.no_grad():
@@ -410,24 +411,41 @@ def test_callback(model):
     assert len({float(p.loss) for p in steps}) == 20, 'a loss that is overwritten later'
 
 
-def test_learning_rate_is_one_cycle(project, model):
+def rates_of(model, num_epochs: int) -> list:
+    """Of a training of 5 steps an epoch."""
+    rates, model.BATCH_SIZE = [], 4
+    model.train(*pairs(18, 4, 4), num_epochs, verbose=False, callback=lambda progress: rates.append(progress.lr))
+    assert len(rates) == 5 * num_epochs
+    return rates
+
+
+def test_learning_rate_of_project_1():
+    """Up, held, down: an interpolation between four points, a step counting as its middle."""
+    model = new_model(PROJECTS[1])
+    assert rates_of(model, 4) == pytest.approx(model.PEAK_LR * np.interp(
+        np.arange(20) + 0.5, [0, 2, 14, 20], [0, 1, 1, 0]))
+    assert rates_of(new_model(PROJECTS[1]), 1)[2] == model.PEAK_LR
+    model.WARM_UP = 2
+    a, b = (np.array([model.learning_rate(step, n, 1) for step in range(n)]) for n in (20, 40))
+    assert np.array_equal(a[:14], b[:14]) and a[14] < 1 == b[27] > b[28], 'a longer training begins as a shorter one'
+
+
+def test_learning_rate_of_project_2_is_one_cycle():
     """That of torch's OneCycleLR, whose last point is at the end of the last step here: warm-up in the
-    first tenth from peak / 20 (/ 10 in project 2), then down to peak / 1000."""
-    rates = []
-    model.train(*pairs(18, 4, 4), 4, verbose=False, callback=lambda progress: rates.append(progress.lr))
-    div_factor = {1: 20, 2: 10}[1 if project is PROJECTS[1] else 2]
-    n = len(rates)
+    first tenth from peak / 10, then down to peak / 1000."""
+    model = new_model(PROJECTS[2])
+    rates, n = rates_of(model, 4), 20
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, model.PEAK_LR, total_steps=n + 1, pct_start=(0.1 * n + 1) / (n + 1),
-        div_factor=div_factor, final_div_factor=1000 / div_factor)
+        div_factor=10, final_div_factor=100)
     expected = []
     for _ in range(n):
         expected += schedule.get_last_lr()
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx(expected, rel=1e-9)
-    assert rates[0] == pytest.approx(model.PEAK_LR / div_factor) and max(rates) == rates[2] == model.PEAK_LR
+    assert rates[0] == pytest.approx(model.PEAK_LR / 10) and max(rates) == rates[2] == model.PEAK_LR
     assert schedule.get_last_lr() == pytest.approx([model.PEAK_LR / 1000])
 
 
@@ -440,8 +458,8 @@ def test_learning_rate_is_used(model, monkeypatch):
         return step(first, second, optimizer)
 
     monkeypatch.setattr(model, '_step', spy)
-    model.train(*pairs(6), 2, verbose=False, callback=lambda progress: reported.append(progress.lr))
-    assert used == reported and len(set(used)) == 4
+    model.train(*pairs(6), 10, verbose=False, callback=lambda progress: reported.append(progress.lr))
+    assert used == reported and len(set(used)) > 6
 
 
 def test_callback_may_stop_the_training(model):

@@ -58,7 +58,7 @@ def test_search_writes_a_record(pairs, tmp_path, capsys):
     threads = torch.get_num_threads()
     try:
         status = search.main(['tiny', '--project', '1', '--seconds', '2', '--widths', '8', '16', '--encoder', '1', '2',
-                              '--decoder', '0', '--attention', '--batch', '4', '--average', '0.5', '--block', 'batchnorm', '--ensemble',
+                              '--decoder', '0', '--attention', '--batch', '4', '--average', '0.5', '--block', 'unnormed', '--ensemble',
                               '--data', str(pairs), '--also', str(pairs / data.TRAIN_FILE), '--record', str(record)])
     finally:
         torch.set_num_threads(threads)
