@@ -357,6 +357,13 @@ def integer(low: int) -> Callable[[str], int]:
     return parse
 
 
+def positive(text: str) -> float:
+    """The type of an argument that is a positive number."""
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f'{text}, expected a positive number')
+    return float(text)
+
+
 def main(arguments: Optional[Sequence] = None) -> int:
     parser = cli.parser('data', __doc__)
     commands = parser.add_subparsers(required=True, metavar='photos | demo | centre')

@@ -11,7 +11,6 @@ where the processor has them. PSNR is that of val_data.pkl and of the files of -
 the network and to the noise in its input, not to the noise in its targets.
 """
 import argparse
-import math
 import time
 from pathlib import Path
 
@@ -325,12 +324,6 @@ OF_PROJECT = {
 }
 
 
-def positive(text: str) -> float:
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f'{text}, expected a positive number')
-    return float(text)
-
-
 def decay(text: str) -> float:
     if not 0 <= float(text) < 1:
         raise argparse.ArgumentTypeError(f'{text}, expected a number of at least 0 and less than 1')
@@ -347,7 +340,7 @@ def parse(arguments) -> argparse.Namespace:
     option('--mse', action='store_true', help="the plain mean squared error instead of the project's loss")
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
-    option('--lr', type=positive, help="peak rate (default: the project's own)")
+    option('--lr', type=data.positive, help="peak rate (default: the project's own)")
     option('--batch', type=data.integer(1), metavar='N', help="(default: the project's own)")
     option('--average', type=decay, default=0, metavar='DECAY',
            help='of an average of the weights, 0..1, 1 excluded (default: 0, none)')

@@ -278,6 +278,8 @@ def set_up(settings: dict) -> tuple:
     model = cli.new_model(settings['project'])
     settings['precision'] = set_precision(model, settings['precision'])
     settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
+    model.BATCH_SIZE = settings['batch'] = settings['batch'] or model.BATCH_SIZE
+    model.PEAK_LR = settings['lr'] = settings['lr'] or model.PEAK_LR
     if settings['fresh_noise']:
         pairs = FreshPairs(Path(settings['fresh_noise']), settings['pairs'] or FRESH_PAIRS,
                            settings['seed'])
@@ -301,6 +303,8 @@ def main(arguments=None) -> int:
     new.add_argument('--pairs', type=data.integer(1), metavar='N',
                      help=f'of an epoch (default: all of --data, {FRESH_PAIRS} with --fresh-noise)')
     new.add_argument('--epochs', type=data.integer(1), metavar='N', help="(default: the model's own)")
+    new.add_argument('--batch', type=data.integer(1), metavar='N', help="(default: the model's own)")
+    new.add_argument('--lr', type=data.positive, help="peak rate (default: the model's own)")
     new.add_argument('--seed', type=data.integer(0), metavar='N', help='of all draws (default: 0)')
     new.add_argument('--precision', choices=('float32', 'mixed'),
                      help='mixed: products in bfloat16 (default: what is fast on this machine)')

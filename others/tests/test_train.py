@@ -1,5 +1,6 @@
 """Training runs: what a folder holds, and that stopping and resuming change nothing."""
 import json
+import math
 import re
 import signal
 
@@ -131,6 +132,19 @@ def test_stop_and_resume(folder, whole, tmp_path, no_pictures, monkeypatch, caps
     assert_same_result(whole, tmp_path / 'parts')
     assert train.main(hint.split()) == 0            # there is nothing left to do
     assert_same_result(whole, tmp_path / 'parts')
+
+
+@pytest.mark.parametrize('project', [1, 2])
+def test_batch_and_rate(folder, tmp_path, no_pictures, monkeypatch, project):
+    """Those that were asked for, in 4 steps; also when the model's own have changed before the run goes on."""
+    at_step(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGINT))
+    assert new_run(folder, tmp_path / 'run', '--batch', '20', '--lr', '5e-4', project=project) == 130
+    for name in ('BATCH_SIZE', 'PEAK_LR'):
+        monkeypatch.setattr(type(cli.new_model(project)), name, 5)
+    assert train.main(['--resume', str(tmp_path / 'run')]) == 0
+    expected = [5e-4 * (0.001 + 0.999 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9)) / 2)
+                for progress in (1 / 4, 3 / 4)]
+    assert [record['lr'] for record in records(tmp_path / 'run')] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize('moment', ['show', 'save_state'])
@@ -270,6 +284,7 @@ def test_fresh_noise_and_resume(folder, photos, tmp_path, no_pictures, monkeypat
     (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--pairs', '41'], '--pairs: .* holds 40'),
     (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--fresh-noise', 'NONE'], '--fresh-noise: '),
     (['--resume', 'NONE'], '--resume: .* holds no run'),
+    (['--resume', 'OLD', '--lr', '1'], '--resume: .* expected no --lr'),
     (['--resume', 'OLD', '--seed', '1'], '--resume: .* expected no --seed'),
 ])
 def test_mistakes(folder, tmp_path, options, words):
