@@ -278,8 +278,8 @@ def set_up(settings: dict) -> tuple:
     model = cli.new_model(settings['project'])
     settings['precision'] = set_precision(model, settings['precision'])
     settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
-    model.BATCH_SIZE = settings['batch'] = settings['batch'] or model.BATCH_SIZE
-    model.PEAK_LR = settings['lr'] = settings['lr'] or model.PEAK_LR
+    model.BATCH_SIZE = settings['batch'] = settings.get('batch') or model.BATCH_SIZE
+    model.PEAK_LR = settings['lr'] = settings.get('lr') or model.PEAK_LR
     if settings['fresh_noise']:
         pairs = FreshPairs(Path(settings['fresh_noise']), settings['pairs'] or FRESH_PAIRS,
                            settings['seed'])
