@@ -2,6 +2,7 @@
 import json
 import math
 import re
+import shutil
 import signal
 
 import pytest
@@ -145,6 +146,14 @@ def test_batch_and_rate(folder, tmp_path, no_pictures, monkeypatch, project):
     expected = [5e-4 * (0.001 + 0.999 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9)) / 2)
                 for progress in (1 / 4, 3 / 4)]
     assert [record['lr'] for record in records(tmp_path / 'run')] == pytest.approx(expected)
+
+
+def test_a_run_from_before_there_were_batch_and_rate(whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / 'old')
+    settings = json.loads((run / 'settings.json').read_text())
+    assert settings.pop('batch') == BATCH and settings.pop('lr') > 0
+    (run / 'settings.json').write_text(json.dumps(settings))
+    assert train.main(['--resume', str(run)]) == 0
 
 
 @pytest.mark.parametrize('moment', ['show', 'save_state'])
