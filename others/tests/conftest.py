@@ -1,0 +1,104 @@
+"""What the tests share: models with small settings, images, the bits of weights; how many inputs were tried.
+
+    python -m pytest others/tests                                       the short ones
+    python -m pytest others/tests -m "slow or not slow" --hypothesis-profile=long --record
+
+The second command runs kills, every truncation and thousands of random inputs, and appends what it tried to
+others/results/reliability.json.
+"""
+import collections
+import time
+
+import pytest
+import torch
+from hypothesis import settings
+
+import Miniproject_1.model
+import Miniproject_2.model
+from others.cli import ROOT
+
+PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
+RECORD = ROOT / 'others' / 'results' / 'reliability.json'
+
+common = dict(deadline=None, database=None)     # a machine's speed and its earlier runs decide nothing
+settings.register_profile('short', derandomize=True, max_examples=20, **common)
+settings.register_profile('long', max_examples=500, **common)
+
+
+# ------------------------------------------------------------------------------ models and images
+
+@pytest.fixture(params=PROJECTS, ids='project {}'.format)
+def project(request):
+    """The module model.py, with the same arithmetic on every machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Miniproject_1.model, 'has_fast_bfloat16', lambda device: False)
+        yield PROJECTS[request.param]
+
+
+@pytest.fixture
+def model(project):
+    return new_model(project)
+
+
+def new_model(project, seed=0, batch_size=4):
+    torch.manual_seed(seed)
+    model = project.Model().to('cpu')
+    model.BATCH_SIZE = batch_size
+    return model
+
+
+def images(*shape, seed=0, low=0, high=256) -> torch.Tensor:
+    """uint8 in low..high - 1, without a draw from the global generator."""
+    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed)).byte()
+
+
+def parameters(model) -> list:
+    """The tensors themselves."""
+    if isinstance(model.net, torch.nn.Module):
+        return list(model.net.parameters())
+    return [weight for weight, _ in model.net.param()]
+
+
+def bits(model) -> list:
+    """A copy of every weight's bits: unlike the values they tell -0 from 0."""
+    return [weight.detach().clone().contiguous().view(torch.int32) for weight in parameters(model)]
+
+
+def same(a: list, b: list) -> bool:
+    return len(a) == len(b) and all(map(torch.equal, a, b))
+
+
+# -------------------------------------------------------------------------- the count of what was tried
+
+tried = collections.Counter()       # name of a test -> inputs
+outcomes = {}                       # name of a test -> whether it passed
+
+
+@pytest.fixture
+def tally(request):
+    """tally() counts an input, or a kill, that the test has tried."""
+    def count(inputs: int = 1) -> None:
+        tried[request.node.nodeid.split('/')[-1]] += inputs
+
+    return count
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption('--record', action='store_true', help=f'append what was tried to {RECORD.name}')
+
+
+def pytest_sessionstart(session) -> None:
+    session.config.started = time.monotonic()
+
+
+def pytest_runtest_logreport(report) -> None:
+    if report.when == 'call' or report.failed:
+        outcomes[report.nodeid.split('/')[-1]] = report.passed
+
+
+def pytest_sessionfinish(session) -> None:
+    if session.config.getoption('--record'):
+        from others import records
+        rows = [{'test': name, 'inputs': inputs, 'passed': outcomes.get(name, False)}
+                for name, inputs in tried.items()]
+        records.append(RECORD, rows, time.monotonic() - session.config.started)

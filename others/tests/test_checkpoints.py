@@ -1,0 +1,355 @@
+"""Checkpoints that are damaged, wrong or hostile: refused in one sentence that names the file, before a library
+warns, with nothing executed, every weight left to the last bit, and memory bounded."""
+import copyreg
+import io
+import os
+import pickle
+import random
+import re
+import struct
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from others.tests.conftest import PROJECTS, bits, new_model, same
+
+MEMORY = 192 * 2 ** 20                          # bytes that a load may take beside what the process has
+EXECUTING = ('os.', 'subprocess.', 'exec', 'compile', 'pickle.find_class', 'socket.', 'shutil.', 'ctypes.')
+
+executed = []                                   # audit events of what a checkpoint has no business to do
+is_watching = False
+
+
+def watch(event: str, arguments: tuple) -> None:
+    if is_watching and (event.startswith(EXECUTING) or event == 'open' and str(arguments[1] or 'r')[0] in 'wax'):
+        executed.append((event, arguments[:1]))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def audit():
+    sys.addaudithook(watch)                     # there is no way to remove one
+    for k in PROJECTS:                          # what a first load imports is no event of a later one
+        PROJECTS[k].Model().load_pretrained_model()
+
+
+def peak_memory() -> int:
+    """Of this process since the last reset, in bytes; 0 where the system does not tell."""
+    try:
+        return 1024 * int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])
+    except OSError:
+        return 0
+
+
+def load(model, path: Path, data: bytes, words: tuple = (), may_load=False) -> str:
+    """What is wrong with the way in which `model` takes the file, '' if nothing is."""
+    global is_watching
+    path.write_bytes(data)
+    before, error = bits(model), None
+    executed.clear()
+    if sys.platform == 'linux':
+        Path('/proc/self/clear_refs').write_text('5')
+    start = peak_memory()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter('always')
+        is_watching = True
+        try:
+            model.load(path)
+        except Exception as caught:
+            error = caught
+        finally:
+            is_watching = False
+    memory = peak_memory() - start
+    after = bits(model)
+    changed = sum(int((a != b).any()) for a, b in zip(before, after))
+    if not same(before, after):                 # for the next file
+        with torch.no_grad():
+            for weight, old in zip(model.net.parameters() if isinstance(model.net, torch.nn.Module) else
+                                   [weight for weight, _ in model.net.param()], before):
+                weight.copy_(old.view(torch.float32))
+    if executed:
+        return f'it did {executed}'
+    if warned:
+        return f'a library warned: {str(warned[0].message)[:80]}'
+    if memory > MEMORY:
+        return f'it took {memory // 2 ** 20} MiB'
+    if error is None:
+        is_finite = all(bool(weight.view(torch.float32).isfinite().all()) for weight in after)
+        return '' if may_load and changed <= 1 and is_finite else f'loaded, {changed} weights changed'
+    if changed:
+        return f'{changed} weights changed before {type(error).__name__}'
+    message = str(error)
+    if not isinstance(error, ValueError) or len(message) > 600 or '\n' in message or path.name not in message:
+        return f'{type(error).__name__} of {len(message)} characters: {message[:150]!r}'
+    missing = [word for word in words if word not in message]
+    return f'{message!r} lacks {missing}' if missing else ''
+
+
+@pytest.fixture
+def good(project) -> bytes:
+    """The checkpoint that is shipped."""
+    return project.CHECKPOINT.read_bytes()
+
+
+@pytest.fixture
+def pretrained(project):
+    model = project.Model()
+    model.load_pretrained_model()
+    return model
+
+
+def assert_refused(model, path, files: dict, tally, may_load=False) -> None:
+    """files: name -> bytes, or (bytes, words that the message must have)."""
+    faults = []
+    for name, file in files.items():
+        data, words = file if isinstance(file, tuple) else (file, ())
+        fault = load(model, path, data, words, may_load)
+        tally()
+        if fault:
+            faults.append(f'{name}: {fault}')
+    assert not faults, '\n'.join([f'{len(faults)} of {len(files)}'] + faults[:40])
+
+
+# ---------------------------------------------------------------------------------------- damaged
+
+def few(values, count: int) -> list:
+    return random.Random(0).sample(list(values), count)
+
+
+def truncations(good: bytes) -> range:
+    return range(0, len(good), 1000)
+
+
+def flipped(good: bytes, rng: random.Random) -> bytes:
+    """One bit of another value: anywhere, or among what is not weights, at the file's two ends."""
+    place = rng.choice([rng.randrange(len(good)), rng.randrange(2000), len(good) - 1 - rng.randrange(8000)])
+    return good[:place] + bytes([good[place] ^ 1 << rng.randrange(8)]) + good[place + 1:]
+
+
+def noise(good: bytes, rng: random.Random) -> bytes:
+    """Random bytes, with or without the beginning of a checkpoint."""
+    return good[:rng.choice([0, 2, 4, 64, 500])] + rng.randbytes(rng.randrange(1, 20000))
+
+
+@pytest.mark.parametrize('how', ['short', pytest.param('long', marks=pytest.mark.slow)])
+def test_truncated(pretrained, good, tmp_path, tally, how):
+    ends = truncations(good) if how == 'long' else few(truncations(good), 10)
+    assert_refused(pretrained, tmp_path / 'x.pth', {f'{end} bytes': good[:end] for end in ends}, tally)
+
+
+@pytest.mark.parametrize('how', ['short', pytest.param('long', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('damage', [flipped, noise])
+def test_random_damage(pretrained, good, tmp_path, tally, damage, how):
+    """A bit of a weight may change; no more than that, and not to what is no number."""
+    files = {f'seed {seed}': damage(good, random.Random(seed)) for seed in range(200 if how == 'long' else 12)}
+    assert_refused(pretrained, tmp_path / 'x.pth', files, tally, may_load=damage is flipped)
+
+
+# ---------------------------------------------------------------------------------------- hostile
+
+def text(value: str) -> bytes:
+    return b'X' + struct.pack('<I', len(value)) + value.encode()
+
+
+def routes(trap: Path) -> dict:
+    """Opcode -> a pickle that creates the file `trap` when it is loaded, protocol 2."""
+    path, call = text(str(trap)), b'cos\nmkdir\n'
+    return {'REDUCE': b'\x80\x02' + call + path + b'\x85R.',
+            'STACK_GLOBAL': b'\x80\x04' + text('os') + text('mkdir') + b'\x93' + path + b'\x85R.',
+            'INST': b'\x80\x02(' + path + b'ios\nmkdir\n.',
+            'OBJ': b'\x80\x02(' + call + path + b'o.',
+            'EXT': b'\x80\x02\x82\xf0' + path + b'\x85R.',
+            'BUILD': b'\x80\x02' + call + path + b'\x85R}b.',
+            'in a dict': b'\x80\x02}' + text('weights') + call + path + b'\x85Rs.',
+            'shell': b'\x80\x02cos\nsystem\n' + text(f'mkdir {trap}') + b'\x85R.',
+            'eval': b'\x80\x02cbuiltins\neval\n' + text(f'__import__("os").mkdir({str(trap)!r})') + b'\x85R.',
+            'getattr': b'\x80\x02cbuiltins\ngetattr\ncos\npath\n' + text('os') + b'\x86R0' + call + path + b'\x85R.'}
+
+
+def rezipped(good: bytes, change, compression=zipfile.ZIP_STORED) -> bytes:
+    """The archive of project 1 with every entry changed by `change(name, content)`."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(file, 'w', compression) as archive:
+        for name in source.namelist():
+            archive.writestr(name, change(name.split('/', 1)[1], source.read(name)))
+    return file.getvalue()
+
+
+def test_nothing_is_executed(project, pretrained, good, tmp_path, tally):
+    """As a file of its own and, for project 1, as the pickle inside of the archive."""
+    trap = tmp_path / 'trap'
+    copyreg.add_extension('os', 'mkdir', 0xf0)
+    try:
+        for name, data in routes(trap).items():
+            try:
+                pickle.loads(data)                      # the witness
+            except AttributeError:                      # of None, which BUILD has no state for
+                pass
+            assert trap.exists(), f'{name} is harmless'
+            trap.rmdir()
+        files = routes(trap)
+        if project is PROJECTS[1]:
+            for name, data in routes(trap).items():
+                files[f'{name}, in an archive'] = rezipped(
+                    good, lambda entry, content, data=data: data if entry == 'data.pkl' else content)
+        assert_refused(pretrained, tmp_path / 'x.pth', files, tally)
+    finally:
+        copyreg.remove_extension('os', 'mkdir', 0xf0)
+    assert not trap.exists()
+
+
+class Call:
+    """Pickled as a call of `function`."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def laughs(kind, depth: int):
+    """2^depth of something, told in few bytes."""
+    value = kind([0])
+    for _ in range(depth):
+        value = kind([value, value])
+    return value
+
+
+def saved(project, content) -> bytes:
+    """Content as the project's checkpoints are written."""
+    if project is PROJECTS[2]:
+        return pickle.dumps(content, protocol=4)
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def bombs(project, good: bytes) -> dict:
+    """Small files that ask for 300 MB and more, in memory or in an error's message."""
+    size = 3 * 10 ** 8
+    files = {'memo of 2^31 places': b'\x80\x04Nr\xff\xff\xff\x7f.', 'PUT': b'\x80\x04Np2147483647\n.',
+             'BINBYTES that are missing': b'\x80\x04B\xff\xff\xff\x7f.',
+             'BINBYTES8': b'\x80\x04\x8e\xff\xff\xff\x7f\0\0\0\0' + bytes(8) + b'.',
+             'FRAME': b'\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN.',
+             'a long integer': b'\x80\x04\x8b\xff\xff\xff\x7f.',
+             'deep': b'\x80\x04' + b']' * 10 ** 5 + b'a' * (10 ** 5 - 1) + b'.'}
+    if project is PROJECTS[2]:
+        entry = {'shape': [2 ** 18], 'float32': bytes(2 ** 20)}
+        files.update({
+            'one entry 300 times': saved(project, {'weights': [entry] * 300}),
+            'shapes of many': saved(project, {'weights': [{'shape': [0] * 9, 'float32': b''}] * 3000}),
+            'a shape of many': saved(project, {'weights': [{'shape': [2 ** 31 - 1] * 9000, 'float32': b''}]}),
+            'laughs': saved(project, {'weights': [{'shape': laughs(list, 24), 'float32': b''}]})})
+        return files
+
+    def content(**changes) -> bytes:
+        return saved(project, {**torch.load(io.BytesIO(good), weights_only=True), **changes})
+
+    def bomb(entry: str, data: bytes) -> bytes:
+        return rezipped(good, lambda name, content: data if name == entry else content, zipfile.ZIP_DEFLATED)
+
+    files.update({
+        'bytearray': content(extra=Call(bytearray, size)), 'laughs': content(widths=laughs(list, 22)),
+        'laughs in a key': content(weights={laughs(tuple, 22): torch.zeros(1)}),
+        'a long name': content(weights={'x\n' * 10 ** 5: torch.zeros(1)}),
+        'many widths': content(widths=[1] * 10 ** 5),
+        'zip bomb, storage': bomb('data/0', bytes(size)),
+        'zip bomb, pickle': bomb('data.pkl', b'\x80\x02' + b'N0' * (size // 2) + b'N.')})
+    return files
+
+
+def test_memory_is_bounded(project, pretrained, good, tmp_path, tally):
+    assert_refused(pretrained, tmp_path / 'x.pth', bombs(project, good), tally)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs a file with a hole')
+def test_a_file_of_terabytes(project, pretrained, good, tmp_path, tally):
+    path = tmp_path / 'x.pth'
+    path.write_bytes(good)
+    os.truncate(path, 2 ** 40)
+    before = bits(pretrained)
+    with pytest.raises(ValueError, match='x.pth'):
+        pretrained.load(path)
+    assert same(bits(pretrained), before)
+    tally()
+
+
+# ------------------------------------------------------------------------------------------ wrong
+
+def wrong_contents_1(good: bytes) -> dict:
+    """What is wrong -> the file, and what the message must name: the key, what was found, what was expected."""
+    content = torch.load(io.BytesIO(good), weights_only=True)
+    name, shape = 'tail.weight', '(3, 48, 3, 3)'
+    weight = content['weights'][name]
+
+    def saved_with(value) -> bytes:
+        return saved(PROJECTS[1], {**content, 'weights': {**content['weights'], name: value}})
+
+    def without(key) -> bytes:
+        return saved(PROJECTS[1], {k: v for k, v in content.items() if k != key})
+
+    files = {f'a weight of {dtype}': (saved_with(weight.to(dtype)), (name, str(dtype), 'torch.float32'))
+             for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64)}
+    fewer, more = dict(content['weights']), {**content['weights'], 'extra': torch.zeros(1)}
+    del fewer[name]
+    return {**files,
+            'sparse': (saved_with(weight.to_sparse()), (name,)), 'meta': (saved_with(weight.to('meta')), (name,)),
+            'no tensor': (saved_with(3), (name, shape)),
+            'another shape': (saved_with(weight[:1]), (name, '(1, 48, 3, 3)', shape)),
+            'another rank': (saved_with(weight.flatten()), (name, '(1296,)', shape)),
+            'NaN': (saved_with(weight.index_fill(0, torch.tensor(1), float('nan'))), (name,)),
+            'infinity': (saved_with(weight.index_fill(0, torch.tensor(1), float('inf'))), (name,)),
+            'a weight missing': (saved(PROJECTS[1], {**content, 'weights': fewer}), (name, shape)),
+            'a weight too many': (saved(PROJECTS[1], {**content, 'weights': more}), ('extra',)),
+            'a number for a name': (saved(PROJECTS[1], {**content, 'weights': {3: weight}}), ()),
+            'an extra key': (saved(PROJECTS[1], {**content, 'extra': 3}), ('extra',)),
+            'no weights': (without('weights'), ('weights',)), 'no widths': (without('widths'), ('widths',)),
+            'other widths': (saved(PROJECTS[1], {**content, 'widths': [8, 16]}), ('(8, 16)', '(48, 96, 192)')),
+            'widths of no kind': saved(PROJECTS[1], {**content, 'widths': 5}),
+            'weights of no kind': saved(PROJECTS[1], {**content, 'weights': 5})}
+
+
+def wrong_contents_2(good: bytes) -> dict:
+    entries = pickle.loads(good)['weights']
+
+    def saved_with(**changes) -> bytes:
+        return saved(PROJECTS[2], {'weights': entries[:-1] + [{**entries[-1], **changes}]})     # of shape [3]
+
+    def floats(*values) -> bytes:
+        return struct.pack(f'<{len(values)}f', *values)
+
+    return {'NaN': saved_with(float32=floats(0, float('nan'), 0)), 'infinity': saved_with(float32=floats(0, 1e999, 0)),
+            'an extra key': (saved_with(extra=3), ('extra',)),
+            'an extra key outside': (saved(PROJECTS[2], {'weights': entries, 'extra': 3}), ('extra',)),
+            'bytes behind the end': good + b'x', 'a weight missing': saved(PROJECTS[2], {'weights': entries[:-1]}),
+            'a weight too many': saved(PROJECTS[2], {'weights': entries + entries[:1]}),
+            'a shape missing': saved(PROJECTS[2], {'weights': [{'float32': b''}]}),
+            'no weights': (saved(PROJECTS[2], {}), ('weights',)),
+            'another shape': (saved_with(shape=[1, 3]), ('(1, 3)', '(3,)')),
+            'a shape for more': saved_with(shape=[4]), 'a negative shape': saved_with(shape=[-1, -3]),
+            'a shape of no kind': saved_with(shape=7), 'a nested shape': saved_with(shape=[[3]]),
+            'a string for a shape': saved_with(shape='abc'), 'too few bytes': saved_with(float32=bytes(11)),
+            'a string for bytes': saved_with(float32='0123456789ab'), 'an integer for bytes': saved_with(float32=12),
+            'a persistent id': b'\x80\x04Pname\n.', 'a stack underflow': b'\x80\x04}s.',
+            'an unknown memo': b'\x80\x04h\x05.', 'a list for a key': b'\x80\x04}(]]u.'}
+
+
+def test_wrong_contents(project, pretrained, good, tmp_path, tally):
+    other = PROJECTS[1 if project is PROJECTS[2] else 2]
+    files = {'empty': b'', 'text': b'weights: none\n', 'no dict': saved(project, [1, 2]), 'a number': saved(project, 5),
+             "the other project's": other.CHECKPOINT.read_bytes(), 'an empty archive': b'PK\5\6' + bytes(18),
+             **(wrong_contents_1(good) if project is PROJECTS[1] else wrong_contents_2(good))}
+    assert_refused(new_model(project, seed=5), tmp_path / 'x.pth', files, tally)
+
+
+def test_the_witness(project, pretrained, good, tmp_path):
+    """What is right loads, also over other weights, also from a torch that writes its archive in another way."""
+    model, path = new_model(project, seed=5), tmp_path / 'x.pth'
+    for data in (good, *([rezipped(good, lambda name, content: content)] if project is PROJECTS[1] else [])):
+        path.write_bytes(data)
+        model.load(path)
+        assert same(bits(model), bits(pretrained))
