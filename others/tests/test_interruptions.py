@@ -1,0 +1,205 @@
+"""Saving under fire: kills at random moments of a training, full and read-only disks. What was saved before still
+loads, --resume ends where an uninterrupted run ends, to the last bit, and nothing else is left behind.
+
+Run as a module, it trains, is killed, and goes on, as often as it is told to: each training is a fork of this process,
+which has imported everything.
+"""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from others import cli, data, plots, train
+from others.tests.conftest import bits, new_model, same
+
+EPOCHS, PAIRS, BATCH = 3, 24, 8     # 3 steps an epoch
+
+
+def make_data(folder: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randint(256, (2, PAIRS, 3, 8, 8), generator=generator).byte()
+    torch.save((first, second), folder / data.TRAIN_FILE)
+    torch.save((first[:4], second[:4]), folder / data.VAL_FILE)
+
+
+def arguments(folder: Path, run: Path, project: int) -> list:
+    """To begin the run, or to go on with it."""
+    if (run / 'settings.json').exists():
+        return ['--resume', str(run)]
+    shutil.rmtree(run, ignore_errors=True)      # killed before there was anything to go on with
+    return ['--project', str(project), '--data', str(folder), '--epochs', str(EPOCHS), '--batch', str(BATCH),
+            '--out', str(run)]
+
+
+def assert_same_result(a: Path, b: Path) -> None:
+    """Weights bit for bit, the same measurements, no other files."""
+    for name in 'last.pth', 'best.pth':
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    records = [[{**json.loads(line), 'seconds': None} for line in (run / 'metrics.jsonl').read_text().splitlines()]
+               for run in (a, b)]
+    assert records[0] == records[1] and len(records[0]) == EPOCHS
+    assert {path.name for path in a.iterdir()} == {path.name for path in b.iterdir()}
+
+
+# ------------------------------------------------------------------------------------------- kills
+
+def begin(options: list, kill_at: int = -1, count: bool = False) -> int:
+    """Fork; the child trains. kill_at: the file operation (open, rename, remove) before which it kills itself.
+    count: it writes how many there were. Returns the child's process number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        operations = iter(range(10 ** 9))
+        last = [0]
+
+        def watch(event: str, _) -> None:
+            if event in ('open', 'os.rename', 'os.remove'):
+                last[0] = next(operations)
+                if last[0] == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = train.main(options)
+        if count:
+            Path('operations').write_text(str(last[0]))
+        os._exit(status)
+    except BaseException as error:
+        os.write(2, f'{error!r}\n'.encode())
+        os._exit(1)
+
+
+def loads(run: Path, project: int) -> None:
+    """Whatever of a killed run is there is whole."""
+    model = cli.new_model(project)
+    for name in 'last.pth', 'best.pth':
+        if (run / name).exists():
+            model.load(run / name)
+    if (run / 'state.pt').exists():
+        torch.load(run / 'state.pt', weights_only=True)
+    for line in (run / 'metrics.jsonl').read_text().splitlines() if (run / 'metrics.jsonl').exists() else ():
+        json.loads(line)
+
+
+def survive(project: int, kills: int, seed: int) -> None:
+    """In the working directory, which holds the data. Prints how many temporary files the kills left."""
+    torch.set_num_threads(1)                    # a fork has no other threads
+    plots.training_curves = plots.montage = lambda *arguments, **options: None      # longer than the training
+    here, rng = Path.cwd(), random.Random(seed)
+    start = time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(begin(arguments(here, here / 'whole', project), count=True), 0)[1]) == 0
+    duration, operations = time.monotonic() - start, int(Path('operations').read_text())
+    left_behind = 0
+    while kills:
+        run = here / 'run'
+        for _ in range(min(kills, rng.randint(1, 4))):
+            by_time = rng.random() < 0.5
+            child = begin(arguments(here, run, project), kill_at=-1 if by_time else rng.randrange(operations))
+            if by_time:
+                time.sleep(rng.uniform(0, duration))
+                os.kill(child, signal.SIGKILL)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            assert status in (0, -signal.SIGKILL), status
+            if status == 0:                     # it was faster
+                break
+            kills -= 1
+            loads(run, project)
+            left_behind += len(list(run.glob('*.tmp')))
+        if not (run / 'settings.json').exists():
+            continue
+        assert os.waitstatus_to_exitcode(os.waitpid(begin(['--resume', str(run)]), 0)[1]) == 0
+        assert_same_result(run, here / 'whole')
+        shutil.rmtree(run)
+    print(left_behind)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.parametrize('kills', [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('project', [1, 2])
+def test_kills(tmp_path, tally, project, kills):
+    make_data(tmp_path)
+    process = subprocess.run([sys.executable, '-B', '-m', __name__, str(project), str(kills), '0'], cwd=tmp_path,
+                             env={**os.environ, 'PYTHONPATH': str(cli.ROOT)}, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    tally(kills)
+    if kills > 50:
+        assert int(process.stdout) > 0, 'no kill came while a file was written'
+
+
+# ------------------------------------------------------------------------------------------- disks
+
+MEGABYTE = 2 ** 20
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder on a disk of its own, of 64 MB."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    try:
+        mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', folder], capture_output=True)
+    except OSError as error:
+        pytest.skip(f'no disk can be mounted here ({error})')
+    if mounted.returncode:
+        pytest.skip(f'no disk can be mounted here ({mounted.stderr.decode().strip()})')
+    yield folder
+    subprocess.run(['umount', folder], check=True)
+
+
+def fill(disk: Path, left: int) -> Path:
+    """A file that leaves so many bytes free."""
+    filler = disk / 'filler'
+    filler.write_bytes(bytes(shutil.disk_usage(disk).free - left))
+    return filler
+
+
+def test_saving_to_a_full_or_read_only_disk(project, disk, tally):
+    old, new, path = new_model(project), new_model(project, seed=1), disk / 'model.pth'
+    old.save(path)
+    content = path.read_bytes()
+    for left in (0, 1000, MEGABYTE, 3 * MEGABYTE):
+        filler = fill(disk, left)
+        with pytest.raises(OSError, match='No space left'):
+            new.save(path)
+        assert path.read_bytes() == content and {entry.name for entry in disk.iterdir()} == {'model.pth', 'filler'}
+        filler.unlink()
+        tally()
+    subprocess.run(['mount', '-o', 'remount,ro', disk], check=True)
+    with pytest.raises(OSError, match='Read-only'):
+        new.save(path)
+    new.load(path)
+    assert same(bits(new), bits(old))
+    subprocess.run(['mount', '-o', 'remount,rw', disk], check=True)
+    tally()
+
+
+@pytest.mark.parametrize('left', [2, pytest.param(20, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('k', [1, 2])
+def test_a_training_whose_disk_is_full(tmp_path, disk, monkeypatch, tally, k, left):
+    """It ends in words; with room again, it goes on."""
+    for name in 'training_curves', 'montage':
+        monkeypatch.setattr(plots, name, lambda *arguments, **options: None)
+    make_data(tmp_path)
+    assert train.main(arguments(tmp_path, tmp_path / 'whole', k)) == 0
+    filler = fill(disk, left * MEGABYTE)
+    with pytest.raises(OSError, match='No space left'):
+        train.main(arguments(tmp_path, disk / 'run', k))
+    assert not list((disk / 'run').glob('*.tmp'))
+    loads(disk / 'run', k)
+    filler.unlink()
+    assert train.main(['--resume', str(disk / 'run')]) == 0
+    assert_same_result(disk / 'run', tmp_path / 'whole')
+    tally()
+
+
+if __name__ == '__main__':
+    survive(*map(int, sys.argv[1:]))
