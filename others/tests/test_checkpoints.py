@@ -340,7 +340,8 @@ def wrong_contents_2(good: bytes) -> dict:
 
 def test_wrong_contents(project, pretrained, good, tmp_path, tally):
     other = PROJECTS[1 if project is PROJECTS[2] else 2]
-    files = {'empty': b'', 'text': b'weights: none\n', 'no dict': saved(project, [1, 2]), 'a number': saved(project, 5),
+    files = {'empty': b'', 'text': b'weights: none\n', 'no dict': saved(project, [1, 2]),
+             'a number': saved(project, 5),
              "the other project's": other.CHECKPOINT.read_bytes(), 'an empty archive': b'PK\5\6' + bytes(18),
              **(wrong_contents_1(good) if project is PROJECTS[1] else wrong_contents_2(good))}
     assert_refused(new_model(project, seed=5), tmp_path / 'x.pth', files, tally)

@@ -1,0 +1,308 @@
+"""The framework of mini-project 2 on random configurations: against torch.nn, against finite differences, misused."""
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid,
+                                 TransposeConv2d, Upsampling)
+
+given_a_tally = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
+
+
+def torch_upsampling(*arguments, scale_factor=2, **options):
+    return nn.Sequential(nn.Upsample(scale_factor=scale_factor), nn.Conv2d(*arguments, **options))
+
+
+TWINS = {'Conv2d': (Conv2d, nn.Conv2d), 'TransposeConv2d': (TransposeConv2d, nn.ConvTranspose2d),
+         'Upsampling': (Upsampling, torch_upsampling)}
+
+
+def results(block, x, gradient=None) -> dict:
+    """Name -> the output and every gradient, ours or torch's; the upstream gradient is random, if not given."""
+    if isinstance(block, Module):
+        block.zero_grad()
+        output = block.forward(x)
+        gradient_of_x = block.backward(gradient)
+        gradients = [g.clone() for _, g in block.param()]
+    else:
+        x = x.detach().clone().requires_grad_()
+        block.zero_grad()
+        with torch.enable_grad():
+            output = block(x)
+            output.backward(gradient)
+        output, gradient_of_x, gradients = output.detach(), x.grad, [p.grad for p in block.parameters()]
+    return {'output': output, 'gradient of the input': gradient_of_x,
+            **{f'gradient of parameter {i}': g for i, g in enumerate(gradients)}}
+
+
+def distance(a, b) -> float:
+    """In norm, relative to b."""
+    assert a.shape == b.shape
+    return float((a.double() - b).norm() / b.norm().clamp(min=1e-300))
+
+
+def copy_parameters(ours, theirs) -> None:
+    with torch.no_grad():
+        for (parameter, _), twin in zip(ours.param(), theirs.parameters()):
+            twin.copy_(parameter)
+
+
+# ------------------------------------------------------------------------------------- configurations
+
+@st.composite
+def any_configurations(draw):
+    """(block, arguments, shape of the input) that torch accepts: groups, dilations, pairs, odd sides."""
+    def two(low: int, high: int):
+        numbers = st.integers(low, high)
+        return draw(st.one_of(numbers, st.tuples(numbers, numbers)))
+
+    block = draw(st.sampled_from(sorted(TWINS)))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    arguments = dict(in_channels=groups * draw(st.integers(1, 3)), out_channels=groups * draw(st.integers(1, 3)),
+                     kernel_size=two(1, 7), stride=two(1, 3), padding=two(0, 3), dilation=two(1, 3), groups=groups,
+                     bias=draw(st.booleans()))
+    if block == 'TransposeConv2d':
+        arguments['output_padding'] = two(0, 2)
+    if block == 'Upsampling':
+        arguments['scale_factor'] = two(1, 3)
+    return block, arguments, (draw(st.integers(1, 4)), arguments['in_channels'], *draw(sides))
+
+
+sides = st.tuples(st.integers(1, 24), st.integers(1, 24))
+
+
+@st.composite
+def fast_configurations(draw):
+    """Those that a network for denoising has, which may be computed in a faster way: a kernel of twice the stride, or
+    of 3, and many channels on both sides, with every remainder of the sides."""
+    block, stride = draw(st.sampled_from(sorted(TWINS))), draw(st.integers(1, 3))
+    channels = st.sampled_from([16, 31, 48, 64, 96])
+    kernel, padding = draw(st.sampled_from([(2 * stride, stride // 2), (2 * stride, 0), (2 * stride, 1), (3, 1)]))
+    arguments = dict(in_channels=draw(channels), out_channels=draw(channels), kernel_size=kernel, padding=padding,
+                     stride=1 if block == 'Upsampling' else stride, bias=draw(st.booleans()))
+    if block == 'Upsampling':
+        arguments['scale_factor'] = stride
+    return block, arguments, (draw(st.sampled_from([1, 2, 8, 17])), arguments['in_channels'], *draw(sides))
+
+
+configurations = st.one_of(any_configurations(), fast_configurations())
+
+
+def twins(configuration: tuple) -> tuple:
+    """Our block, torch's, and torch's in float64, with the same parameters; an input and an upstream gradient."""
+    block, arguments, shape = configuration
+    torch.manual_seed(0)
+    try:
+        theirs = TWINS[block][1](**arguments)
+        output = theirs(torch.zeros(shape))
+    except (RuntimeError, ValueError):
+        assume(False)
+    assume(0 < output.numel() <= 2 ** 18)
+    ours, exact = TWINS[block][0](**arguments), TWINS[block][1](**arguments).double()
+    copy_parameters(ours, theirs)
+    copy_parameters(ours, exact)
+    return ours, theirs, exact, torch.randn(shape), torch.randn_like(output)
+
+
+@given_a_tally
+@given(configuration=configurations, scale=st.sampled_from([1e-2, 1, 255]))
+def test_blocks_are_torchs_in_double_precision(tally, configuration, scale):
+    tally()
+    ours, _, exact, x, gradient = twins(configuration)
+    x, gradient = x.double() * scale, gradient.double()
+    expected, got = results(exact, x, gradient), results(ours.to(torch.float64), x, gradient)
+    assert got.keys() == expected.keys()
+    for name in expected:
+        assert distance(got[name], expected[name]) <= 1e-12, name
+
+
+@given_a_tally
+@given(configuration=configurations)
+def test_blocks_round_as_torchs_in_single_precision(tally, configuration):
+    """The error against float64 is at most 4 times torch's own."""
+    tally()
+    ours, theirs, exact, x, gradient = twins(configuration)
+    expected = results(exact, x.double(), gradient.double())
+    got, torchs = results(ours, x, gradient), results(theirs, x, gradient)
+    for name, value in expected.items():
+        # A correctly rounded result may be off by 2^-24, and torch's by less where it is lucky, which
+        # a single number or a few often are.
+        luck = 2 ** -24 if value.numel() >= 8 else 2 ** -21
+        assert distance(got[name], value) <= max(4 * distance(torchs[name], value), luck), name
+
+
+@given_a_tally
+@given(configuration=configurations)
+def test_finite_differences(tally, configuration):
+    """Along random directions, of a random linear function of the output, in float64: torch has no part in it.
+    A convolution is linear in the input and in the weights, so a difference of any width is exact."""
+    tally()
+    ours, _, _, x, gradient = twins(configuration)
+    ours, x, upstream = ours.to(torch.float64), x.double(), gradient.double()
+    got = results(ours, x, upstream)
+
+    def slope(variable, direction) -> float:
+        values = []
+        for sign in (1, -1):
+            variable += sign * direction
+            values.append(float((ours.infer(x) * upstream).sum()))
+            variable -= sign * direction
+        return (values[0] - values[1]) / 2
+
+    for variable, gradient in [(x, got['gradient of the input']), *ours.param()]:
+        direction = torch.randn_like(variable)
+        size = float(gradient.norm() * direction.norm())
+        assert abs(slope(variable, direction) - float((gradient * direction).sum())) <= 1e-9 * max(size, 1)
+
+
+# -------------------------------------------------------------------------------- modules in a row
+
+class Square(Module):
+    """Somebody else's, with forward and backward alone."""
+
+    def forward(self, x):
+        self.x = x
+        return x * x
+
+    def backward(self, gradient):
+        return 2 * self.x * gradient
+
+
+class TorchSquare(nn.Module):
+    def forward(self, x):
+        return x * x
+
+
+class LeakyReLU(ReLU):
+    def forward(self, x):
+        self.x = x
+        return x.where(x > 0, x / 8)
+
+    def backward(self, gradient):
+        return gradient.where(self.x > 0, gradient / 8)
+
+
+class DoubledConv2d(Conv2d):
+    """Its own forward and backward around those of the block."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+    def backward(self, gradient):
+        return super().backward(2 * gradient)
+
+
+class TorchDoubled(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+LAYERS = {'conv': (lambda: Conv2d(3, 3, 3, padding=1), lambda: nn.Conv2d(3, 3, 3, padding=1)),
+          'relu': (ReLU, nn.ReLU), 'sigmoid': (Sigmoid, nn.Sigmoid), 'square': (Square, TorchSquare),
+          'leaky': (LeakyReLU, lambda: nn.LeakyReLU(1 / 8)),
+          'doubled': (lambda: DoubledConv2d(3, 3, 1), lambda: TorchDoubled(3, 3, 1))}
+
+
+@given_a_tally
+@given(names=st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=6), shared=st.booleans(),
+       nested=st.booleans())
+def test_modules_in_a_row(tally, names, shared, nested):
+    """What a subclass overrides is what runs. A module that stands in the row twice adds its gradients up; one that
+    cannot, somebody else's that keeps a single input, is refused in words."""
+    tally()
+    torch.manual_seed(0)
+    pairs = {}
+    row = []
+    for i, name in enumerate(names):
+        key = name if shared else i
+        if key not in pairs:
+            pairs[key] = tuple(build() for build in LAYERS[name])
+        row.append(pairs[key])
+    ours, theirs = ([layers[k] for layers in row] for k in (0, 1))
+    x, gradient = torch.randn(2, 2, 3, 5, 7, dtype=torch.float64)
+    is_refused = any(isinstance(layer, (Square, LeakyReLU, DoubledConv2d)) and ours.count(layer) > 1 for layer in ours)
+    try:
+        network = Sequential(*ours[:1], Sequential(*ours[1:])) if nested and len(ours) > 1 else Sequential(*ours)
+        network.to(torch.float64)
+        twin = nn.Sequential(*theirs).double()
+        copy_parameters(network, twin)
+        got = results(network, x, gradient)
+    except (ValueError, RuntimeError, TypeError) as error:
+        assert is_refused and 'twice' in str(error), error
+        return
+    expected = results(twin, x, gradient)
+    assert got.keys() == expected.keys()
+    for name in expected:
+        assert distance(got[name], expected[name]) <= 1e-12, (name, names)
+
+
+# ------------------------------------------------------------------------------------------ misuse
+
+def after_forward(block, shape: tuple, gradient) -> None:
+    block.forward(torch.zeros(shape))
+    block.backward(gradient)
+
+
+CONV = dict(in_channels=3, out_channels=4, kernel_size=3)
+BLOCKS = [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
+          lambda: Upsampling(3, 4, 3, stride=2)]
+OTHERS = [ReLU, Sigmoid, lambda: NearestUpsampling(2), lambda: Sequential(ReLU())]
+MISUSE = {
+    **{f'backward before forward, {i}': (lambda block=block: block().backward(torch.zeros(1)),
+                                         r'\w+: backward was called before forward')
+       for i, block in enumerate([*BLOCKS, *OTHERS, MSE])},
+    **{f'a gradient of shape {shape}, {i}': (lambda block=block, shape=shape: after_forward(
+        block(), (2, 3, 9, 7), torch.zeros(shape)), r'\w+: .*shape .*got \(')
+       for i, block in enumerate([*BLOCKS, ReLU, Sigmoid]) for shape in [(2, 4, 1, 1), (1,), (2, 3, 9, 8), ()]},
+    **{f'no tensor as a gradient, {i}': (lambda block=block: after_forward(block(), (2, 3, 9, 7), None),
+                                         r'gradient.*None')
+       for i, block in enumerate([*BLOCKS, ReLU, Sigmoid])},
+    **{f'an input of shape {shape}, {i}': (lambda block=block, shape=shape: block()(torch.zeros(shape)),
+                                           r'\w+: .*\(N, [3C], H, W\).*got \(')
+       for i, block in enumerate(BLOCKS) for shape in [(2, 4, 9, 7), (3, 9, 7), (2, 3, 0, 7), ()]},
+    **{f'no tensor as input, {i}': (lambda block=block: block()([[1.]]), r'\w+: .*input.*list')
+       for i, block in enumerate([*BLOCKS, *OTHERS])},
+    'a kernel larger than the input': (lambda: Conv2d(3, 4, 5, padding=1)(torch.zeros(1, 3, 2, 9)),
+                                       r'\(2, 9\).*too small'),
+    'a kernel larger, upsampled': (lambda: Upsampling(3, 4, 9)(torch.zeros(1, 3, 2, 9)), r'too small'),
+    'a transposed convolution padded away': (lambda: TransposeConv2d(3, 4, 1, padding=2)(torch.zeros(1, 3, 2, 9)),
+                                             r'too small'),
+    **{f'{block.__name__}, {name} {value}': (
+        lambda block=block, name=name, value=value: block(**{**CONV, name: value}), rf'{name} .*got')
+       for block in (Conv2d, TransposeConv2d, Upsampling)
+       for name, values in dict(
+           stride=[0, -1, 1.5, (1, 0), (1, 2, 3), None, '2'], dilation=[0, (0, 1)], padding=[-1, 'same'],
+           kernel_size=[0, (3, 0), None], groups=[0, 2, 1.], in_channels=[0, '3', None],
+           out_channels=[-1, 2.]).items() for value in values},
+    **{f'scale {value}': (lambda value=value: NearestUpsampling(value), 'scale_factor .*got')
+       for value in (0, -2, 1.5, None)},
+    'output_padding': (lambda: TransposeConv2d(3, 4, 3, output_padding=1), 'output_padding must be less'),
+    'an empty Sequential': (lambda: Sequential()(torch.zeros(1, 3, 4, 4)), r'Sequential.* (least|empty|no) .*'),
+    'a list in a Sequential': (lambda: Sequential([ReLU()]), 'modules .* got list'),
+    'a class in a Sequential': (lambda: Sequential(ReLU), 'modules .* got type'),
+    **{f'{name} {value}': (lambda name=name, value=value: SGD(Conv2d(1, 1, 1).param(), **{'lr': 1, name: value}),
+                           rf'{name} .*got') for name in ('lr', 'momentum', 'weight_decay')
+       for value in (-1, float('nan'), None, '1')},
+    'a dampening': (lambda: SGD(Conv2d(1, 1, 1).param(), lr=1, momentum=1, dampening='x'), 'dampening .*got'),
+    'parameters for pairs': (lambda: SGD([torch.ones(2, 2)], lr=1), 'params must be pairs'),
+    'pairs of numbers': (lambda: SGD([(1, 2)], lr=1), 'params must be pairs'),
+    'a module for pairs': (lambda: SGD(Conv2d(1, 1, 1), lr=1), 'params must be pairs'),
+    'MSE of two shapes': (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
+    'MSE of a number': (lambda: MSE()(torch.zeros(2), 0.5), r'target.*float'),
+    'MSE, unknown': (lambda: MSE(reduction='none'), "reduction .* got 'none'"),
+    'a weight of another shape': (lambda: setattr(Conv2d(3, 4, 3), 'weight', torch.zeros(4, 3, 3)),
+                                  r'got \(4, 3, 3\)'),
+    'a number for a weight': (lambda: setattr(Conv2d(3, 4, 3), 'weight', 5.), r'weight.*got'),
+}
+
+
+@pytest.mark.parametrize('name', MISUSE)
+def test_misuse_is_told_in_words(tally, name):
+    """By an error that this code raises, not torch: its message names what was wrong."""
+    misuse, message = MISUSE[name]
+    tally()
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=message) as caught:
+        misuse()
+    assert caught.traceback[-1].path.name == 'model.py'

@@ -1,0 +1,267 @@
+"""Properties of `Model` of both mini-projects: any size, type, layout, values, any mode of autograd."""
+import contextlib
+import math
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from others.tests.conftest import bits, images, new_model, parameters, same
+
+# Another split of the work changes the order of sums in float32: some 1e-6 of the largest value, 255.
+ROUNDING = dict(rtol=0, atol=3e-4)
+
+FLOATING = ['float16', 'bfloat16', 'float32', 'float64', 'float8_e5m2', 'float8_e4m3fn']
+FLOATING = [getattr(torch, name) for name in FLOATING if hasattr(torch, name)]
+VALUES = ['bytes', 'constant', '0', '255', 'outside', 'huge', 'NaN', 'infinity']
+given_a_model = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@contextlib.contextmanager
+def outer_graph():
+    """Within a differentiation of somebody else's."""
+    x = torch.ones(3, requires_grad=True)
+    with torch.enable_grad():
+        y = (x * x).sum()
+        yield
+        y.backward()
+    assert torch.equal(x.grad, torch.full((3,), 2.))
+
+
+MODES = {'on': torch.enable_grad, 'off': torch.no_grad, 'inference': torch.inference_mode, 'outer': outer_graph}
+
+
+def filled(shape: tuple, values: str, seed: int) -> torch.Tensor:
+    """float64; 'outside' are values that images of bytes have not, 'huge' ones that float32 has not."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(shape, generator=generator, dtype=torch.float64) * 255
+    if values == 'bytes':
+        return x.floor()
+    if values == 'outside':
+        return (x - 127) * 50
+    if values in ('0', '255', 'constant'):
+        return torch.full_like(x, seed % 256 if values == 'constant' else int(values))
+    if values == 'huge':
+        return (x - 127) * 1e300
+    if x.numel():
+        x.view(-1)[seed % x.numel()] = math.nan if values == 'NaN' else math.inf * (-1) ** seed
+    return x
+
+
+def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
+    """The same values in another order of memory."""
+    if layout == 'channels last':
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    if layout == 'sliced':
+        return F.pad(x.float(), (1, 2, 3, 1)).to(x.dtype)[:, :, 3:-1, 1:-2] if x.numel() else x
+    if layout == 'every other':
+        return torch.stack([x, x], -1)[..., 0]
+    if layout == 'transposed':
+        return x.transpose(2, 3).contiguous().transpose(2, 3)
+    if layout == 'expanded':
+        return x[:, :1].expand(x.shape)
+    return x
+
+
+LAYOUTS = ['plain', 'channels last', 'sliced', 'every other', 'transposed', 'expanded']
+
+
+@st.composite
+def image_batches(draw, N=st.integers(0, 3), side=st.integers(1, 70), values=st.sampled_from(VALUES)):
+    """(N, 3, H, W)"""
+    shape = (draw(N), 3, draw(side), draw(side))
+    dtype = draw(st.sampled_from(FLOATING + [torch.uint8] * 3))
+    values = draw(values) if dtype is not torch.uint8 else 'bytes'
+    x = filled(shape, values, draw(st.integers(0, 999))).to(dtype)
+    x = laid_out(x, draw(st.sampled_from(LAYOUTS)))
+    return x.requires_grad_() if dtype.is_floating_point and draw(st.booleans()) else x
+
+
+@pytest.fixture(scope='module')
+def _trained():
+    return {}
+
+
+@pytest.fixture
+def trained(project, _trained):
+    """With the weights that are shipped."""
+    if project not in _trained:
+        _trained[project] = project.Model().to('cpu')
+        _trained[project].load_pretrained_model()
+    return _trained[project]
+
+
+def exact_bits(x: torch.Tensor) -> torch.Tensor:
+    """To compare with NaN."""
+    return x.detach().contiguous().clone().view(torch.uint8)
+
+
+# ---------------------------------------------------------------------------------------- predict
+
+@given_a_model
+@given(x=image_batches(), mode=st.sampled_from(list(MODES)), ensemble=st.booleans())
+def test_predict(trained, tally, x, mode, ensemble):
+    tally()
+    before, strides, weights = exact_bits(x), x.stride(), bits(trained)
+    random_state = torch.get_rng_state()
+    plain = x.detach().float().contiguous()
+    with MODES[mode]():
+        if not plain.isfinite().all():
+            with pytest.raises(ValueError, match='^test_input must be finite'):
+                trained.predict(x, ensemble=ensemble)
+            return
+        output = trained.predict(x, ensemble=ensemble)
+    assert output.shape == x.shape and output.dtype is torch.float32 and output.device == x.device
+    assert not output.requires_grad and x.grad is None and x.stride() == strides
+    assert torch.equal(exact_bits(x), before), 'the input was changed'
+    assert same(bits(trained), weights), 'the weights were changed'
+    assert torch.equal(torch.get_rng_state(), random_state), 'it drew'
+    assert output.isfinite().all() and bool(((output >= 0) & (output <= 255)).all())
+    expected = trained.predict(plain, ensemble=ensemble)
+    assert torch.equal(expected, output), 'it depends on the type, the layout or the mode'
+
+
+@given_a_model
+@given(x=image_batches(N=st.integers(1, 3), values=st.just('bytes')), pixels=st.sampled_from([64, 16 ** 2, 40 ** 2]))
+def test_predict_is_independent_of_the_split(trained, tally, x, pixels):
+    """Image by image, in small chunks, in tiles, within a larger image whose last row and column are repeated."""
+    tally()
+    H, W = x.shape[2:]
+    whole = trained.predict(x, ensemble=False)
+    singly = [trained.predict(image, ensemble=False) for image in x.detach().split(1)]
+    torch.testing.assert_close(torch.cat(singly), whole, **ROUNDING)
+    padded = F.pad(x.detach().float(), (0, -W % 4, 0, -H % 4), mode='replicate')
+    torch.testing.assert_close(trained.predict(padded, ensemble=False)[:, :, :H, :W], whole, **ROUNDING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trained, 'PIXELS', pixels)
+        torch.testing.assert_close(trained.predict(x, ensemble=False), whole, **ROUNDING)
+
+
+def test_predict_by_threads_after_save_and_load_elsewhere(trained, project, tmp_path, monkeypatch, tally):
+    trained.save(tmp_path / 'model.pth')
+    monkeypatch.chdir(tmp_path)
+    other = new_model(project, seed=5)
+    other.load('model.pth')
+    inputs = [images(4, 3, 16, 16 + i, seed=i) for i in range(4)]
+    expected = [trained.predict(x) for x in inputs]
+    outputs = [[] for _ in inputs]
+    barrier = threading.Barrier(len(inputs))
+
+    def work(i: int) -> None:
+        barrier.wait()
+        outputs[i].extend(other.predict(inputs[i]) for _ in range(3))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for results, right in zip(outputs, expected):
+        assert len(results) == 3 and all(torch.equal(output, right) for output in results)
+        tally(3)
+
+
+# ------------------------------------------------------------------------------------------ train
+
+class Stop(Exception):
+    """Raised by a callback."""
+
+
+def train(model, pairs: tuple, seed: int, **options) -> None:
+    torch.manual_seed(seed)
+    model.train(*pairs, 1, verbose=False, **options)
+
+
+@st.composite
+def pairs(draw):
+    """Two batches of one shape."""
+    N, side = st.just(draw(st.sampled_from([1, 2, 33]))), st.integers(1, 9)
+    kinds = st.sampled_from(['bytes', 'constant', '0', '255', 'outside'])
+    first = draw(image_batches(N, side, kinds))
+    if draw(st.booleans()):
+        return first, first
+    shape = first.shape
+    values = draw(kinds)
+    return first, laid_out(filled(shape, values, 1).to(draw(st.sampled_from([torch.float32, torch.bfloat16]))),
+                           draw(st.sampled_from(LAYOUTS)))
+
+
+@given_a_model
+@given(pairs=pairs(), mode=st.sampled_from(list(MODES)), is_loaded=st.booleans(), stop=st.sampled_from([None, 1, 2]))
+def test_train(project, trained, tally, pairs, mode, is_loaded, stop):
+    """Any pairs, in any mode, twice, after a load, after an exception of the callback: as in plain circumstances."""
+    tally()
+    before = [exact_bits(x) for x in pairs]
+
+    def callback(progress) -> None:
+        if progress.step == stop:
+            raise Stop
+
+    def weights_after(pairs: tuple, mode: str) -> list:
+        model = new_model(project, seed=1, batch_size=32)
+        if is_loaded:
+            model.load(project.CHECKPOINT)
+        start = bits(model)
+        with MODES[mode]():
+            is_on = torch.is_grad_enabled()
+            try:
+                train(model, pairs, seed=2, callback=callback)
+            except Stop:
+                pass
+            train(model, pairs, seed=3)
+            assert torch.is_grad_enabled() == is_on
+        assert not same(bits(model), start)
+        assert all(bool(weight.isfinite().all()) for weight in parameters(model))
+        assert model.predict(pairs[0][:1]).isfinite().all()
+        return bits(model)
+
+    got = weights_after(pairs, mode)
+    assert all(torch.equal(exact_bits(x), y) for x, y in zip(pairs, before)), 'the pairs were changed'
+    assert all(x.grad is None for x in pairs)
+    assert same(got, weights_after(tuple(x.detach().float().contiguous() for x in pairs), 'on'))
+
+
+@pytest.mark.parametrize('made', ['built', 'loaded'])
+def test_a_model_from_inference_mode_trains(project, made, tally):
+    model = None if made == 'built' else new_model(project)
+    with torch.inference_mode():
+        model = model or new_model(project)
+        model.load(project.CHECKPOINT)
+        model.predict(images(1, 3, 8, 8))
+    before = bits(model)
+    train(model, (images(2, 3, 8, 8), images(2, 3, 8, 8, seed=1)), seed=0)
+    assert not same(bits(model), before)
+    tally()
+
+
+@pytest.mark.parametrize('step', [1, 4])
+def test_pairs_that_are_no_numbers_in_the_middle(project, step, tally):
+    """The error names epoch and step, 3 steps an epoch; the weights are those from before it."""
+    model, kept = new_model(project, batch_size=2), {}
+    first, second = images(6, 3, 8, 8).float(), images(6, 3, 8, 8, seed=1).float()
+
+    def callback(progress) -> None:
+        kept[progress.step] = bits(model)
+        if progress.step == step:
+            first.fill_(math.nan)
+
+    with pytest.raises((ValueError, ArithmeticError), match=rf'epoch {step // 3 + 1}\b.*step {step + 1}\b'):
+        model.train(first, second, 3, verbose=False, callback=callback)
+    assert same(bits(model), kept[step])
+    tally()
+
+
+@pytest.mark.parametrize('rate', [1e3, 1e10, 1e20, 1e30])
+def test_a_rate_that_is_far_too_high(project, rate, tally):
+    """The training ends in words, or goes on with numbers."""
+    model = new_model(project, batch_size=2)
+    model.PEAK_LR = rate
+    try:
+        model.train(images(6, 3, 8, 8), images(6, 3, 8, 8, seed=1), 3, verbose=False)
+    except (ValueError, ArithmeticError) as error:
+        assert 'epoch' in str(error) and 'step' in str(error)
+    assert all(bool(weight.isfinite().all()) for weight in parameters(model))
+    tally()
