@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 import Miniproject_1.model
 import Miniproject_2.model
@@ -21,7 +21,7 @@ PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
 RECORD = ROOT / 'others' / 'results' / 'reliability.json'
 
 common = dict(deadline=None, database=None)     # a machine's speed and its earlier runs decide nothing
-settings.register_profile('short', derandomize=True, max_examples=20, **common)
+settings.register_profile('short', derandomize=True, max_examples=20, phases=[Phase.explicit, Phase.generate], **common)
 settings.register_profile('long', max_examples=500, **common)
 
 

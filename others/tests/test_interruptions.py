@@ -52,8 +52,8 @@ def assert_same_result(a: Path, b: Path) -> None:
 # ------------------------------------------------------------------------------------------- kills
 
 def begin(options: list, kill_at: int = -1, count: bool = False) -> int:
-    """Fork; the child trains. kill_at: the file operation (opened to write, renamed, removed) before which it kills itself.
-    count: it writes how many there were. Returns the child's process number."""
+    """Fork; the child trains. kill_at: the file operation (opened to write, renamed, removed) before which it kills
+    itself. count: it writes how many there were. Returns the child's process number."""
     child = os.fork()
     if child:
         return child
