@@ -201,7 +201,7 @@ def test_train(project, trained, tally, pairs, mode, is_loaded, stop):
             raise Stop
 
     def weights_after(pairs: tuple, mode: str) -> list:
-        model = new_model(project, seed=1, batch_size=32)
+        model = new_model(project, seed=1)
         if is_loaded:
             model.load(project.CHECKPOINT)
         start = bits(model)
@@ -240,7 +240,7 @@ def test_a_model_from_inference_mode_trains(project, made, tally):
 @pytest.mark.parametrize('step', [1, 4])
 def test_pairs_that_are_no_numbers_in_the_middle(project, step, tally):
     """The error names epoch and step, 3 steps an epoch; the weights are those from before it."""
-    model, kept = new_model(project, batch_size=2), {}
+    model, kept = new_model(project), {}
     first, second = images(6, 3, 8, 8).float(), images(6, 3, 8, 8, seed=1).float()
 
     def callback(progress) -> None:
@@ -249,7 +249,7 @@ def test_pairs_that_are_no_numbers_in_the_middle(project, step, tally):
             first.fill_(math.nan)
 
     with pytest.raises((ValueError, ArithmeticError), match=rf'epoch {step // 3 + 1}\b.*step {step + 1}\b'):
-        model.train(first, second, 3, verbose=False, callback=callback)
+        model.train(first, second, 3, batch_size=2, verbose=False, callback=callback)
     assert same(bits(model), kept[step])
     tally()
 
@@ -257,10 +257,9 @@ def test_pairs_that_are_no_numbers_in_the_middle(project, step, tally):
 @pytest.mark.parametrize('rate', [1e3, 1e10, 1e20, 1e30])
 def test_a_rate_that_is_far_too_high(project, rate, tally):
     """The training ends in words, or goes on with numbers."""
-    model = new_model(project, batch_size=2)
-    model.PEAK_LR = rate
+    model = new_model(project)
     try:
-        model.train(images(6, 3, 8, 8), images(6, 3, 8, 8, seed=1), 3, verbose=False)
+        model.train(images(6, 3, 8, 8), images(6, 3, 8, 8, seed=1), 3, batch_size=2, peak_lr=rate, verbose=False)
     except (ValueError, ArithmeticError) as error:
         assert 'epoch' in str(error) and 'step' in str(error)
     assert all(bool(weight.isfinite().all()) for weight in parameters(model))
