@@ -91,7 +91,7 @@ def test_run_folder(folder, tmp_path, capsys):
         'state.pt'}
     settings = json.loads((run / 'settings.json').read_text())
     assert (settings['project'], settings['epochs'], settings['seed'], settings['pairs']) == (1, 2, 3, 40)
-    assert settings['torch'] == torch.__version__
+    assert settings['versions']['torch'] == torch.__version__
     for name in ('curve.png', 'montage.png'):
         with Image.open(run / name) as picture:
             assert picture.format == 'PNG' and min(picture.size) > 200
