@@ -144,10 +144,10 @@ def progress(items: Iterable, total: int, label: str) -> Iterator:
             yield item
             if bar is not None:
                 bar.update()
-    finally:                                        # also when the caller wants no more
+    finally:                                        # also when the caller takes no more
         if bar is not None:
             bar.close()
-        else:
+        elif number == total:
             print(f'{label}: {number} of {total}, {time.monotonic() - start:.0f} s', file=sys.stderr, flush=True)
 
 
