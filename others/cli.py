@@ -147,7 +147,7 @@ def progress(items: Iterable, total: int, label: str) -> Iterator:
     finally:                                        # also when the caller takes no more
         if bar is not None:
             bar.close()
-        elif number == total:
+        elif number == total > 0:
             print(f'{label}: {number} of {total}, {time.monotonic() - start:.0f} s', file=sys.stderr, flush=True)
 
 
