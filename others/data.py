@@ -291,7 +291,7 @@ def make_set(out: Path, train: tuple, val: tuple, read: Callable,
           f'noisy against clean {psnr(noisy, clean).mean():.2f} dB')
 
 
-@cli.threads(1)     # the operations are many and small: threads would wait for each other, most of all beside other work
+@cli.threads(1)     # many small operations, in which threads wait for each other, most of all beside other work
 def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
                generator: torch.Generator) -> tuple:
     """n squares in random order: (noisy, noisy, clean), each uint8 (n, 3, 32, 32).

@@ -65,12 +65,6 @@ def test_mistakes(name, arguments, run_here):
     assert all(argument in error for argument in arguments[:1])
 
 
-def test_exit_status_of_a_process():
-    status, out, error = run('others.denoise', 'no_such_file')
-    assert (status, out) == (2, '')
-    assert error == 'error: IN: there is no no_such_file, expected an image or a folder of images\n'
-
-
 @pytest.mark.parametrize('tool, package', [('data', 'torch'), ('denoise', 'PIL'), ('train', 'tqdm')])
 def test_a_package_that_is_missing(tool, package, tmp_path):
     (tmp_path / f'{package}.py').write_text('raise ModuleNotFoundError("it is missing")')
