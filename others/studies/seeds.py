@@ -17,7 +17,7 @@ import io
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
 import torch
 from torch import nn
@@ -69,12 +69,15 @@ def nearest(first: int, second: int, kernel: int = 3) -> tuple:
             ('Sigmoid',))
 
 
-FIVE = (('Conv2d', 3, 48, 3, 2, 1), ('ReLU',), ('Conv2d', 48, 64, 3, 2, 1), ('ReLU',),
-        ('Upsampling', 64, 48, 3, 1, 1), ('ReLU',), ('Upsampling', 48, 32, 3, 1, 1), ('ReLU',),
-        ('Conv2d', 32, 3, 3, 1, 1), ('Sigmoid',))
+def five(a: int, b: int, c: int, d: int) -> tuple:
+    return (('Conv2d', 3, a, 3, 2, 1), ('ReLU',), ('Conv2d', a, b, 3, 2, 1), ('ReLU',),
+            ('Upsampling', b, c, 3, 1, 1), ('ReLU',), ('Upsampling', c, d, 3, 1, 1), ('ReLU',),
+            ('Conv2d', d, 3, 3, 1, 1), ('Sigmoid',))
 
-VJP = (('Conv2d', 3, 32, 3, 2, 1), ('ReLU',), ('Conv2d', 32, 64, 3, 2, 1), ('ReLU',),
-       ('TransposeConv2d', 64, 32, 3, 2, 1, 1), ('ReLU',), ('TransposeConv2d', 32, 3, 3, 2, 1, 1), ('Sigmoid',))
+
+def transposed(a: int, b: int) -> tuple:
+    return (('Conv2d', 3, a, 4, 2, 1), ('ReLU',), ('Conv2d', a, b, 4, 2, 1), ('ReLU',),
+            ('TransposeConv2d', b, a, 4, 2, 1), ('ReLU',), ('TransposeConv2d', a, 3, 4, 2, 1), ('Sigmoid',))
 
 
 def plain(*channels: int) -> tuple:
@@ -84,9 +87,71 @@ def plain(*channels: int) -> tuple:
     return tuple(layers[:-1])
 
 
+# T. Mery, "Noise2Noise auto-encoder using PyTorch Framework": sections 3.1 to 4, tables 2 and 3, figures 1, 3 and 4.
 SKIP = System('skip', mery(100, 100, 100, 3, skip=True), batch=8, lr=1e-3, optimizer='Adam', framework='torch.nn',
               skip=True, reported=25.32, reported_parameters=188_403)
-STUDIES = {'skip': (SKIP,)}
+INITIAL = System('skip, initial', mery(32, 32, 32, 3), batch=50, lr=1e-3, pairs=5_000, optimizer='Adam',
+                 framework='torch.nn', reported_parameters=20_259)
+DEPTH = tuple(replace(INITIAL, name=f'skip, {len(channels)} layers', layers=mery(*channels), reported=reported,
+                      reported_parameters=parameters, chosen='the number of epochs is not said: 10')
+              for channels, parameters, reported in (
+    ((32, 32, 32, 3), 20_259, 23.69),
+    ((26, 22, 22, 22, 26, 3), 20_533, 22.63),
+    ((20, 20, 18, 18, 18, 20, 20, 3), 20_729, 20.91),
+    ((18, 16, 16, 16, 16, 16, 16, 16, 18, 3), 20_131, 20.10),
+    ((16, 16, 14, 14, 14, 14, 14, 14, 14, 16, 16, 3), 20_253, 19.31)))
+WITH_AND_WITHOUT = (
+    replace(INITIAL, name='skip, with', layers=mery(32, 32, 32, 3, skip=True), skip=True, epochs=25, reported=24.69,
+            reported_parameters=None),
+    replace(INITIAL, name='skip, without', epochs=25, reported=24.43))
+CHANNELS = tuple(replace(INITIAL, name=f'skip, {n} channels', layers=mery(n, n, n, 3), batch=5, epochs=1,
+                         reported_parameters=None) for n in range(10, 401, 10))
+BATCHES = tuple(replace(INITIAL, name=f'skip, batches of {n}', batch=n, epochs=1, pairs=10_000, full=False,
+                        chosen='10,000 pairs and a seed in place of 50,000 and five')
+                for n in (1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 40, 50))
+EPOCHS = (replace(INITIAL, name='skip, epochs', batch=8, epochs=15, pairs=10_000, full=False,
+                  chosen='one run of 15, measured after each: the rate is constant; 10,000 pairs in place of 50,000'),)
+
+# M. Bechaz, T. Castiglione, E. Seiler, "Project 2: Mini Framework for Noise2Noise": section V, table I, figure 4.
+NEAREST = System('nearest', nearest(256, 32), batch=4, lr=1, pairs=3_000, reported=22.50, reported_parameters=161_827,
+                 chosen='batch and rate are not said: 4 and 1; ReLU as printed, tanh is not in the listing')
+KERNELS = tuple(replace(NEAREST, name=f'nearest, kernel {kernel}', layers=nearest(256, 32, kernel), pairs=1_000,
+                        reported=reported, reported_parameters=parameters,
+                        chosen='1,000 images, as the table before; padding (kernel - 1) / 2 everywhere: with the 1 '
+                               'that is printed for the first layer a kernel of 7 gives 28 x 28')
+                for kernel, reported, parameters in ((3, 22.36, 161_827), (5, 21.50, 448_547), (7, 21.90, 878_627)))
+PAIRS = tuple(replace(NEAREST, name=f'nearest, channels {first} {second}', layers=nearest(first, second),
+                      pairs=1_000, reported=None, reported_parameters=None)
+              for first in (32, 64, 128, 256) for second in (32, 64, 128, 256))
+
+# M.-A. Gillyboeuf, R. Mamou, A. Ouanaya, "Mini-project 2: Mini Deep Learning Framework": section 4, table 1.
+FIVE = System('five', five(48, 64, 48, 32), batch=100, lr=1, reported=21.91,
+              chosen='the last layer, from 32 to 3, is not in their table: a 3 x 3 convolution')
+FIVE_FASTER = replace(FIVE, name='five, rate 5', lr=5, reported=None, chosen='to show that a rate of 1 is too low')
+
+# L. Gravina, G. Palermo, "Miniproject 2": figures 1 and 2, "Network results".
+VJP = System('vjp', transposed(32, 64), batch=10, lr=5, epochs=6, seeds=5, reported=23.55,
+             chosen='only the kinds of layers are said: 32 and 64 channels, kernel 4, stride 2; SGD, batch 10, rate 5, '
+                    '6 epochs ("> 4")')
+VJP_TORCH = replace(VJP, name='vjp, torch.nn', framework='torch.nn', reported=23.68,
+                    chosen='starts from the weights of ours and sees the same batches')
+
+# "Mini-project for EE-559", section 2: what the course gives as yardsticks.
+COURSE = System('course, 8 convolutions', plain(*[32] * 7, 3), batch=32, lr=1e-3, epochs=2, optimizer='Adam',
+                framework='torch.nn', reported=24,
+                chosen='channels and recipe are not said: 32, 3 x 3, ReLU, Adam, 2 epochs')
+SIMPLE = tuple(System(f'course, {name}', layers, batch=32, lr=1e-2, epochs=epochs, pairs=10_000, optimizer='Adam',
+                      framework='torch.nn', reported=23, chosen='what "extremely simple" may have been: ' + name)
+               for name, layers, epochs in (
+    ('box of 3 x 3', (('AvgPool2d', 3, 1, 1, False, False),), 0),
+    ('one 3 x 3 convolution', (('Conv2d', 3, 3, 3, 1, 1),), 4),
+    ('one 7 x 7 convolution', (('Conv2d', 3, 3, 7, 1, 3),), 4),
+    ('two 3 x 3 convolutions', plain(16, 3), 4)))
+
+STUDIES = {'skip': (SKIP,), 'nearest': (NEAREST,), 'five': (FIVE, FIVE_FASTER), 'vjp': (VJP, VJP_TORCH),
+           'course': (COURSE, *SIMPLE),
+           'skip.depth': DEPTH, 'skip.with': WITH_AND_WITHOUT, 'skip.channels': CHANNELS, 'skip.batches': BATCHES,
+           'skip.epochs': EPOCHS, 'nearest.kernels': KERNELS, 'nearest.channels': PAIRS}
 
 
 # ------------------------------------------------------------------------------------- the trainer
@@ -173,8 +238,8 @@ class Ours:
             weight.copy_(value)
 
 
-def build(system: System):
-    """-> a `Torch` or an `Ours`, with fresh weights."""
+def build(system: System) -> Union[Torch, Ours]:
+    """The system with fresh weights: the same, after the same torch.manual_seed, in both frameworks."""
     return (Ours if system.framework == 'ours' else Torch)(system)
 
 
@@ -208,7 +273,8 @@ def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file
             runner.step(*(runner.to_device(images[batch]) for images in pairs))
         runner.weights()[-1].sum().item()                           # waits for the device
         seconds = clock() - start + (history[-1]['seconds'] if history else 0)
-        history.append({'seconds': seconds, 'psnr': psnr(predict(runner, validation[0]), validation[1]).mean().item()})
+        figure = psnr(predict(runner, validation[0]), validation[1]).mean().item()
+        history.append({'seconds': seconds, 'psnr': figure})
         print(f'{what}: {seconds:.0f} s, {history[-1]["psnr"]:.3f} dB', flush=True)
         if state_file:
             content = io.BytesIO()
@@ -222,9 +288,9 @@ def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file
 
 def recipe(system: System) -> dict:
     """What a run depends on beside its seed, as it is recorded."""
-    return {'layers': '; '.join(' '.join(map(str, layer)) for layer in system.layers), 'skip': system.skip, 'framework': system.framework,
-            'optimizer': system.optimizer, 'lr': system.lr, 'batch': system.batch, 'epochs': system.epochs,
-            'pairs': system.pairs}
+    return {'layers': '; '.join(' '.join(map(str, layer)) for layer in system.layers), 'skip': system.skip,
+            'framework': system.framework, 'optimizer': system.optimizer, 'lr': system.lr, 'batch': system.batch,
+            'epochs': system.epochs, 'pairs': system.pairs}
 
 
 def measure(runner, sets: dict) -> dict:
