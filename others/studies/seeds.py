@@ -1,19 +1,18 @@
-"""The systems of five documents that the project grew from, each trained as its authors describe it.
+"""The systems of the five documents that the project grew from, each trained as its authors describe it.
 
     python -m others.studies.seeds all
-    python -m others.studies.seeds nearest five
-    python -m others.studies.seeds all --quick --record runs/seeds.json
+    python -m others.studies.seeds skip.depth nearest.kernels
+    python -m others.studies.seeds all --quick --data data --record runs/quick.json
 
-A system is data: a network, a recipe, where it is described, what was reported. One trainer runs them all, and
-measures on val_data.pkl and on the files of --also: the mean of the images' PSNR, and "pooled", the PSNR of the
-squared error's mean over all images, which the assignment's own function computes. `all` means the headline
-rows; a sweep is asked for by its name. A row that a document's sentence gives is marked `full`, one that was
-trained on less than the authors' is not.
+A system is data: a network, a recipe, what was reported. One trainer runs them all, and measures on val_data.pkl and
+on the files of --also: the mean of the images' PSNR, its standard error, and "pooled", the PSNR of the mean squared
+error over all images, which is what the function printed in the assignment computes. `all` means every headline row;
+a sweep, whose name has a dot, is asked for by its name. `full` rows were trained on as much as the authors say.
 
-Each run, of one system and one seed, adds a row to the record; what is recorded is not run again. The folder --out
-holds the state of each run: after a stop, the same command goes on from the last complete epoch.
+Each run, of one system and one seed, appends to the record; what is recorded is not run again. The folder --out
+holds the states: after a stop, the same command goes on from the last complete epoch. One thread computes, and time
+is the processor's.
 """
-import io
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +20,13 @@ from typing import Callable, Optional, Union
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from Miniproject_2 import model as framework
 from others import cli, data, records
 from others.metrics import psnr
+from others.studies.variants import TORCH
 
-RECORD = cli.ROOT / 'others' / 'results' / 'seeds.json'
+RECORD, EVALUATION = (cli.ROOT / 'others' / 'results' / f'{name}.json' for name in ('seeds', 'evaluation'))
 ALSO = ('centre.pkl', 'real_val.pkl')
 
 
@@ -43,6 +42,7 @@ class System:
     epochs: int = 10
     pairs: int = 50_000
     optimizer: str = 'SGD'                  # or 'Adam', without momentum; the mean squared error is the loss
+    project: int = 2                        # the mini-project that it was made for
     framework: str = 'ours'                 # or 'torch.nn'
     skip: bool = False                      # the last convolution sees the first one's activation, too
     reported: Optional[float] = None        # dB, on the course's validation set
@@ -88,10 +88,10 @@ def plain(*channels: int) -> tuple:
 
 
 # T. Mery, "Noise2Noise auto-encoder using PyTorch Framework": sections 3.1 to 4, tables 2 and 3, figures 1, 3 and 4.
-SKIP = System('skip', mery(100, 100, 100, 3, skip=True), batch=8, lr=1e-3, optimizer='Adam', framework='torch.nn',
-              skip=True, reported=25.32, reported_parameters=188_403)
+SKIP = System('skip', mery(100, 100, 100, 3, skip=True), batch=8, lr=1e-3, optimizer='Adam', project=1,
+              framework='torch.nn', skip=True, reported=25.32, reported_parameters=188_403)
 INITIAL = System('skip, initial', mery(32, 32, 32, 3), batch=50, lr=1e-3, pairs=5_000, optimizer='Adam',
-                 framework='torch.nn', reported_parameters=20_259)
+                 project=1, framework='torch.nn', reported_parameters=20_259)
 DEPTH = tuple(replace(INITIAL, name=f'skip, {len(channels)} layers', layers=mery(*channels), reported=reported,
                       reported_parameters=parameters, chosen='the number of epochs is not said: 10')
               for channels, parameters, reported in (
@@ -126,22 +126,22 @@ PAIRS = tuple(replace(NEAREST, name=f'nearest, channels {first} {second}', layer
 
 # M.-A. Gillyboeuf, R. Mamou, A. Ouanaya, "Mini-project 2: Mini Deep Learning Framework": section 4, table 1.
 FIVE = System('five', five(48, 64, 48, 32), batch=100, lr=1, reported=21.91,
-              chosen='the last layer, from 32 to 3, is not in their table: a 3 x 3 convolution')
+              chosen='the layer from 32 to 3 has no kernel in their table: 3 x 3')
 FIVE_FASTER = replace(FIVE, name='five, rate 5', lr=5, reported=None, chosen='to show that a rate of 1 is too low')
 
 # L. Gravina, G. Palermo, "Miniproject 2": figures 1 and 2, "Network results".
 VJP = System('vjp', transposed(32, 64), batch=10, lr=5, epochs=6, seeds=5, reported=23.55,
-             chosen='only the kinds of layers are said: 32 and 64 channels, kernel 4, stride 2; SGD, batch 10, rate 5, '
-                    '6 epochs ("> 4")')
+             chosen='only the kinds of layers are said: 32 and 64 channels, kernel 4, stride 2; batch 10, rate 5, '
+                    '6 epochs, which are more than 4')
 VJP_TORCH = replace(VJP, name='vjp, torch.nn', framework='torch.nn', reported=23.68,
                     chosen='starts from the weights of ours and sees the same batches')
 
 # "Mini-project for EE-559", section 2: what the course gives as yardsticks.
 COURSE = System('course, 8 convolutions', plain(*[32] * 7, 3), batch=32, lr=1e-3, epochs=2, optimizer='Adam',
-                framework='torch.nn', reported=24,
+                project=1, framework='torch.nn', reported=24,
                 chosen='channels and recipe are not said: 32, 3 x 3, ReLU, Adam, 2 epochs')
 SIMPLE = tuple(System(f'course, {name}', layers, batch=32, lr=1e-2, epochs=epochs, pairs=10_000, optimizer='Adam',
-                      framework='torch.nn', reported=23, chosen='what "extremely simple" may have been: ' + name)
+                      project=1, framework='torch.nn', reported=23, chosen='one guess at "extremely simple"')
                for name, layers, epochs in (
     ('box of 3 x 3', (('AvgPool2d', 3, 1, 1, False, False),), 0),
     ('one 3 x 3 convolution', (('Conv2d', 3, 3, 3, 1, 1),), 4),
@@ -167,17 +167,21 @@ class SkipNetwork(nn.Sequential):
 
 
 class Torch:
-    """A system on torch.nn. On a CPU the channels come last in memory, which is a third faster."""
-    KINDS = {'TransposeConv2d': nn.ConvTranspose2d, 'NearestUpsampling': lambda s: nn.Upsample(scale_factor=s)}
+    """A system on torch.nn. On a CPU the channels come last in memory, which is a tenth faster."""
 
     def __init__(self, system: System) -> None:
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        layers = [self.KINDS.get(kind, getattr(nn, kind, None))(*arguments) for kind, *arguments in system.layers]
+        layers = [self.kind(name)(*arguments) for name, *arguments in system.layers]
         self.net = (SkipNetwork if system.skip else nn.Sequential)(*layers).to(self.device)
         if self.device == 'cpu':
             self.net = self.net.to(memory_format=torch.channels_last)
         kind = {'SGD': torch.optim.SGD, 'Adam': torch.optim.Adam}[system.optimizer]
         self.optimizer = kind(self.net.parameters(), lr=system.lr) if self.weights() else None
+
+    @staticmethod
+    def kind(name: str) -> Callable:
+        """The twin of our block of this name; what we do not have, torch.nn has."""
+        return TORCH[getattr(framework, name)] if hasattr(framework, name) else getattr(nn, name)
 
     def weights(self) -> list:
         return list(self.net.parameters())
@@ -268,19 +272,17 @@ def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file
     while len(history) < system.epochs:
         start = clock()
         batches = torch.randperm(len(pairs[0])).split(system.batch)
-        what = f'{system.name}, seed {seed}, epoch {len(history) + 1} of {system.epochs}'
-        for batch in tqdm(batches, what, disable=None, leave=False, mininterval=1):
+        label = f'{system.name}, seed {seed}, epoch {len(history) + 1} of {system.epochs}'
+        for batch in cli.progress(batches, len(batches), f'{label}, steps'):
             runner.step(*(runner.to_device(images[batch]) for images in pairs))
         runner.weights()[-1].sum().item()                           # waits for the device
         seconds = clock() - start + (history[-1]['seconds'] if history else 0)
         figure = psnr(predict(runner, validation[0]), validation[1]).mean().item()
         history.append({'seconds': seconds, 'psnr': figure})
-        print(f'{what}: {seconds:.0f} s, {history[-1]["psnr"]:.3f} dB', flush=True)
+        print(f'{label}  {seconds:7.1f} s  {figure:.3f} dB', flush=True)
         if state_file:
-            content = io.BytesIO()
-            torch.save({'settings': settings, 'runner': runner.state(), 'random': torch.get_rng_state(),
-                        'history': history}, content)
-            cli.write(state_file, content.getvalue())
+            cli.write_tensors(state_file, {'settings': settings, 'runner': runner.state(),
+                                           'random': torch.get_rng_state(), 'history': history})
     return runner, history
 
 
@@ -291,6 +293,10 @@ def recipe(system: System) -> dict:
     return {'layers': '; '.join(' '.join(map(str, layer)) for layer in system.layers), 'skip': system.skip,
             'framework': system.framework, 'optimizer': system.optimizer, 'lr': system.lr, 'batch': system.batch,
             'epochs': system.epochs, 'pairs': system.pairs}
+
+
+def settings_of(system: System, seed: int) -> dict:
+    return {'system': system.name, 'seed': seed, **recipe(system)}
 
 
 def measure(runner, sets: dict) -> dict:
@@ -305,41 +311,65 @@ def measure(runner, sets: dict) -> dict:
     return row
 
 
+def run(system: System, seed: int, pairs: tuple, sets: dict, state_file: Optional[Path]) -> dict:
+    """Train and measure. -> the row of the record."""
+    runner, history = train(system, seed, tuple(images[:system.pairs] for images in pairs),
+                            sets[Path(data.VAL_FILE).stem], state_file)
+    return {**settings_of(system, seed), 'full': system.full, 'parameters': parameters(system),
+            'reported': system.reported, 'chosen': system.chosen, **measure(runner, sets),
+            'by_epoch': [epoch['psnr'] for epoch in history],
+            'processor_seconds': history[-1]['seconds'] if history else 0}
+
+
+def rows_of(record: Path, system: System) -> list:
+    """The rows of a record that this system has, one for each seed."""
+    return [row for run in records.read(record) for row in run['rows']
+            if settings_of(system, row['seed']).items() <= row.items()]
+
+
+def summary(systems: list, record: Path) -> str:
+    """What was reported, what came out (mean and standard deviation over seeds), ours."""
+    ours = {row['model']: row['psnr'] for run in records.read(EVALUATION) for row in run['rows']
+            if Path(row['file']).name == data.VAL_FILE}
+    lines = [['', 'reported', 'reproduced', 'pooled', 'seeds', 'full size', 'ours']]
+    for system in systems:
+        rows = rows_of(record, system)
+        figures, pooled = (torch.tensor([row[name] for row in rows]) for name in ('val_data', 'val_data_pooled'))
+        spread = f' ± {figures.std():.2f}' if len(rows) > 1 else ''
+        lines.append([system.name, f'{system.reported:.2f}' if system.reported else '-',
+                      f'{figures.mean():.2f}{spread}' if rows else '-', f'{pooled.mean():.2f}' if rows else '-',
+                      str(len(rows)), 'yes' if system.full else 'no', f"{ours[f'project {system.project}']:.2f}"])
+    return cli.table(lines)
+
+
 def main(arguments=None) -> int:
     parser = cli.parser('studies.seeds', __doc__)
     option = parser.add_argument
     option('names', nargs='+', choices=['all', *STUDIES], metavar='NAME', help='all, or: ' + ', '.join(STUDIES))
-    option('--data', type=Path, default=Path('data'), metavar='FOLDER', help='with all files (default: data)')
-    option('--also', nargs='*', default=ALSO, metavar='FILE',
-           help=f'of --data, beside {data.VAL_FILE}, to measure on (default: {" ".join(ALSO)})')
-    option('--seeds', type=data.integer(1), metavar='N', help="of each system: 0 to N - 1 (default: the system's)")
-    option('--quick', action='store_true', help='64 pairs, one epoch: shows that everything runs')
+    option('--seeds', type=cli.integer(1), metavar='N', help="of each system: 0 to N - 1 (default: the system's)")
+    option('--quick', action='store_true', help='8 pairs, one epoch: shows that everything runs')
     option('--out', type=Path, default=Path('runs/seeds'), metavar='FOLDER', help='for states (default: runs/seeds)')
-    option('--record', type=Path, default=RECORD, metavar='FILE', help='default: others/results/seeds.json')
+    cli.add_options(parser, 'data', also={'help': f'to measure on (default: {" ".join(ALSO)} of --data, without '
+                                                  '--quick)'},
+                    record={'default': RECORD, 'help': 'to append to (default: others/results/seeds.json)'})
     options = parser.parse_args(arguments)
-    names = [name for name in STUDIES if '.' not in name] if 'all' in options.names else options.names
     if options.quick and options.record == RECORD:
-        raise cli.UserError(f'--record: --quick does not belong into {RECORD.name}, expected another file')
-    records.revision()                              # of the code that runs, not of the one there when it ends
-    torch.set_num_threads(1)                        # processor seconds then say how much work it is
-    systems = [replace(system, pairs=min(64, system.pairs), epochs=min(1, system.epochs), full=False)
+        raise cli.UserError(f'--record: {RECORD.name} holds no rows of --quick, expected another file')
+    names = [name for name in STUDIES if '.' not in name] if 'all' in options.names else options.names
+    systems = [replace(system, pairs=min(8, system.pairs), epochs=min(1, system.epochs), full=False)
                if options.quick else system for name in names for system in STUDIES[name]]
     pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, max(system.pairs for system in systems))
-    sets = {Path(name).stem: cli.read_validation('--data', options.data / name)
-            for name in (data.VAL_FILE, *options.also)}
+    also = options.also or ([] if options.quick else [options.data / name for name in ALSO])
+    sets = cli.read_sets(options.data / data.VAL_FILE, also)
+    records.revision()                              # of the code that runs, whatever is committed meanwhile
+    torch.set_num_threads(1)
     for system in systems:
-        for seed in range(options.seeds or system.seeds):
-            settings = {'system': system.name, 'seed': seed, **recipe(system)}
-            if any(settings.items() <= row.items() for run in records.read(options.record) for row in run['rows']):
-                continue
-            state_file = options.out / f'{system.name.replace(" ", "_")}_{seed}.pt'
-            runner, history = train(system, seed, tuple(images[:system.pairs] for images in pairs),
-                                    sets[Path(data.VAL_FILE).stem], None if options.quick else state_file)
-            seconds = history[-1]['seconds'] if history else 0
-            records.append(options.record, [{
-                **settings, 'full': system.full, 'parameters': parameters(system), 'reported': system.reported,
-                'chosen': system.chosen, 'processor_seconds': seconds, **measure(runner, sets),
-                'by_epoch': [epoch['psnr'] for epoch in history]}], seconds)
+        done = {row['seed'] for row in rows_of(options.record, system)}
+        for seed in sorted(set(range(options.seeds or system.seeds)) - done):
+            state_file = options.out / f'{system.name.replace(", ", "_").replace(" ", "_")}_{seed}.pt'
+            row = run(system, seed, pairs, sets, None if options.quick else state_file)
+            records.append(options.record, [row], row['processor_seconds'])
+    print(summary(systems, options.record))
     return 0
 
 
