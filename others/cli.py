@@ -1,6 +1,7 @@
 """What the tools have in common: options, mistakes told in one line, files written whole, progress, tables, and
 our two models."""
 import argparse
+import glob
 import importlib
 import io
 import json
@@ -96,7 +97,8 @@ def run(main: Callable[[], int]) -> None:
 
 
 def write(path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, then renamed. Makes its folder."""
+    """Write a file whole or not at all: beside its place first, then renamed. Makes its folder; removes what a kill
+    left of an earlier call."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
@@ -104,7 +106,8 @@ def write(path, content: bytes) -> None:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
+            rest.unlink(missing_ok=True)
 
 
 def write_json(path, content) -> None:
@@ -147,7 +150,7 @@ def progress(items: Iterable, total: int, label: str) -> Iterator:
     finally:                                        # also when the caller takes no more
         if bar is not None:
             bar.close()
-        elif number == total:
+        elif number == total > 0:
             print(f'{label}: {number} of {total}, {time.monotonic() - start:.0f} s', file=sys.stderr, flush=True)
 
 
@@ -190,6 +193,20 @@ def measure(model, sets: dict, ensemble: bool = False) -> dict:
     """{name: mean PSNR in dB} of a `Model` on `sets`."""
     return {name: psnr(model.predict(noisy, ensemble=ensemble), clean).mean().item()
             for name, (noisy, clean) in sets.items()}
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether what a model runs on multiplies in bfloat16, and does not merely emulate it."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
+    return bool(capabilities.get('amx_bf16') or capabilities.get('avx512_bf16'))
+
+
+def set_precision(model, precision: Optional[str]) -> str:
+    """Give a `Model` the precision of its products: 'mixed', 'float32', or None for what is fast here. Returns it."""
+    model.mixed_precision = precision == 'mixed' or precision is None and has_fast_bfloat16()
+    return 'mixed' if model.mixed_precision else 'float32'
 
 
 def new_model(project: int):

@@ -15,7 +15,7 @@ from torch import nn
 
 from Miniproject_2 import model as project
 from others import cli, data, records
-from others.studies.variants import copy_weights, rate_2, step_2, torch_twin
+from others.studies.variants import copy_weights, step_2, torch_twin
 
 
 def train(model: project.Model, twin: nn.Module, first: torch.Tensor, second: torch.Tensor, epochs: int) -> dict:
@@ -25,7 +25,7 @@ def train(model: project.Model, twin: nn.Module, first: torch.Tensor, second: to
     theirs = torch.optim.SGD(twin.parameters(), lr=1, **options)
 
     def torch_step(noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        loss = nn.functional.mse_loss(twin(noisy), target)
+        loss = nn.functional.mse_loss(twin(noisy - 0.5), target)
         theirs.zero_grad()
         loss.backward()
         theirs.step()
@@ -36,12 +36,12 @@ def train(model: project.Model, twin: nn.Module, first: torch.Tensor, second: to
     num_steps = epochs * math.ceil(len(first) / model.BATCH_SIZE)
     batches = (batch for _ in range(epochs) for batch in torch.randperm(len(first)).split(model.BATCH_SIZE))
     for step, batch in enumerate(cli.progress(batches, num_steps, 'steps')):
-        ours.lr = theirs.param_groups[0]['lr'] = rate_2(step / num_steps, model.PEAK_LR)
-        pair = project.augment(*(project.to_centred(images[batch], model.device) for images in (first, second)))
-        noisy, target = (project.pad_to_multiple(images, model.MULTIPLE) for images in pair)
+        ours.lr = theirs.param_groups[0]['lr'] = project.one_cycle(step / num_steps, model.PEAK_LR)
+        pair = project.swap_noise(*(project.to_unit(images[batch], model.device) for images in (first, second)))
+        noisy, target = (project.pad_to_multiple(images, model.MULTIPLE) for images in project.turn(*pair))
         for name, take in steps.items():
             start = time.perf_counter()
-            take(noisy, target + 0.5).item()            # waits for the device
+            take(noisy, target).item()            # waits for the device
             seconds[name] += time.perf_counter() - start
     return seconds
 

@@ -4,8 +4,8 @@
     python -m others.studies.search nearest --project 2 --upsampling nearest --record others/results/search.json
 
 Variants compare at equal training time, each in a process with one thread (two may run side by side, on two
-cores): the rate follows one cycle over that time, measured as the processor's. Project 1's products are in bfloat16
-where the processor has them. PSNR is that of val_data.pkl and of the files of --also, without ensembling.
+cores): the rate follows one cycle over that time, measured as the processor's. PSNR is that of val_data.pkl and of
+the files of --also, without ensembling.
 
 --oracle trains towards the clean images instead, which nobody who denoises has: what is then missing is due to
 the network and to the noise in its input, not to the noise in its targets.
@@ -21,7 +21,7 @@ from torch import nn
 from Miniproject_1 import model as project_1
 from Miniproject_2 import model as project_2
 from others import cli, data, records
-from others.studies.variants import BLOCKS, Network, network_2, rate_2, step_2
+from others.studies.variants import BLOCKS, Network, network_2, step_2
 
 
 class Variant1(project_1.Model):
@@ -36,8 +36,8 @@ class Variant1(project_1.Model):
     def parameters(self) -> list:
         return list(self.net.parameters())
 
-    def step(self, noisy: torch.Tensor, target: torch.Tensor, rate: float) -> float:
-        """One step on (N, 3, H, W), -0.5..0.5. -> the loss"""
+    def fit(self, noisy: torch.Tensor, target: torch.Tensor, rate: float) -> float:
+        """One step on (N, 3, H, W), 0..1. -> the loss"""
         self.net.train()
         self.optimizer.param_groups[0]['lr'] = rate
         with torch.autocast('cpu', torch.bfloat16, enabled=self.mixed_precision):
@@ -51,22 +51,20 @@ class Variant1(project_1.Model):
 
 class Variant2(project_2.Model):
     """Project 2's `Model` with other channels, kernels or upsampling."""
-    learning_rate = staticmethod(rate_2)
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__()
         self.net = network_2(options.channels, options.kernel, options.upsampling)
         self.to('cpu')
-        self.mixed_precision = options.precision == 'mixed'
         self.optimizer = project_2.SGD(self.net.param(), lr=0, momentum=self.MOMENTUM, nesterov=True)
 
     def parameters(self) -> list:
         return [weight for weight, _ in self.net.param()]
 
-    def step(self, noisy: torch.Tensor, target: torch.Tensor, rate: float) -> float:
-        """One step on (N, 3, H, W), -0.5..0.5. -> the loss"""
+    def fit(self, noisy: torch.Tensor, target: torch.Tensor, rate: float) -> float:
+        """One step on (N, 3, H, W), 0..1. -> the loss"""
         self.optimizer.lr = rate
-        return step_2(self.net, self.optimizer, noisy, target + 0.5).item()
+        return step_2(self.net, self.optimizer, noisy, target).item()
 
 
 VARIANTS = {1: (project_1, Variant1), 2: (project_2, Variant2)}
@@ -90,22 +88,18 @@ def train_for(seconds: float, variant, project, peak: float, batch_size: int, fi
         bar.update(int(100 * share) - bar.n)
         batch = torch.randint(len(first), (batch_size,))
         noisy, target = pair_of(project, first[batch], second[batch], None if clean is None else clean[batch])
-        losses.append(variant.step(noisy, target, variant.learning_rate(share, peak)))
+        losses.append(variant.fit(noisy, target, project.one_cycle(share, peak)))
     bar.close()
     return losses
 
 
 def pair_of(project, first: torch.Tensor, second: torch.Tensor, clean: Optional[torch.Tensor]) -> tuple:
-    """(input, target) of the project's augmentation, -0.5..0.5: of `clean`, turned alike, where there are any.
+    """(input, target) for a step, 0..1, of a batch of pairs; the target is of `clean`, where that is not None.
 
-    All (N, 3, H, W), uint8.
+    All (N, 3, H, W), uint8 the arguments.
     """
-    random = torch.get_rng_state()
-    noisy, target = project.augment(*(project.to_centred(images, 'cpu') for images in (first, second)))
-    if clean is not None:
-        torch.set_rng_state(random)
-        target, _ = project.augment(*[project.to_centred(clean, 'cpu')] * 2)
-    return noisy, target
+    noisy, target = project.swap_noise(*(project.to_unit(images, 'cpu') for images in (first, second)))
+    return project.turn(noisy, target if clean is None else project.to_unit(clean, 'cpu'))
 
 
 def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
@@ -126,7 +120,7 @@ def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
 
 OF_PROJECT = {
     1: {'widths': [48, 96, 192], 'encoder': [1, 1, 1], 'decoder': [1, 1], 'block': 'plain'},
-    2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed', 'precision': 'float32'},
+    2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed'},
 }
 
 
@@ -141,6 +135,8 @@ def parse(arguments) -> argparse.Namespace:
            help='the photographs that --data was made from (with the default seed): train towards clean images')
     option('--lr', type=cli.positive, help="peak rate (default: the project's own)")
     option('--batch', type=cli.integer(1), metavar='N', help="(default: the project's own)")
+    option('--precision', choices=('float32', 'mixed'),
+           help='mixed: products in bfloat16 (default: what is fast on this machine)')
     cli.add_options(parser, 'data', 'seed', 'also', 'record')
     option = parser.add_argument_group('project 1').add_argument
     option('--widths', type=cli.integer(1), nargs='+', metavar='N', help='channels of each level (default: 48 96 192)')
@@ -154,7 +150,6 @@ def parse(arguments) -> argparse.Namespace:
     option('--kernel', type=cli.integer(2), metavar='N',
            help='of all convolutions; with --upsampling nearest, on the way up 1 less if even (default: 4)')
     option('--upsampling', choices=('transposed', 'nearest'), help='on the way up (default: transposed)')
-    option('--precision', choices=('float32', 'mixed'), help='mixed: products in bfloat16 (default: float32)')
     options = parser.parse_args(arguments)
 
     for number, defaults in OF_PROJECT.items():
@@ -182,15 +177,15 @@ def main(arguments=None) -> int:
     torch.manual_seed(options.seed)
     project, kind = VARIANTS[options.project]
     variant = kind(options)
+    precision = cli.set_precision(variant, options.precision)
     losses = train_for(options.seconds, variant, project, options.lr, options.batch, *images)
     scores = cli.measure(variant, sets)
     decibels = ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items())
     print(f'{options.name}: {len(losses)} steps, {decibels}')
     if options.record:
         settings = {name: getattr(options, name) for name in ('name', 'project', 'seconds', 'seed', 'batch', 'lr')}
-        row = {**settings, 'oracle': options.oracle is not None,
+        row = {**settings, 'oracle': options.oracle is not None, 'precision': precision,
                **{name: getattr(options, name) for name in OF_PROJECT[options.project]},
-               'precision': 'mixed' if variant.mixed_precision else 'float32',
                'parameters': sum(weight.numel() for weight in variant.parameters()),
                'pairs_seen': len(losses) * options.batch, 'psnr': scores,
                'loss_curve': [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]}

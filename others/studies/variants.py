@@ -27,6 +27,7 @@ class Network(nn.Module):
 
     widths: channels of each level, the finest first. encoder, decoder: blocks of each level, the encoder's last
     is the bottom, which the decoder has not. Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`.
+    Values: 0..1.
     """
 
     def __init__(self, widths: list, encoder: list, decoder: list, block: str) -> None:
@@ -45,7 +46,7 @@ class Network(nn.Module):
         self.tail = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y, skips = self.head(x), []
+        y, skips = self.head(x - 0.5), []
         for block, down in zip(self.encoder, self.down):
             y = block(y)
             skips.append(y)
@@ -59,7 +60,7 @@ class Network(nn.Module):
 # ---------------------------------------------------------------------------------------- project 2
 
 def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = 'transposed') -> project_2.Sequential:
-    """The assignment's network. Shape: (N, 3, H, W) -> the same, H and W multiples of 4.
+    """The assignment's network. Shape: (N, 3, H, W) -> the same, H and W multiples of 4; -0.5..0.5 -> 0..1.
 
     channels: at half and at a quarter of the size. kernel: of all convolutions, but with the upsampling 'nearest',
     where it must be odd on the way up, 1 less there if it is even.
@@ -84,18 +85,13 @@ def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = '
 
 def step_2(net: project_2.Sequential, optimizer: project_2.SGD, noisy: torch.Tensor,
            target: torch.Tensor) -> torch.Tensor:
-    """One training step: noisy, -0.5..0.5, and target, 0..1, each (N, 3, H, W) -> the mean squared error, ()."""
-    output, network_vjp = net.forward_and_vjp(noisy)
+    """One training step: noisy and target, (N, 3, H, W), 0..1 -> the mean squared error, ()."""
+    output, network_vjp = net.forward_and_vjp(noisy - 0.5)
     loss, loss_vjp = project_2.MSE().forward_and_vjp(output, target)
     optimizer.zero_grad()
     network_vjp(loss_vjp())
     optimizer.step()
     return loss
-
-
-def rate_2(progress: float, peak: float) -> float:
-    """Project 2's rate, `progress` in 0..1."""
-    return project_2.one_cycle(progress, peak, start=1 / 10, end=1 / 1000)
 
 
 # ------------------------------------------------------------------------------- twins in torch.nn
