@@ -570,6 +570,14 @@ class Sigmoid(Module):
         return y, lambda gradient: gradient.detach() * y * (1 - y)
 
 
+class Tanh(Module):
+    """tanh(x), any shape; y' = 1 - y^2."""
+
+    def forward_and_vjp(self, x: Tensor) -> tuple:
+        y = x.detach().tanh()
+        return y, lambda gradient: gradient.detach() * (1 - y * y)
+
+
 # ------------------------------------------------------------------------ the loss and the optimizer
 
 class MSE(Module):
