@@ -1026,7 +1026,7 @@ class Model:
     (products in bfloat16; off unless it is set), `is_trained` (whether the weights are more than random).
     """
     NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
-    BATCH_SIZE = 32
+    BATCH_SIZE = 16
     PEAK_LR = 8.0                   # of the cycle of rates
     FINE_TUNING = 0.025             # weights that are trained already meet this part of the rate
     MOMENTUM = 0.9
