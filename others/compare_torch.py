@@ -45,8 +45,8 @@ class TorchModel(project.Model):
         self.set_weights({name: weight.detach() for name, weight in self.twin.named_parameters()})
 
     def step(self, first: torch.Tensor, second: torch.Tensor, schedule, team=None) -> torch.Tensor:
-        pair = project.swap_noise(*(project.to_unit(images, self.device) for images in (first, second)))
-        noisy, target = (project.pad_to_multiple(images, self.MULTIPLE) for images in project.turn(*pair))
+        pair = project.augment(*(project.to_unit(images, self.device) for images in (first, second)))
+        noisy, target = (project.pad_to_multiple(images, self.MULTIPLE) for images in pair)
         with torch.enable_grad():
             loss = nn.functional.mse_loss(self.twin(noisy - 0.5), target)
             self.optimizer.zero_grad()

@@ -186,7 +186,7 @@ class Timed:
             if clean is not None:
                 random = torch.get_rng_state()
                 target = self.project.to_unit(clean[batch], self.device)
-                self.clean, _ = self.project.turn(*self.project.swap_noise(target, target))
+                self.clean, _ = self.project.augment(target, target)
                 torch.set_rng_state(random)
             losses.append(self.step(first[batch], second[batch], optimizer).item())
             if self.options.average and progress > 0.1:
