@@ -1,6 +1,6 @@
 """Make the README's picture: photographs, point-sampled, denoised by both projects, and the truth.
 
-    python -m others.readme_picture --force
+    python -m others.studies.readme_picture --force
 
 The photographs come with scikit-image, whose documentation names their licences: `astronaut` (NASA,
 public domain) and `coffee` (Rachel Michetti, CC0). Of each, a square is divided into 96 x 96 blocks.
@@ -28,7 +28,7 @@ def sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser('readme_picture', __doc__)
+    parser = cli.parser('studies.readme_picture', __doc__)
     parser.add_argument('--out', type=Path, default=cli.ROOT / 'others' / 'pictures' / 'denoised.png',
                         metavar='FILE', help='(default: others/pictures/denoised.png)')
     parser.add_argument('--force', action='store_true', help='replace a picture that is there')
