@@ -1,5 +1,6 @@
 """Several processes on one work, started by torchrun, against one process."""
 import os
+import re
 import subprocess
 import sys
 
@@ -13,8 +14,8 @@ STEPS = 5                           # of an epoch: 33 pairs in batches of 8, the
 
 # Process 1 alone is told to stop, then everything goes on; with DIE it ends before a step of the second epoch.
 SCRIPT = f'''
-import os, signal, sys
-from others import cli, train
+import contextlib, os, signal, sys
+from others import cli, team, train
 call = train.Run.__call__
 
 def act(run, progress):
@@ -25,9 +26,11 @@ def act(run, progress):
     call(run, progress)
 
 def main():
-    assert train.main() == 130
-    stopped.append(True)
-    return train.main(['--resume', sys.argv[-1]])
+    with team.joined():                     # as a process does once
+        team.joined = contextlib.nullcontext
+        assert train.main() == 130
+        stopped.append(True)
+        return train.main(['--resume', sys.argv[-1]])
 
 stopped, train.Run.__call__ = [], act
 cli.run(main)
@@ -37,7 +40,7 @@ cli.run(main)
 def torchrun(*arguments, **environment) -> tuple:
     """With two processes: exit status, stdout and stderr."""
     start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
-    done = subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, cwd=cli.ROOT,
+    done = subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, cwd=cli.ROOT, timeout=500,
                           env={**os.environ, 'PYTHONPATH': str(cli.ROOT), **environment})
     return done.returncode, done.stdout, done.stderr
 
@@ -71,3 +74,32 @@ def test_two_processes_train_like_one(folder, tmp_path, project):
     assert status == 0, error
     assert out == (two / 'log.txt').read_text() and out.count('stopped; to go on') == 1     # one process speaks
     assert_same_weights(project, one, two)
+
+
+def test_a_process_that_dies_ends_the_run(folder, tmp_path):
+    """Which then goes on from its last complete epoch, with one process."""
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    assert train.main([str(option) for option in options(folder, 2, one)]) == 0
+    status, out, error = torchrun(folder / 'script.py', *options(folder, 2, two), DIE='1')
+    assert status == 1
+    assert re.search(f'another process has ended .*; to go on: python -m others.train --resume {two}', out), error
+    assert train.main(['--resume', str(two)]) == 0
+    assert_same_weights(2, one, two)
+
+
+def test_two_processes_share_a_folder(tmp_path):
+    """One of them has a file that fails, and the other one ends none the less."""
+    cli.new_model(2).save(tmp_path / 'weights.pth')
+    (tmp_path / 'in').mkdir()
+    for i in range(1, 6):
+        Image.effect_noise((9 + i, 8), 50).save(tmp_path / 'in' / f'{i}.png')
+    (tmp_path / 'in' / '0.png').write_bytes(b'no picture')
+    (tmp_path / 'in' / 'notes.txt').write_text('none, either')
+    status, out, error = torchrun('-m', 'others.denoise', tmp_path / 'in', '--project', 2,
+                                  '--weights', tmp_path / 'weights.pth')
+    written = tmp_path / 'in_denoised'
+    assert status == 1 and error.count('skipped') == 1 and error.count('left out') == 1
+    assert sorted(out.splitlines()) == [str(written / f'{i}.png') for i in range(1, 6)]
+    for path in written.iterdir():
+        with Image.open(path) as image, Image.open(tmp_path / 'in' / path.name) as noisy:
+            assert image.size == noisy.size
