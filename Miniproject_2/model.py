@@ -848,18 +848,21 @@ def swap_noise(first: Tensor, second: Tensor) -> tuple:
 
 
 def turn(first: Tensor, second: Tensor) -> tuple:
-    """Both images of each pair mirrored, transposed (square images only) and their colours permuted, at random
-    but alike. Shapes: (N, C, H, W)."""
+    """Both images of each pair mirrored and transposed (square images only), at random but alike.
+    Shapes: (N, C, H, W)."""
     N, C, H, W = first.shape
-    pairs = cat([first, second], 1).view(N, 2, C, H, W)
-    mirror, flip, transpose = coins(3, N, 1, 1, 1, 1).to(first.device)
+    pairs = cat([first, second], 1)                                    # (N, 2 C, H, W)
+    mirror, flip, transpose = coins(3, N, 1, 1, 1).to(first.device)
     pairs = pairs.flip(-1).where(mirror, pairs)
     pairs = pairs.flip(-2).where(flip, pairs)
     if H == W:
         pairs = pairs.transpose(-1, -2).where(transpose, pairs)
-    colours = empty(N, C, device='cpu').uniform_().argsort(1).to(first.device)
-    pairs = pairs.gather(2, colours.view(N, 1, C, 1, 1).expand(N, 2, C, H, W))
-    return pairs[:, 0], pairs[:, 1]
+    return pairs[:, :C], pairs[:, C:]
+
+
+def augment(first: Tensor, second: Tensor) -> tuple:
+    """A new training pair of each pair, (N, C, H, W)."""
+    return turn(*swap_noise(first, second))
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -1167,7 +1170,7 @@ class Model:
     def step(self, first: Tensor, second: Tensor, optimizer: SGD, team: Team = ALONE) -> Tensor:
         """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255. Returns the loss, shape ().
         FloatingPointError, before anything has changed, if the loss or a gradient is not finite."""
-        pair = turn(*swap_noise(to_unit(first, self.device), to_unit(second, self.device)))
+        pair = augment(to_unit(first, self.device), to_unit(second, self.device))
         noisy, target = (pad_to_multiple(images, self.MULTIPLE) for images in pair)
         noisy, target, share = team.share(noisy, target)
         output = self.net.forward(noisy - 0.5)
