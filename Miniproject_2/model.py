@@ -15,6 +15,7 @@ for a few rows of the output at a time, so that they stay in the processor's cac
 An upsampling (nearest, then convolution) is computed as the transposed convolution that it equals.
 """
 import array
+import contextlib
 import glob
 import math
 import os
@@ -874,8 +875,8 @@ OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET',
 
 
 def write_pickle(path, content: dict) -> None:
-    """Pickle plain data to `path`, atomically: on an error an older file stays as it was. What a kill left of an
-    earlier call is removed."""
+    """Pickle plain data to `path`, atomically: on an error an older file stays as it was. What a kill left of a
+    call of another day is removed; a younger one may be another process's, which is at it."""
     path = Path(path)
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
@@ -883,7 +884,9 @@ def write_pickle(path, content: dict) -> None:
         os.replace(temporary, path)
     finally:
         for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
-            rest.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
+                if rest == temporary or time.time() - rest.stat().st_mtime > 86400:
+                    rest.unlink()
 
 
 def read_pickle(path) -> dict:
