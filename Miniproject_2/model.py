@@ -25,8 +25,9 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Optional
+from typing import Callable, Iterable, Iterator, NamedTuple, Optional
 
 from torch import arange, cat, empty
 
@@ -38,7 +39,14 @@ Tensor = type(empty(0, device='cpu'))           # torch.Tensor, which may not be
 # ----------------------------------------------------------------------------------------- modules
 
 class Module:
-    """What can be applied and differentiated. A subclass defines `forward_and_vjp`, or `forward` and `backward`."""
+    """What can be applied and differentiated.
+
+    A subclass defines `forward_and_vjp`, the form of all modules here, which can be applied again before it is
+    differentiated; or, as torch.autograd.Function has it, `forward` and `backward`, the latter for the last `forward`.
+    It lists its parameters by name in `parameter_names`: for each of them it has an attribute `<name>`, a tensor or
+    None, and `grad_<name>`, a tensor of the same shape, to which the derivative is added.
+    Tensors have the shape (N, C, H, W), are perhaps not contiguous, and are not to be changed in place.
+    """
     parameter_names = ()
 
     def forward_and_vjp(self, *input) -> tuple:
@@ -46,13 +54,22 @@ class Module:
         the gradient with respect to the input. What vjp keeps is the input (or output) and the weights
         themselves, no copies: do not change them in place in between, not by an optimizer's step either.
         Closures are independent: any number may be pending."""
-        if type(self).forward is Module.forward:
+        if (type(self).forward, type(self).forward_and_vjp) == (Module.forward, Module.forward_and_vjp):
             raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
-        return self.forward(*input), self.backward
+        output, self._last = self.forward(*input), input
+
+        def vjp(*gradwrtoutput):
+            if self._last is not input:             # applied again since: `backward` needs the state of this time
+                self.forward(*input)
+                self._last = input
+            return self.backward(*gradwrtoutput)
+
+        return output, vjp
 
     def forward(self, *input) -> Tensor:
         """Return the output, contiguous as torch.nn's, and keep what `backward` needs."""
-        output, self._vjp = self.forward_and_vjp(*input)
+        self._vjp = None                            # lets go of what the last one kept
+        output, self._vjp = self.forward_and_vjp(*check_tensors(self, 'input', input))
         self._output_shape = output.shape
         return output.contiguous()
 
@@ -62,9 +79,10 @@ class Module:
     def backward(self, *gradwrtoutput) -> Tensor:
         """Differentiate the last `forward`: accumulate the parameters' gradients, return the input's.
         ValueError unless the gradient has the shape of the output."""
-        if not hasattr(self, '_vjp'):
-            raise RuntimeError(f'{type(self).__name__}: backward was called before forward')
-        for gradient in gradwrtoutput:
+        if vars(self).get('_vjp') is None:
+            raise RuntimeError(f'{type(self).__name__}: backward was called before forward '
+                               '(what a Sequential applied is differentiated by its own backward)')
+        for gradient in check_tensors(self, 'gradient', gradwrtoutput):
             if gradient.shape != self._output_shape:
                 raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
                                  f'{tuple(self._output_shape)}, got {tuple(gradient.shape)}')
@@ -78,7 +96,10 @@ class Module:
     def param(self) -> list:
         """Pairs (parameter, gradient), two tensors of one shape, which stay the same two for life."""
         names = [name for name in self.parameter_names if getattr(self, name) is not None]
-        return [(getattr(self, name), getattr(self, 'grad_' + name)) for name in names]
+        for name in names:
+            if not hasattr(self, f'grad_{name}'):
+                raise AttributeError(f'{type(self).__name__} has {name} in parameter_names, but no grad_{name}')
+        return [(getattr(self, name), getattr(self, f'grad_{name}')) for name in names]
 
     def zero_grad(self) -> None:
         """Set every gradient to zero, in place."""
@@ -97,11 +118,34 @@ class Module:
         if name.removeprefix('grad_') not in self.parameter_names or name not in self.__dict__:
             return super().__setattr__(name, value)
         present = self.__dict__[name]
+        if value is not None:
+            check_tensors(self, name, [value])
         if (present is None) != (value is None) or value is not None and value.shape != present.shape:
             shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (present, value)]
             raise ValueError(f'{type(self).__name__}.{name} has the shape {shapes[0]}, got {shapes[1]}')
         if value is not None:
             present.detach().copy_(value.detach())
+
+    def __getstate__(self) -> dict:
+        """For copies and pickles: without what `backward` would differentiate."""
+        return {name: value for name, value in vars(self).items() if name not in ('_vjp', '_output_shape', '_last')}
+
+
+def check_tensors(module: Module, name: str, values) -> tuple:
+    """`values`; TypeError unless all of them are tensors."""
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise TypeError(f'{type(module).__name__}: the {name} must be a tensor, got {type(value).__name__}')
+    return values
+
+
+def differentiable(module: Module) -> Callable:
+    """A module's `forward_and_vjp`; if a subclass overrides `forward` or `backward` instead, these in its form."""
+    for kind in type(module).__mro__:
+        if 'forward_and_vjp' in vars(kind):
+            return module.forward_and_vjp
+        if 'forward' in vars(kind) or 'backward' in vars(kind):
+            return partial(Module.forward_and_vjp, module)
 
 
 class Sequential(Module):
@@ -111,12 +155,14 @@ class Sequential(Module):
         for module in modules:
             if not isinstance(module, Module):
                 raise TypeError(f'modules must be of type Module, got {type(module).__name__}')
+        if not modules:
+            raise ValueError('modules must hold at least one module, got none')
         self.modules = modules
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
         vjps = []
         for module in self.modules:
-            x, vjp = module.forward_and_vjp(x)
+            x, vjp = differentiable(module)(x)
             vjps.append(vjp)
 
         def backward(gradient):                     # the chain rule
@@ -128,7 +174,7 @@ class Sequential(Module):
 
     def infer(self, x: Tensor) -> Tensor:
         for module in self.modules:
-            x = module.infer(x)
+            x = differentiable(module)(x)[0]
         return x
 
     def param(self) -> list:
@@ -468,6 +514,7 @@ class _Convolution(Module):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.window = Window(pair_of('kernel_size', kernel_size, 1), pair_of('stride', stride, 1),
                              pair_of('padding', padding, 0), pair_of('dilation', dilation, 1), groups)
+        self.kernel_size, self.stride, self.padding, self.dilation = self.window[:4]
 
         def uniform(*shape: int) -> Tensor:                 # torch.nn's default: U(+-1 / sqrt(fan_in))
             return empty(*shape, device='cpu' if device is None else device, dtype=dtype).uniform_(-bound, bound)
@@ -683,7 +730,7 @@ class MSE(Module):
     """The mean squared error: mean((prediction - target)^2), or the sum; a tensor of shape ().
 
     forward(prediction, target): two tensors of one shape. backward() returns the gradient with respect to the
-    prediction. ValueError if the shapes do not fit, if there is nothing to average or only integers, or if
+    prediction; backward(gradient), a number or a tensor of one, multiplies it. ValueError if the shapes do not fit, if there is nothing to average or only integers, or if
     `reduction` is neither 'mean' nor 'sum'.
     """
 
@@ -702,10 +749,29 @@ class MSE(Module):
                              f'got {prediction.dtype} of shape {tuple(prediction.shape)}')
         scale = 1 / difference.numel() if self.reduction == 'mean' else 1
 
-        def vjp(gradient=None):
-            return difference * (2 * scale if gradient is None else 2 * scale * gradient.detach())
+        def vjp(gradient=1.0):
+            return difference * (2 * scale * gradient)
 
         return (difference * difference).sum() * scale, vjp
+
+    def backward(self, gradient=1.0) -> Tensor:
+        if isinstance(gradient, (int, float)):
+            gradient = empty((), device='cpu').double().fill_(gradient)
+        if isinstance(gradient, Tensor) and gradient.numel() == 1:
+            gradient = gradient.detach().view(())
+        return super().backward(gradient)
+
+
+def at_least_zero(name: str, value) -> float:
+    """A number, of Python's, of NumPy's or a tensor of shape (); ValueError if it is another thing or negative."""
+    try:
+        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not number >= 0:
+        found = repr(value) if isinstance(value, (int, float, str, type(None))) else f'a {type(value).__name__}'
+        raise ValueError(f'{name} must be a number of at least 0, got {found}')
+    return number
 
 
 class SGD:
@@ -719,18 +785,22 @@ class SGD:
 
     def __init__(self, params, lr: float, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False) -> None:
-        for name, value in (('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)):
-            if not (isinstance(value, (int, float)) and value >= 0):
-                raise ValueError(f'{name} must be a number of at least 0, got {value!r}')
+        lr, momentum, weight_decay = (at_least_zero(name, value) for name, value in (
+            ('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)))
+        if not isinstance(dampening, (int, float)):
+            raise ValueError(f'dampening must be a number, got a {type(dampening).__name__}')
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f'nesterov needs a momentum and no dampening, got momentum {momentum!r} '
                              f'and dampening {dampening!r}')
+        if not isinstance(params, Iterable) or isinstance(params, Tensor):
+            raise ValueError(f'params must be pairs (parameter, gradient), got a {type(params).__name__}')
         self.params = list(params)
         if not self.params:
             raise ValueError('params must hold at least one pair (parameter, gradient), got none')
         for pair in self.params:
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or pair[0].shape != pair[1].shape:
-                raise ValueError('params must be pairs (parameter, gradient) of one shape, '
+            if not (isinstance(pair, (tuple, list)) and len(pair) == 2
+                    and all(isinstance(tensor, Tensor) for tensor in pair) and pair[0].shape == pair[1].shape):
+                raise ValueError('params must be pairs (parameter, gradient) of two tensors of one shape, '
                                  f'got a {type(pair).__name__}')
         self.lr, self.momentum, self.dampening = lr, momentum, dampening
         self.weight_decay, self.nesterov = weight_decay, nesterov
