@@ -139,18 +139,27 @@ def swap_noise(first: torch.Tensor, second: torch.Tensor) -> tuple:
 
 
 def turn(first: torch.Tensor, second: torch.Tensor) -> tuple:
-    """Both images of each pair mirrored, transposed (square images only) and their colours permuted, at random
-    but alike. Shapes: (N, C, H, W)."""
+    """Both images of each pair mirrored and transposed (square images only), at random but alike.
+    Shapes: (N, C, H, W)."""
     N, C, H, W = first.shape
-    pairs = torch.cat([first, second], 1).view(N, 2, C, H, W)
-    mirror, flip, transpose = coins(3, N, 1, 1, 1, 1).to(first.device)
+    pairs = torch.cat([first, second], 1)                                    # (N, 2 C, H, W)
+    mirror, flip, transpose = coins(3, N, 1, 1, 1).to(first.device)
     pairs = pairs.flip(-1).where(mirror, pairs)
     pairs = pairs.flip(-2).where(flip, pairs)
     if H == W:
         pairs = pairs.transpose(-1, -2).where(transpose, pairs)
-    colours = torch.rand(N, C, device='cpu').argsort(1).to(first.device)
-    pairs = pairs.gather(2, colours.view(N, 1, C, 1, 1).expand(N, 2, C, H, W))
-    return pairs[:, 0], pairs[:, 1]
+    return pairs[:, :C], pairs[:, C:]
+
+
+def permute_colours(first: torch.Tensor, second: torch.Tensor) -> tuple:
+    """The channels of both images of each pair in another order, at random but alike. Shapes: (N, C, H, W)."""
+    order = torch.rand(first.shape[:2], device='cpu').argsort(1).to(first.device)[:, :, None, None].expand_as(first)
+    return first.gather(1, order), second.gather(1, order)
+
+
+def augment(first: torch.Tensor, second: torch.Tensor) -> tuple:
+    """A new training pair of each pair, (N, C, H, W)."""
+    return permute_colours(*turn(*swap_noise(first, second)))
 
 
 def check_weights(own: dict, given: dict) -> None:
@@ -405,7 +414,7 @@ class Model:
     def step(self, first: torch.Tensor, second: torch.Tensor, optimizer, team: Team = ALONE) -> torch.Tensor:
         """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255. Returns the loss, shape ().
         FloatingPointError, before anything has changed, if the loss or a gradient is not finite."""
-        pair = turn(*swap_noise(to_unit(first, self.device), to_unit(second, self.device)))
+        pair = augment(to_unit(first, self.device), to_unit(second, self.device))
         noisy, target = (pad_to_multiple(images, self.net.multiple) for images in pair)
         noisy, target, share = team.share(noisy, target)
         noisy = noisy.contiguous(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
     python -m others.denoise thumbnail.png
     python -m others.denoise renders cleaned --project 2
+    torchrun --nproc-per-node 2 -m others.denoise renders
 
 What the models are for: images that were point-sampled, each of whose pixels shows a single point of
 the area that it stands for. Such are aliased thumbnails, made by skipping pixels (nearest-neighbour
@@ -12,7 +13,8 @@ JPEG or images that were scaled up, and take the fine detail of an image without
 IN gives NAME_denoised.png beside it, or OUT, in the format that OUT ends in. Of a folder, the images
 in it, but not in folders below, go to the folder IN_denoised, or OUT, as NAME.png, or, where two
 have the same NAME, as NAME.jpg.png and so on. What is there already and newer than its image stays,
-so that the same command goes on with a folder that was interrupted.
+so that the same command goes on with a folder that was interrupted. torchrun's processes share
+the images of a folder.
 
 Transparency, colour profiles, resolution and EXIF are kept, grey images stay grey, photographs are
 turned upright. The result has 8 bits a channel and is a single image: of an animation, the first
@@ -30,7 +32,7 @@ from PIL import Image, ImageOps
 from torch.nn.functional import avg_pool2d, interpolate
 from tqdm import tqdm
 
-from others import cli, data
+from others import cli, data, team
 
 SUFFIXES = data.PICTURES | {'.gif'}
 KEPT = 'dpi', 'exif', 'icc_profile'     # in the names of Pillow's readers and writers
@@ -127,7 +129,7 @@ def plan(source: Path, out: Optional[Path]) -> dict:
     if not paths:
         raise cli.UserError(f'IN: {source} holds no images, expected {", ".join(sorted(SUFFIXES))}')
     for path in files:
-        if path not in paths:
+        if path not in paths and team.rank() == 0:
             say(f'left out {path}: none of {", ".join(sorted(SUFFIXES))}')
     # A short name, where no other one can be the same (nor differ in capitals alone).
     taken = Counter(name.lower() for path in paths for name in (path.stem, path.name))
@@ -138,7 +140,8 @@ def denoise_all(images: dict, options) -> int:
     """The exit status. images: {where to write: image to read}. UserError for a single file that fails."""
     model = cli.trained_model(options.project, options.weights or cli.checkpoint(options.project))
     is_folder, failed = options.source.is_dir(), 0
-    bar = tqdm(total=len(images), disable=None, leave=False,
+    images = dict(list(images.items())[team.rank()::team.size()])
+    bar = tqdm(total=len(images), disable=team.rank() > 0 or None, leave=False,
                bar_format='{desc} {percentage:.0f}%|{bar}| {elapsed}, {remaining} left')
     with bar:
         for number, (target, path) in enumerate(images.items()):
@@ -160,7 +163,7 @@ def denoise_all(images: dict, options) -> int:
                     raise
                 say(f'skipped {error}')
                 failed += 1
-    return 1 if failed else 0
+    return int(team.any_of(failed > 0))             # waits for the others, which torchrun ends if one fails
 
 
 def main(arguments=None) -> int:
@@ -177,7 +180,7 @@ def main(arguments=None) -> int:
     cli.add_options(parser, 'threads')
     options = parser.parse_args(arguments)
 
-    with cli.threads(options.threads):
+    with cli.threads(options.threads), team.joined():
         return denoise_all(plan(options.source, options.out), options)
 
 

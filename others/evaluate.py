@@ -117,8 +117,8 @@ def psnr_of_files(paths: list) -> float:
     """In dB, of two image files, as RGB. UserError if they have not one size."""
     images = [denoise.read_image(path).convert('RGB') for path in paths]
     if images[0].size != images[1].size:
-        raise cli.UserError('--images: {} and {}, expected one size'
-                            .format(*(f'{path} is {image.width} x {image.height}' for path, image in zip(paths, images))))
+        found = (f'{path} is {image.width} x {image.height}' for path, image in zip(paths, images))
+        raise cli.UserError(f"--images: {' and '.join(found)}, expected one size")
     return psnr(*map(denoise.to_tensor, images)).item()
 
 

@@ -37,9 +37,10 @@ def read(path) -> list:
     return runs
 
 
-def append(path, rows: list, seconds: Optional[float]) -> None:
-    """Append a run of this process's command; its rows are dicts of what JSON knows. Makes the file and its folder."""
-    run = {**circumstances(), 'seconds': seconds and round(seconds, 1), 'rows': rows}
+def append(path, rows: list, seconds: Optional[float], commands: Optional[str] = None) -> None:
+    """Append a run of this process's command, or of `commands`; its rows are dicts of what JSON knows. Makes the file
+    and its folder."""
+    run = {**circumstances(), 'command': commands or command(), 'seconds': seconds and round(seconds, 1), 'rows': rows}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with alone(Path(path).parent):
         cli.write(path, text([*read(path), run]).encode())
@@ -80,10 +81,12 @@ def circumstances() -> dict:
 
 
 def command() -> str:
-    """The command line of this process, `python -m others.NAME ..`."""
+    """The command line of this process, `python -m others.NAME ..`, or torchrun's."""
     spec = getattr(sys.modules['__main__'], '__spec__', None)
     name = spec.name.replace('.__main__', '') if spec else Path(sys.argv[0]).stem
-    return shlex.join(['python', '-m', name, *sys.argv[1:]])
+    here = os.environ.get('LOCAL_WORLD_SIZE')
+    start = ['torchrun', '--nproc-per-node', here] if here else ['python']
+    return shlex.join([*start, '-m', name, *sys.argv[1:]])
 
 
 @functools.lru_cache(maxsize=None)

@@ -98,8 +98,12 @@ def pair_of(project, first: torch.Tensor, second: torch.Tensor, clean: Optional[
 
     All (N, 3, H, W), uint8 the arguments.
     """
-    noisy, target = project.swap_noise(*(project.to_unit(images, 'cpu') for images in (first, second)))
-    return project.turn(noisy, target if clean is None else project.to_unit(clean, 'cpu'))
+    random = torch.get_rng_state()
+    noisy, target = project.augment(*(project.to_unit(images, 'cpu') for images in (first, second)))
+    if clean is not None:
+        torch.set_rng_state(random)                     # turned as the noisy ones are
+        target, _ = project.augment(*[project.to_unit(clean, 'cpu')] * 2)
+    return noisy, target
 
 
 def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:

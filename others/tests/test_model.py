@@ -3,7 +3,6 @@
 Sizes are tiny and the weights mostly random: no property but that of learning depends on their values.
 """
 import ast
-import collections
 import functools
 import inspect
 import io
@@ -398,8 +397,7 @@ def test_train_learns_from_noisy_pairs(project):
 
 def test_the_loss_is_the_mean_squared_error(project, monkeypatch):
     """Of images in 0..1; those of 10 rows as padded with the last one to 12."""
-    monkeypatch.setattr(project, 'swap_noise', lambda first, second: (first, second))
-    monkeypatch.setattr(project, 'turn', lambda first, second: (first, second))
+    monkeypatch.setattr(project, 'augment', lambda first, second: (first, second))
     model, losses = new_model(project), []
     first, second = pairs(2, 10, 8)
     noisy, target = (F.pad(x.double() / 255, (0, 0, 0, 2), mode='replicate') for x in (first, second))
@@ -655,22 +653,25 @@ def test_swap_noise(project):
 
 @pytest.mark.parametrize('H, W', [(4, 4), (4, 6)])
 def test_turn(project, H, W):
-    """A search over all symmetries and colour orders finds the one that each pair went through."""
-    N = 480
+    """A search over all symmetries finds the one that each pair went through."""
+    N, kinds = 480, 8 if H == W else 4
     torch.manual_seed(0)
     first, second = torch.rand(2, N, 3, H, W)
     noisy, other = project.turn(first, second)
-    orders, seen = list(itertools.permutations(range(3))), collections.Counter()
-    for order in orders:
-        for k, (a, b) in enumerate(zip(symmetries(first[:, order]), symmetries(second[:, order]))):
-            if a.shape == noisy.shape:
-                seen[order, k] += int(((noisy == a) & (other == b)).flatten(1).all(1).sum())
-    assert sum(seen.values()) == N, 'a pair that no symmetry explains'
-    kinds = len(orders) * (8 if H == W else 4)
-    assert len(seen) == kinds
-    # Binomial counts: the bounds are 4 standard deviations away, or more.
-    mean = N / kinds
-    assert all(abs(count - mean) < 4.5 * mean ** 0.5 for count in seen.values()), seen
+    seen = [int(((noisy == a) & (other == b)).flatten(1).all(1).sum())
+            for a, b in zip(symmetries(first), symmetries(second)) if a.shape == noisy.shape]
+    assert sum(seen) == N, 'a pair that no symmetry explains'
+    # Binomial counts: the bound is 4 standard deviations away, or more.
+    assert len(seen) == kinds and all(abs(count - N / kinds) < 4.5 * (N / kinds) ** 0.5 for count in seen), seen
+
+
+def test_permute_colours():
+    N, orders = 480, list(itertools.permutations(range(3)))
+    torch.manual_seed(0)
+    first, second = torch.rand(2, N, 3, 2, 4)
+    noisy, other = PROJECTS[1].permute_colours(first, second)
+    seen = [int(((noisy == first[:, order]) & (other == second[:, order])).flatten(1).all(1).sum()) for order in orders]
+    assert sum(seen) == N and all(abs(count - N / 6) < 4.5 * (N / 6) ** 0.5 for count in seen), seen
 
 
 # --------------------------------------------------------------------------------- save and load

@@ -143,12 +143,45 @@ def test_batch_and_rate(folder, tmp_path, no_pictures, monkeypatch, project):
     assert [record['lr'] for record in records(tmp_path / 'run')] == pytest.approx(expected)
 
 
-def test_a_run_from_before_there_were_batch_and_rate(whole, tmp_path):
+def test_a_run_from_before_there_were_batch_and_rate(whole, tmp_path, no_pictures):
     run = shutil.copytree(whole, tmp_path / 'old')
     settings = json.loads((run / 'settings.json').read_text())
-    assert settings.pop('batch') == BATCH and settings.pop('lr') > 0
+    assert settings.pop('batch') == BATCH and settings.pop('lr') > 0 and settings.pop('command')
     (run / 'settings.json').write_text(json.dumps(settings))
-    assert train.main(['--resume', str(run)]) == 0
+    assert train.main(['--resume', str(run), '--epochs', '3', '--record', str(tmp_path / 'record.json')]) == 0
+
+
+def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
+    """Stopped within the second epoch of two, lengthened to four and stopped once more."""
+    def lengthen(run, *options) -> int:
+        return train.main(['--resume', str(run), '--epochs', '4', *options])
+
+    whole, parts, record = tmp_path / 'whole', tmp_path / 'parts', tmp_path / 'record.json'
+    at_step(monkeypatch, 7, lambda: signal.raise_signal(signal.SIGINT))
+    assert new_run(folder, whole, '--lr', '5e-4') == 130
+    shutil.copytree(whole, parts)
+    assert lengthen(whole, '--record', str(record)) == 0
+    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+    assert lengthen(parts) == 130
+    assert lengthen(parts) == 0                                 # as another --resume without --epochs would
+    assert records(whole) == records(parts) and len(records(whole)) == 4
+    assert (whole / 'last.pth').read_bytes() == (parts / 'last.pth').read_bytes()
+
+    settings = json.loads((whole / 'settings.json').read_text())
+    first, second = settings['command'].split(' && ')
+    assert settings['epochs'] == 4 and first.startswith('python -m ') and second.startswith('python -m ')
+    (recorded,) = json.loads(record.read_text())['runs']
+    assert recorded['command'] == settings['command']
+    assert [row['val_psnr'] for row in recorded['rows']] == [row['val_psnr'] for row in records(whole)]
+    assert [row.get('lengthened_at_epoch') for row in recorded['rows']] == [None, 1.4, 1.4, 1.4]
+    assert [row['planned_epochs'] for row in recorded['rows']] == [2, 4, 4, 4]
+    assert 'lengthened after 1.4 epochs' in (whole / 'log.txt').read_text()
+    # The last steps of the epochs: one of 10, and after 7 steps three of the other 13.
+    expected = [5e-4 * (0.001 + 0.999 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9)) / 2)
+                for progress in (4 / 10, 2 / 13, 7 / 13, 12 / 13)]
+    assert [row['lr'] for row in recorded['rows']] == pytest.approx(expected)
+    with pytest.raises(cli.UserError, match='--epochs: 3, expected more than the 4 of'):
+        train.main(['--resume', str(whole), '--epochs', '3'])
 
 
 @pytest.mark.parametrize('moment', ['show', 'save_state'])
