@@ -74,6 +74,8 @@ SHARED = {
     'epochs': dict(type=integer(1), default=1, metavar='N', help='(default: %(default)s)'),
     'seed': dict(type=integer(0), default=0, metavar='N', help='of all that is random (default: 0)'),
     'also': dict(type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on'),
+    'threads': dict(type=integer(1), default=torch.get_num_threads(), metavar='N',
+                    help='to compute with (default: %(default)s)'),
     'record': dict(type=record, metavar='FILE', help='append the figures to FILE, a record as in others/results'),
 }
 

@@ -177,8 +177,7 @@ def main(arguments=None) -> int:
     parser.add_argument('--no-ensemble', action='store_true',
                         help='no average over flips and rotations: 8 times faster, a little worse')
     parser.add_argument('--force', action='store_true', help='replace files that are there')
-    parser.add_argument('--threads', type=cli.integer(1), default=torch.get_num_threads(), metavar='N',
-                        help='to compute with (default: %(default)s)')
+    cli.add_options(parser, 'threads')
     options = parser.parse_args(arguments)
 
     with cli.threads(options.threads), team.joined():

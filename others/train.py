@@ -4,6 +4,7 @@
     python -m others.train --resume runs/first
     python -m others.train --resume runs/first --epochs 20
     python -m others.train --resume runs/first --promote
+    python -m others.train --project 1 --data mine --weights pretrained --out runs/mine
     torchrun --nproc-per-node 2 -m others.train --project 1 --data data --out runs/second
 
 Ctrl-C finishes the step and saves; --resume goes on from there and ends with the result of an
@@ -259,8 +260,8 @@ class Run:
             self.bar = None
 
 
-def promote(project: int, weights: Path, shipped: Path, validation: tuple) -> None:
-    """Copy `weights` to `shipped` if they score higher, ensembled, or if nothing is there; say so."""
+def promote(project: int, weights: Path, shipped: Path, validation: tuple, force: bool = False) -> bool:
+    """Copy `weights` to `shipped` if they score higher, ensembled, if nothing is there, or by force; say whether."""
     def score(path: Path) -> float:
         noisy, clean = validation
         figure = psnr(cli.trained_model(project, path).predict(noisy), clean).mean().item()
@@ -268,21 +269,25 @@ def promote(project: int, weights: Path, shipped: Path, validation: tuple) -> No
         return figure
 
     new = score(weights)
-    if shipped.exists() and score(shipped) >= new:
-        print('not better: nothing was copied')
-    else:
-        cli.write(shipped, weights.read_bytes())
-        print(f'copied to {shipped}')
+    if shipped.exists() and not new > score(shipped) and not force:
+        print('not better: nothing was copied (--force copies it)')
+        return False
+    cli.write(shipped, weights.read_bytes())
+    print(f'copied to {shipped}')
+    return True
 
 
 # ------------------------------------------------------------------------- settings, command line
 
 def new_settings(options: dict) -> dict:
     """The options of a new run, paths made absolute, and what it runs with."""
-    photos = options['fresh_noise']
+    photos, weights = options['fresh_noise'], options['weights']
+    if str(weights) == 'pretrained':
+        weights = cli.checkpoint(options['project'])
     return {**options, 'data': str((options['data'] or Path('data')).resolve()),
             'fresh_noise': photos and str(photos.resolve()), 'seed': options['seed'] or 0,
-            'threads': torch.get_num_threads(), **records.circumstances()}
+            'weights': weights and str(weights.resolve()),
+            'threads': options['threads'] or torch.get_num_threads(), **records.circumstances()}
 
 
 def read_settings(folder: Path) -> dict:
@@ -298,15 +303,17 @@ def read_validation(folder: Path) -> Optional[tuple]:
     return cli.read_validation('--data', path) if path.exists() else None
 
 
-def set_up(settings: dict) -> tuple:
-    """The model and the training pairs. What the settings leave open (None) is filled in."""
+def set_up(folder: Path, settings: dict) -> tuple:
+    """The model and the training pairs of the run in `folder`. What the settings leave open (None) is filled in."""
     torch.set_num_threads(settings['threads'])      # the last bits of a sum depend on it
     torch.manual_seed(settings['seed'])
     model = cli.new_model(settings['project'])
+    if settings.get('weights') and not (folder / 'state.pt').exists():      # which has weights of its own
+        model = cli.trained_model(settings['project'], settings['weights'])
     settings['precision'] = cli.set_precision(model, settings['precision'])
     settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
     settings['batch'] = settings.get('batch') or model.BATCH_SIZE
-    settings['lr'] = settings.get('lr') or model.PEAK_LR
+    settings['lr'] = settings.get('lr') or model.PEAK_LR * (model.FINE_TUNING if model.is_trained else 1)
     if settings['fresh_noise']:
         pairs = FreshPairs(Path(settings['fresh_noise']), settings['pairs'] or FRESH_PAIRS,
                            settings['seed'])
@@ -329,19 +336,24 @@ def main(arguments=None) -> int:
                           '(by default) does not keep for validation')
     cli.add_options(new, pairs={'help': f'of an epoch (default: all of --data, {FRESH_PAIRS} with --fresh-noise)'},
                     epochs={'default': None, 'help': "(default: the model's own)"}, seed={'default': None})
+    new.add_argument('--weights', type=Path, metavar='FILE',
+                     help='fine-tune these, as others.train makes them, or the shipped ones: pretrained')
     new.add_argument('--batch', type=cli.integer(1), metavar='N', help="(default: the model's own)")
-    new.add_argument('--lr', type=cli.positive, help="peak rate (default: the model's own)")
+    new.add_argument('--lr', type=cli.positive, help="peak rate (default: the model's own, lower with --weights)")
+    cli.add_options(new, threads={'default': None, 'help': f'to compute with (default: {torch.get_num_threads()})'})
     new.add_argument('--precision', choices=('float32', 'mixed'),
                      help='mixed: products in bfloat16 (default: what is fast on this machine)')
     parser.add_argument('--resume', type=Path, metavar='FOLDER',
                         help='go on with the run in FOLDER, with all its settings; with more --epochs, lengthen it')
     parser.add_argument('--promote', action='store_true',
                         help='when it is finished, copy best.pth to the bestmodel.pth of the project '
-                             'if, and only if, it scores higher on val_data.pkl, ensembled')
+                             'if, and only if, it scores higher on val_data.pkl, ensembled; if not, the exit '
+                             'status is 1')
+    parser.add_argument('--force', action='store_true', help='with --promote, copy it even if it does not')
     cli.add_options(parser, record={'help': 'when it is finished, append its epochs to FILE, a record as in '
                                             'others/results'})
     options = vars(parser.parse_args(arguments))
-    resume, promotes, folder, record = map(options.pop, ('resume', 'promote', 'out', 'record'))
+    resume, promotes, force, folder, record = map(options.pop, ('resume', 'promote', 'force', 'out', 'record'))
 
     if resume:
         epochs = options.pop('epochs')
@@ -366,12 +378,13 @@ def main(arguments=None) -> int:
     if promotes and validation is None:
         raise cli.UserError(f"--promote: {settings['data']} holds no {data.VAL_FILE} to score on")
     with team.joined():
-        return train(folder, settings, validation, record, promotes)
+        return train(folder, settings, validation, record, promotes, force)
 
 
-def train(folder: Path, settings: dict, validation: Optional[tuple], record: Optional[Path], promotes: bool) -> int:
+def train(folder: Path, settings: dict, validation: Optional[tuple], record: Optional[Path], promotes: bool,
+          force: bool) -> int:
     """The exit status of a run that begins or goes on."""
-    model, pairs = set_up(settings)
+    model, pairs = set_up(folder, settings)
     team.any_of(False)                              # all have seen what is there
     if team.rank() == 0:
         cli.write_json(folder / 'settings.json', settings)
@@ -391,8 +404,8 @@ def train(folder: Path, settings: dict, validation: Optional[tuple], record: Opt
     if record:
         rows = [{'training': folder.name, 'project': project, **row} for row in run.history]
         records.append(record, rows, sum(row['seconds'] for row in run.history), settings.get('command'))
-    if promotes:
-        promote(project, folder / 'best.pth', cli.checkpoint(project), validation)
+    if promotes and not promote(project, folder / 'best.pth', cli.checkpoint(project), validation, force):
+        return 1
     return 0
 
 

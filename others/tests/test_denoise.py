@@ -306,6 +306,6 @@ def test_weights(tmp_path):
     torch.manual_seed(1)
     cli.new_model(2).save(tmp_path / 'other.pth')
     assert run(tmp_path / 'a.png', '--project', 2, '--weights', tmp_path / 'other.pth') == 0
-    for path in (tmp_path / 'other.pth', tmp_path / 'none.pth'):
-        with pytest.raises(cli.UserError, match=f'weights of project 1: .*{path.name}'):
-            run(tmp_path / 'a.png', tmp_path / 'b.png', '--weights', path)
+    for name, words in (('other.pth', '.*it is one of mini-project 2'), ('none.pth', ': No such file')):
+        with pytest.raises(cli.UserError, match=f'weights of project 1: .*{name}{words}'):
+            run(tmp_path / 'a.png', tmp_path / 'b.png', '--weights', tmp_path / name)

@@ -245,14 +245,35 @@ def test_promote_copies_only_what_scores_higher(folder, tmp_path, capsys):
     model.save(tmp_path / 'identity.pth')
     random, identity = ((tmp_path / name).read_bytes() for name in ('random.pth', 'identity.pth'))
 
-    for weights, expected in (('random.pth', random), ('identity.pth', identity),
-                              ('random.pth', identity), ('identity.pth', identity)):
-        train.promote(1, tmp_path / weights, shipped, validation)
+    for weights, expected, force, copies in (
+            ('random.pth', random, False, True), ('identity.pth', identity, False, True),
+            ('random.pth', identity, False, False), ('identity.pth', identity, False, False),
+            ('random.pth', random, True, True)):
+        assert train.promote(1, tmp_path / weights, shipped, validation, force) == copies
         assert shipped.read_bytes() == expected
     noisy, clean = validation
     out = capsys.readouterr().out
-    assert out.count(f'{train.psnr(noisy, clean).mean():.3f} dB') == 4
-    assert (out.count('copied to'), out.count('not better')) == (2, 2)
+    assert out.count(f'{train.psnr(noisy, clean).mean():.3f} dB') == 5
+    assert (out.count('copied to'), out.count('not better')) == (3, 2)
+
+
+@pytest.mark.parametrize('project', [1, 2])
+def test_fine_tuning(folder, tmp_path, no_pictures, monkeypatch, project):
+    """It begins from the weights, at the lower rate."""
+    torch.manual_seed(5)
+    model, start = cli.new_model(project), tmp_path / 'start.pth'
+    model.save(start)
+    monkeypatch.setattr(cli, 'checkpoint', lambda project: start)
+    began = []
+    monkeypatch.setattr(type(model), 'train', lambda model, *images, **options: began.append(
+        (model.weights(), options['peak_lr'])))
+    for weights in ('pretrained', str(start)):
+        new_run(folder, tmp_path / weights.replace('/', '_'), '--weights', weights, '--threads', '1', project=project)
+    monkeypatch.undo()
+    for weights, rate in began:
+        assert all(torch.equal(weight, weights[name]) for name, weight in model.weights().items())
+        assert rate == pytest.approx(model.PEAK_LR * model.FINE_TUNING)
+    assert len(began) == 2 and json.loads((tmp_path / 'pretrained' / 'settings.json').read_text())['threads'] == 1
 
 
 def test_promote_from_the_command_line(folder, tmp_path, no_pictures, monkeypatch):
