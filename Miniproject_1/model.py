@@ -297,7 +297,7 @@ class Model:
 
     def save(self, path) -> None:
         """Write the weights to `path`, atomically: on an error an older file stays as it was. What a kill left
-        of an earlier save is removed."""
+        of a save of another day is removed; a younger one may be another process's, which is at it."""
         path = Path(path)
         checkpoint = {'widths': list(self.net.widths), 'weights': self.weights()}
         temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
@@ -307,7 +307,9 @@ class Model:
             os.replace(temporary, path)
         finally:
             for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
-                rest.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
+                    if rest == temporary or time.time() - rest.stat().st_mtime > 86400:
+                        rest.unlink()
 
     def load(self, path) -> None:
         """Load what `save` wrote. ValueError if it is something else; the model is then as before."""

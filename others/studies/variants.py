@@ -79,7 +79,7 @@ def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = '
     relu = project_2.ReLU
     net = project_2.initialise(project_2.Sequential(down(3, first), relu(), down(first, second), relu(),
                                                     up(second, first), relu(), up(first, 3), project_2.Sigmoid()))
-    net[0]._needs_input_gradient = False            # as in `Model`: nobody asks for the gradient of an image
+    net[0].needs_input_gradient = False             # as in `Model`: nobody asks for the gradient of an image
     return net
 
 
@@ -115,7 +115,8 @@ def torch_twin(net: project_2.Sequential) -> nn.Sequential:
             return kind(module.scale_factor)
         if not module.param():
             return kind()
-        options = dict(module.window._asdict(), groups=module.groups, bias=module.bias is not None)
+        names = ('kernel_size', 'stride', 'padding', 'dilation', 'groups')
+        options = dict({name: getattr(module.window, name) for name in names}, bias=module.bias is not None)
         if isinstance(module, project_2.TransposeConv2d):
             options['output_padding'] = module.output_padding
         if isinstance(module, project_2.Upsampling):

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 
 import Miniproject_1.model
 import Miniproject_2.model
+from others import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
@@ -721,14 +723,17 @@ def test_save_is_atomic(project, model, tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ['model.pth']
 
 
-def test_save_removes_what_a_kill_left(model, tmp_path):
-    """And nothing else."""
-    for name in ('model.pth.123.tmp', 'model.pth.tmp', 'model.pth.mine.tmp', 'model2.pth.5.tmp', 'm[o]del.pth.7.tmp'):
+@pytest.mark.parametrize('write', ['save', 'cli.write'])
+def test_save_removes_what_a_kill_left_a_day_ago(model, tmp_path, write):
+    """And nothing else: not what another process is writing."""
+    write = model.save if write == 'save' else lambda path: cli.write(path, b'all')
+    old = ('model.pth.123.tmp', 'model.pth.tmp', 'model.pth.mine.tmp', 'model2.pth.5.tmp', 'm[o]del.pth.7.tmp')
+    for name in (*old, 'model.pth.8.tmp'):
         (tmp_path / name).write_text('half')
-    model.save(tmp_path / 'model.pth')
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        'm[o]del.pth.7.tmp', 'model.pth', 'model.pth.mine.tmp', 'model.pth.tmp', 'model2.pth.5.tmp']
-    model.save(tmp_path / 'm[o]del.pth')
+        os.utime(tmp_path / name, (time.time() - 90000 * (name in old),) * 2)
+    write(tmp_path / 'model.pth')
+    assert {path.name for path in tmp_path.iterdir()} == {*old[1:], 'model.pth', 'model.pth.8.tmp'}
+    write(tmp_path / 'm[o]del.pth')
     assert not (tmp_path / 'm[o]del.pth.7.tmp').exists()
 
 
