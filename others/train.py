@@ -154,7 +154,7 @@ class Run:
         return True
 
     def lengthen(self, training: dict) -> None:
-        """Lay the cycle of rates out anew, from the saved step, if the settings ask for more epochs than it was for."""
+        """Lay the cycle of rates out anew, from the saved step, if the settings ask for more epochs than it has."""
         steps = math.ceil(self.settings['pairs'] / self.settings['batch'])
         if training['num_steps'] != self.settings['epochs'] * steps:
             training.update(start=training['step'], num_steps=self.settings['epochs'] * steps)

@@ -56,7 +56,8 @@ def folder(tmp_path_factory):
 
 
 def options(folder, project: int, out) -> list:
-    return ['--project', project, '--data', folder, '--epochs', 2, '--batch', 8, '--precision', 'float32', '--out', out]
+    return ['--project', project, '--data', folder, '--epochs', 2, '--batch', 8, '--precision', 'float32',
+            '--out', out]
 
 
 def assert_same_weights(project: int, a, b) -> None:
