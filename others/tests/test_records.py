@@ -60,3 +60,14 @@ def test_other_files_are_refused(tmp_path, content):
 def test_a_record_is_what_json_reads(tmp_path):
     records.append(tmp_path / 'record.json', ROWS, 1)
     assert json.loads((tmp_path / 'record.json').read_text()) == {'runs': records.read(tmp_path / 'record.json')}
+
+
+@pytest.mark.parametrize('path', sorted(cli.ROOT.glob('others/results/*')), ids=lambda path: path.name)
+def test_the_committed_records_have_the_shape(path):
+    assert path.suffix == '.json'
+    runs = records.read(path)
+    assert path.read_text() == records.text(runs)
+    for run in runs:
+        assert run['machine'].keys() == {'processor', 'platform', 'threads'}
+        assert run['versions'].keys() == {'python', 'torch'}
+        assert run['rows'] and all(isinstance(row, dict) for row in run['rows'])
