@@ -5,13 +5,16 @@ give another noisy version of it can do no better than to give what the two have
 mean, the clean image, which it never sees (Lehtinen et al. 2018, https://arxiv.org/abs/1803.04189).
 
 The file reads top to bottom: the network (`ResidualBlock`, `SkipAutoencoder`), the arithmetic of
-images, and `Model`, the interface of the assignment, which trains it with Adam and predicts.
+images, what a training needs, and `Model`, the interface of the assignment, which trains the network
+with Adam and predicts.
 """
 import contextlib
+import glob
 import math
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
@@ -45,7 +48,7 @@ class SkipAutoencoder(nn.Module):
     of the decoder adds what the encoder had at that level. The last convolution gives a correction,
     and output = input + correction: the network has to learn the noise, not to copy the image.
 
-    Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: centred, x / 255 - 0.5.
+    Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: 0..1.
     """
 
     def __init__(self, widths: tuple = (48, 96, 192)) -> None:
@@ -62,7 +65,7 @@ class SkipAutoencoder(nn.Module):
         self.tail = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.head(x)                             # (N, 48, H, W)
+        y = self.head(x - 0.5)                       # (N, 48, H, W)
         skips = []
         for block, down in zip(self.encoder, self.down):
             y = block(y)
@@ -77,26 +80,28 @@ class SkipAutoencoder(nn.Module):
 # ------------------------------------------------------------------------- the arithmetic of images
 
 def check_images(name: str, images: torch.Tensor) -> None:
-    """Raise TypeError or ValueError unless `images` is (N, 3, H, W), uint8 or floating, finite."""
+    """Raise TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or finite floating point."""
     if not isinstance(images, torch.Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
     shape = tuple(images.shape)
+    if len(shape) == 3:
+        raise ValueError(f'{name} must have the shape (N, 3, H, W), got {shape}: of a single image, image[None]')
     if len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
         raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}')
-    if not (images.dtype is torch.uint8 or images.dtype.is_floating_point):
-        raise ValueError(f'{name} must be uint8 or floating point, in 0..255, got {images.dtype}')
-    if images.dtype is not torch.uint8 and not bool(images.isfinite().all()):
-        raise ValueError(f'{name} must be finite, in 0..255, and holds NaN or infinity')
+    if images.is_complex() or images.dtype is torch.bool:
+        raise ValueError(f'{name} must be integers or floating point, in 0..255, got {images.dtype}')
+    if images.is_floating_point():
+        if not bool(images.isfinite().all()):
+            raise ValueError(f'{name} must be finite, in 0..255, and holds NaN or infinity')
+    elif images.dtype is not torch.uint8 and images.numel():
+        low, high = int(images.long().min()), int(images.long().max())
+        if low < 0 or high > 255:
+            raise ValueError(f'{name} must be in 0..255, got integers from {low} to {high}')
 
 
-def to_centred(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """0..255 of any type -> float32 in -0.5..0.5, on `device`."""
-    return images.detach().to(device).float() / 255 - 0.5
-
-
-def to_bytes_range(images: torch.Tensor) -> torch.Tensor:
-    """-0.5..0.5 -> float32, clamped to 0..255."""
-    return ((images.float() + 0.5) * 255).clamp(0, 255)
+def to_unit(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """0..255 of any type -> float32 in 0..1, on `device`."""
+    return images.detach().to(device).float() / 255
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
@@ -116,36 +121,63 @@ def inverse_symmetry(x: torch.Tensor, k: int) -> torch.Tensor:
     return x.flip(-1) if k >= 4 else x
 
 
-def augment(first: torch.Tensor, second: torch.Tensor) -> tuple:
-    """A new training pair of each pair: other noise, another orientation, other colours.
+def coins(*shape: int) -> torch.Tensor:
+    """Fair coin flips from the global generator of the CPU, so that every device sees the same."""
+    return torch.rand(*shape, device='cpu') < 0.5
 
-    Every noisy pixel is an independent draw, so a random half of the pixels may be swapped between
-    the two versions: a new input and a new target, again with independent noise. (For noise that
-    is correlated between neighbours this would be wrong.) Both are then mirrored and transposed
-    (square images only) and have their colours permuted alike. Shapes: (N, 3, H, W).
+
+def swap_noise(first: torch.Tensor, second: torch.Tensor) -> tuple:
+    """A new training pair of each pair: the two versions swap a random half of their pixels.
+
+    Every noisy pixel is an independent draw, so this gives a new input and a new target, again with
+    independent noise. (For noise that is correlated between neighbours it would be wrong.)
+    Shapes: (N, C, H, W).
     """
     N, C, H, W = first.shape
-    swap = torch.rand(N, 1, H, W).lt(0.5).to(first.device)
-    pair = torch.cat([torch.where(swap, second, first), torch.where(swap, first, second)], 1)
-    coins = torch.rand(3, N, 1, 1, 1).lt(0.5).to(first.device)
-    pair = torch.where(coins[0], pair.flip(-1), pair)                      # (N, 6, H, W)
-    pair = torch.where(coins[1], pair.flip(-2), pair)
+    swap = coins(N, 1, H, W).to(first.device)
+    return second.where(swap, first), first.where(swap, second)
+
+
+def turn(first: torch.Tensor, second: torch.Tensor) -> tuple:
+    """Both images of each pair mirrored, transposed (square images only) and their colours permuted, at random
+    but alike. Shapes: (N, C, H, W)."""
+    N, C, H, W = first.shape
+    pairs = torch.cat([first, second], 1).view(N, 2, C, H, W)
+    mirror, flip, transpose = coins(3, N, 1, 1, 1, 1).to(first.device)
+    pairs = pairs.flip(-1).where(mirror, pairs)
+    pairs = pairs.flip(-2).where(flip, pairs)
     if H == W:
-        pair = torch.where(coins[2], pair.transpose(-1, -2), pair)
-    order = torch.rand(N, C).argsort(1).to(first.device).view(N, 1, C, 1, 1)
-    pair = pair.view(N, 2, C, H, W).gather(2, order.expand(N, 2, C, H, W))
-    return pair[:, 0], pair[:, 1]
+        pairs = pairs.transpose(-1, -2).where(transpose, pairs)
+    colours = torch.rand(N, C, device='cpu').argsort(1).to(first.device)
+    pairs = pairs.gather(2, colours.view(N, 1, C, 1, 1).expand(N, 2, C, H, W))
+    return pairs[:, 0], pairs[:, 1]
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies in bfloat16, and does not merely emulate it."""
-    if device.type == 'cuda':
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
-    return bool(capabilities.get('amx_bf16') or capabilities.get('avx512_bf16'))
+def check_weights(own: dict, given: dict) -> None:
+    """ValueError unless `given` has the names, shapes and types of `own`, {name: tensor}, and is finite."""
+    def kind(weight) -> str:
+        return f'{weight.dtype} {tuple(weight.shape)}' if isinstance(weight, torch.Tensor) else type(weight).__name__
+
+    for name in sorted(own.keys() | given.keys(), key=str):
+        expected, found = kind(own.get(name)), kind(given.get(name))
+        if name not in own or expected != found:
+            raise ValueError(f'weights: {name} is {found}, expected {expected}')
+        if not bool(given[name].isfinite().all()):
+            raise ValueError(f'weights: {name} holds NaN or infinity')
 
 
-# ---------------------------------------------------------------------------------------- the model
+# ---------------------------------------------------------------------------- what a training needs
+
+def one_cycle(progress: float, peak: float) -> float:
+    """The learning rate at `progress` (0..1) of a training: in the first tenth up from peak / 20 to peak, then down
+    to peak / 1000, by half cosines (Smith and Topin 2017, https://arxiv.org/abs/1708.07120)."""
+    warm_up = 0.1
+    if progress < warm_up:
+        low, height = peak / 20, progress / warm_up
+    else:
+        low, height = peak / 1000, (1 - progress) / (1 - warm_up)
+    return low + (peak - low) * (1 - math.cos(math.pi * height)) / 2
+
 
 class Progress(NamedTuple):
     """What `Model.train` tells its callback after each step."""
@@ -158,230 +190,20 @@ class Progress(NamedTuple):
     state: Callable[[], dict]       # the state to hand to `train(.., resume=)`, as CPU tensors
 
 
-class Model:
-    """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
+class Team(NamedTuple):
+    """Processes that train one model together, each on its share of every batch. With the same seed they draw the
+    same batches, noise and turns, and all end with the weights that one process would have, to rounding."""
+    rank: int                       # of this process, from 0
+    size: int                       # how many there are
+    add_up: Callable[[list], None]  # sets each of some tensors, in place, to its sum over the processes
 
-    Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`,
-    `mixed_precision` (products in bfloat16; on where the hardware is fast at it).
-    """
-    NUM_EPOCHS = 5                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
-    BATCH_SIZE = 32
-    PEAK_LR = 1.5e-3                # one cycle: up from a 20th of it, down to a 1000th of it
-    FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate
-    BETAS = (0.9, 0.99)
-    LEAST_NOISE = 1e-3              # mean square (30 dB), added to each image's noise: bounds its weight in the loss
-    PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
-    MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
+    def share(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
+        """This process's images of a batch and their part of it (0 and an image, if there are too few for all)."""
+        N, mine = len(noisy), slice(self.rank % len(noisy), None, self.size)
+        return noisy[mine], target[mine], len(range(self.rank, N, self.size)) / N
 
-    def __init__(self) -> None:
-        self.net = SkipAutoencoder()
-        self.is_trained = False
-        self.to('cuda' if torch.cuda.is_available() else 'cpu')
 
-    def to(self, device) -> 'Model':
-        """Move to `device`; choose the precision for it."""
-        self.device = torch.device(device)
-        self.net.to(self.device, memory_format=torch.channels_last)
-        self.mixed_precision = has_fast_bfloat16(self.device)
-        return self
-
-    # -- checkpoints
-
-    def load_pretrained_model(self) -> None:
-        """Load `bestmodel.pth`, which lies beside this file."""
-        self.load(CHECKPOINT)
-
-    def save(self, path) -> None:
-        """Write the weights to `path`, atomically: on an error an older file stays as it was."""
-        path = Path(path)
-        checkpoint = {'widths': list(self.net.widths), 'weights': self._weights()}
-        temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-        try:
-            with open(temporary, 'wb') as file:
-                torch.save(checkpoint, file)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def load(self, path) -> None:
-        """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
-        try:
-            with open(path, 'rb') as file:
-                checkpoint = torch.load(file, map_location='cpu', weights_only=True)
-            widths, weights = tuple(checkpoint['widths']), dict(checkpoint['weights'])
-        except OSError:
-            raise
-        except Exception as error:
-            raise ValueError(f'path: {path} is not a checkpoint of this model') from error
-        if widths != self.net.widths:
-            raise ValueError(f'path: {path} holds a network of widths {widths}, expected {self.net.widths}')
-        self._set_weights(weights)
-        self.is_trained = True
-
-    def _weights(self) -> dict:
-        return {name: tensor.detach().cpu().contiguous().clone()
-                for name, tensor in self.net.state_dict().items()}
-
-    def _set_weights(self, weights: dict) -> None:
-        own, given = ({name: tuple(getattr(weight, 'shape', ('no tensor',))) for name, weight in some.items()}
-                      for some in (self.net.state_dict(), weights))
-        for name in sorted(own.keys() | given.keys(), key=str):
-            if own.get(name) != given.get(name):
-                raise ValueError(f'weights: {name} has the shape {given.get(name)}, '
-                                 f'expected {own.get(name)}')
-        self.net.load_state_dict(weights)
-
-    # -- training
-
-    def learning_rate(self, progress: float, peak: float) -> float:
-        """One cycle (Smith and Topin 2017, https://arxiv.org/abs/1708.07120), `progress` in 0..1."""
-        warm_up = 0.1
-        if progress < warm_up:
-            low, t = peak / 20, progress / warm_up
-        else:
-            low, t = peak / 1000, 1 - (progress - warm_up) / (1 - warm_up)
-        return low + (peak - low) * (1 - math.cos(math.pi * t)) / 2
-
-    def train(self, train_input: torch.Tensor, train_target: torch.Tensor,
-              num_epochs: int = NUM_EPOCHS, *,
-              callback: Optional[Callable[[Progress], None]] = None,
-              verbose: bool = True, resume: Optional[dict] = None) -> None:
-        """Train on pairs of noisy images of the same content.
-
-        train_input, train_target: (N, 3, H, W), uint8 or floating, 0..255, N at least 1.
-        callback: called with a `Progress` after each step; may raise to stop the training.
-        verbose: print a line per epoch.
-        resume: a state from `Progress.state()`; the training goes on from there, with the same
-            pairs and num_epochs. The random state is torch's global one: with it set to what it
-            was (`torch.get_rng_state()`), the result is that of an uninterrupted training.
-
-        One call is one whole cycle of the rate: not to be called epoch by epoch. Weights that were
-        loaded or trained before are trained on, at a lower rate.
-        """
-        check_images('train_input', train_input)
-        check_images('train_target', train_target)
-        if train_input.shape != train_target.shape:
-            raise ValueError(f'train_target must have the shape of train_input, '
-                             f'{tuple(train_input.shape)}, got {tuple(train_target.shape)}')
-        N = len(train_input)
-        if N < 1:
-            raise ValueError('train_input must hold at least one image, got 0')
-        if not isinstance(num_epochs, int) or num_epochs < 1:
-            raise ValueError(f'num_epochs must be an integer of at least 1, got {num_epochs!r}')
-
-        steps_per_epoch = math.ceil(N / self.BATCH_SIZE)
-        num_steps = num_epochs * steps_per_epoch
-        peak = self.PEAK_LR * (self.FINE_TUNING if self.is_trained else 1)
-        optimizer = torch.optim.Adam(self.net.parameters(), lr=peak, betas=self.BETAS)
-        first, order = 0, None
-        if resume is not None:
-            first, order, peak = self._resume(resume, optimizer, N, num_steps)
-
-        def state() -> dict:
-            return {'weights': self._weights(), 'optimizer': _to_cpu(optimizer.state_dict()),
-                    'peak': peak, 'step': step + 1, 'num_steps': num_steps, 'order': order.clone()}
-
-        log = EpochLog(num_epochs, steps_per_epoch, N, first) if verbose else None
-        self.is_trained = True
-        with torch.enable_grad():
-            for step in range(first, num_steps):
-                epoch, k = divmod(step, steps_per_epoch)
-                if k == 0:
-                    order = torch.randperm(N)
-                batch = order[k * self.BATCH_SIZE:(k + 1) * self.BATCH_SIZE]
-                lr = self.learning_rate(step / num_steps, peak)
-                for group in optimizer.param_groups:
-                    group['lr'] = lr
-                loss = self._step(train_input[batch.to(train_input.device)],
-                                  train_target[batch.to(train_target.device)], optimizer)
-                if log is not None:
-                    log.step(step, loss, lr)
-                if callback is not None:
-                    callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, lr, state))
-
-    def loss(self, output: torch.Tensor, noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The mean squared error, in which images that the network finds less noise in count for more.
-
-        PSNR is a mean of decibels: a smooth image counts as much as a busy one, but adds little to the plain
-        mean. The weights depend on the inputs alone and no gradient goes through them, so for each input the
-        best output is still the mean of its targets. output, noisy, target: (N, C, H, W) -> ()
-        """
-        noise = (output.detach() - noisy).square().mean((1, 2, 3))              # (N,)
-        weight = 1 / (noise + self.LEAST_NOISE)
-        error = (output - target).square().mean((1, 2, 3))
-        return (weight / weight.mean() * error).mean()
-
-    def _step(self, first: torch.Tensor, second: torch.Tensor, optimizer) -> torch.Tensor:
-        """One step of Adam on one batch of pairs. Returns the loss, shape ()."""
-        pair = augment(to_centred(first, self.device), to_centred(second, self.device))
-        noisy, other = (pad_to_multiple(images, self.net.multiple) for images in pair)
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        self.net.train()
-        with self._precision():
-            output = self.net(noisy)
-        loss = self.loss(output.float(), noisy, other)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    def _resume(self, state: dict, optimizer, N: int, num_steps: int) -> tuple:
-        if (state['num_steps'], len(state['order'])) != (num_steps, N):
-            raise ValueError(f"resume: the state is of a training of {state['num_steps']} steps on "
-                             f"{len(state['order'])} pairs, this one has {num_steps} on {N}")
-        self._set_weights(state['weights'])
-        optimizer.load_state_dict(_to_cpu(state['optimizer']))      # a copy: Adam would work on the caller's
-        return state['step'], state['order'], state['peak']
-
-    def _precision(self):
-        if self.mixed_precision:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
-
-    # -- prediction
-
-    def predict(self, test_input: torch.Tensor, *, ensemble: bool = True) -> torch.Tensor:
-        """Denoise (N, 3, H, W), 0..255, uint8 or floating -> float32 in 0..255, on the same device.
-
-        H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
-        batches, large ones in tiles whose margins exceed what the network sees, so without seams.
-        ensemble: average over the 8 flips and rotations of each image.
-        """
-        check_images('test_input', test_input)
-        N, C, H, W = test_input.shape
-        output = torch.empty(N, C, H, W, device=test_input.device)
-        m = self.net.multiple
-        chunk = max(1, self.PIXELS // ((H + -H % m) * (W + -W % m)))
-        self.net.eval()
-        with torch.no_grad():
-            for i in range(0, N, chunk):
-                x = pad_to_multiple(to_centred(test_input[i:i + chunk], self.device), m)
-                output[i:i + chunk] = to_bytes_range(self._tiled(x, ensemble))[:, :, :H, :W]
-        return output
-
-    def _tiled(self, x: torch.Tensor, ensemble: bool) -> torch.Tensor:
-        """Denoise tile by tile; an image that fits is one tile."""
-        H, W = x.shape[2:]
-        side = math.isqrt(self.PIXELS)
-        if H * W <= self.PIXELS:
-            return self._denoise(x, ensemble)
-        output = torch.empty_like(x)
-        for top in range(0, H, side):
-            for left in range(0, W, side):
-                row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
-                tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
-                tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
-                output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
-        return output
-
-    def _denoise(self, x: torch.Tensor, ensemble: bool) -> torch.Tensor:
-        turns = range(8 if ensemble else 1)
-        total = torch.zeros_like(x)
-        for k in turns:
-            turned = symmetry(x, k).contiguous(memory_format=torch.channels_last)
-            with self._precision():
-                total += inverse_symmetry(self.net(turned).float(), k)
-        return total / len(turns)
+ALONE = Team(0, 1, lambda tensors: None)
 
 
 def _to_cpu(value):
@@ -393,6 +215,12 @@ def _to_cpu(value):
     if isinstance(value, (list, tuple)):
         return type(value)(_to_cpu(item) for item in value)
     return value
+
+
+def check_finite(loss: torch.Tensor, gradients: list) -> None:
+    """FloatingPointError if a value is not finite; then a sum is not, either."""
+    if not bool((loss + sum(gradient.sum() for gradient in gradients)).isfinite()):
+        raise FloatingPointError('the loss or a gradient is not finite')
 
 
 class EpochLog:
@@ -420,3 +248,237 @@ class EpochLog:
         print('\r' * sys.stdout.isatty() + line, end='\n' if ends else '', flush=True)
         if ends:
             self.total, self.count = 0.0, 0
+
+
+# ---------------------------------------------------------------------------------------- the model
+
+class Model:
+    """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
+
+    Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`, `mixed_precision`
+    (products in bfloat16; off unless it is set), `is_trained` (whether the weights are more than random).
+    """
+    NUM_EPOCHS = 5                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
+    BATCH_SIZE = 32
+    PEAK_LR = 1.5e-3                # of the cycle of rates
+    FINE_TUNING = 0.05              # weights that are trained already meet this part of the rate
+    BETAS = (0.9, 0.99)
+    PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
+    MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
+
+    @torch.inference_mode(False)    # parameters that are made in it cannot be trained
+    def __init__(self) -> None:
+        self.net = SkipAutoencoder()
+        self.loss = nn.MSELoss()
+        self.mixed_precision = self.is_trained = False
+        self.to('cuda' if torch.cuda.is_available() else 'cpu')
+
+    @torch.inference_mode(False)
+    def to(self, device) -> 'Model':
+        """Move to `device`."""
+        self.device = torch.device(device)
+        self.net.to(self.device, memory_format=torch.channels_last)
+        return self
+
+    # -- checkpoints
+
+    def load_pretrained_model(self) -> None:
+        """Load `bestmodel.pth`, which lies beside this file."""
+        self.load(CHECKPOINT)
+
+    def save(self, path) -> None:
+        """Write the weights to `path`, atomically: on an error an older file stays as it was. What a kill left
+        of an earlier save is removed."""
+        path = Path(path)
+        checkpoint = {'widths': list(self.net.widths), 'weights': self.weights()}
+        temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+        try:
+            with open(temporary, 'wb') as file:
+                torch.save(checkpoint, file)
+            os.replace(temporary, path)
+        finally:
+            for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
+                rest.unlink(missing_ok=True)
+
+    def load(self, path) -> None:
+        """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
+        try:
+            with open(path, 'rb') as file, warnings.catch_warnings():
+                warnings.simplefilter('ignore')             # torch's, of files that it does not know either
+                if b'float32' in file.read(100):            # the weights' key, in plain pickles
+                    raise ValueError('it is one of mini-project 2')
+                file.seek(0)
+                checkpoint = torch.load(file, map_location='cpu', weights_only=True)
+            widths, weights = tuple(checkpoint['widths']), dict(checkpoint['weights'])
+            if widths != self.net.widths:
+                raise ValueError(f'it is of widths {widths}, expected {self.net.widths}')
+            self.set_weights(weights)
+        except OSError:
+            raise
+        except Exception as error:
+            reason = f' ({error})' if type(error) is ValueError else ''
+            raise ValueError(f'path: {path} is not a checkpoint of this model{reason}') from error
+        self.is_trained = True
+
+    def weights(self) -> dict:
+        """A copy of the weights on the CPU: {name: tensor}."""
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.net.state_dict().items()}
+
+    def set_weights(self, weights: dict) -> None:
+        """Copy `weights`, as `weights()` gives them, into the network; ValueError if they do not fit."""
+        check_weights(self.net.state_dict(), weights)
+        self.net.load_state_dict(weights)
+
+    # -- training
+
+    def train(self, train_input: torch.Tensor, train_target: torch.Tensor, num_epochs: int = NUM_EPOCHS, *,
+              batch_size: int = BATCH_SIZE, peak_lr: Optional[float] = None,
+              callback: Optional[Callable[[Progress], None]] = None, verbose: bool = True,
+              resume: Optional[dict] = None, team: Team = ALONE) -> None:
+        """Train on pairs of noisy images of the same content.
+
+        train_input, train_target: (N, 3, H, W), integers or floating point, 0..255, N at least 1.
+        peak_lr: the highest rate of the cycle (`one_cycle`). None: PEAK_LR; for weights that were loaded or
+            trained before, FINE_TUNING times that.
+        callback: called with a `Progress` after each step; may raise to stop the training.
+        verbose: print a line per epoch.
+        resume: a state from `Progress.state()`; the training goes on from there, with the same
+            pairs, num_epochs and batch_size. The random state is torch's global one: with it set to
+            what it was (`torch.get_rng_state()`), the result is that of an uninterrupted training.
+        team: the processes that each batch is shared among.
+
+        One call is one whole cycle of the rate: not to be called epoch by epoch. FloatingPointError if the loss
+        or a gradient is not finite; the weights are then those from before the step.
+        """
+        check_images('train_input', train_input)
+        check_images('train_target', train_target)
+        if train_input.shape != train_target.shape:
+            raise ValueError(f'train_target must have the shape of train_input, '
+                             f'{tuple(train_input.shape)}, got {tuple(train_target.shape)}')
+        N = len(train_input)
+        if N < 1:
+            raise ValueError('train_input must hold at least one image, got 0')
+        for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
+        if peak_lr is None:
+            peak_lr = self.PEAK_LR * (self.FINE_TUNING if self.is_trained else 1)
+        if not (isinstance(peak_lr, (int, float)) and 0 < peak_lr < math.inf):
+            raise ValueError(f'peak_lr must be a number above 0, got {peak_lr!r}')
+
+        steps_per_epoch = math.ceil(N / batch_size)
+        num_steps = num_epochs * steps_per_epoch
+        optimizer = torch.optim.Adam(self.net.parameters(), lr=peak_lr, betas=self.BETAS)
+        first = start = 0                               # steps done; of these, before the cycle of rates
+        if resume is not None:
+            first, start, order, peak_lr = self._resume(resume, optimizer, N, num_steps)
+
+        def state() -> dict:
+            return {'weights': self.weights(), 'optimizer': _to_cpu(optimizer.state_dict()), 'peak': peak_lr,
+                    'step': step + 1, 'start': start, 'num_steps': num_steps, 'order': order.clone()}
+
+        log = EpochLog(num_epochs, steps_per_epoch, N, first) if verbose else None
+        for step in range(first, num_steps):
+            epoch, k = divmod(step, steps_per_epoch)
+            if k == 0:
+                order = torch.randperm(N, device='cpu')
+            batch = order[k * batch_size:(k + 1) * batch_size]
+            lr = one_cycle((step - start) / (num_steps - start), peak_lr)
+            for group in optimizer.param_groups:
+                group['lr'] = lr
+            try:
+                loss = self.step(train_input[batch.to(train_input.device)],
+                                 train_target[batch.to(train_target.device)], optimizer, team)
+            except FloatingPointError as error:
+                raise FloatingPointError(f'epoch {epoch + 1}, step {step + 1} of {num_steps}: {error}; '
+                                         'the weights are those from before this step') from None
+            self.is_trained = True
+            if log is not None:
+                log.step(step, loss, lr)
+            if callback is not None:
+                callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, lr, state))
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def step(self, first: torch.Tensor, second: torch.Tensor, optimizer, team: Team = ALONE) -> torch.Tensor:
+        """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255. Returns the loss, shape ().
+        FloatingPointError, before anything has changed, if the loss or a gradient is not finite."""
+        pair = turn(*swap_noise(to_unit(first, self.device), to_unit(second, self.device)))
+        noisy, target = (pad_to_multiple(images, self.net.multiple) for images in pair)
+        noisy, target, share = team.share(noisy, target)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        self.net.train()
+        with self._precision():
+            output = self.net(noisy)
+        loss = self.loss(output.float(), target) * share
+        optimizer.zero_grad()
+        loss.backward()
+        loss = loss.detach()
+        gradients = [weight.grad for weight in self.net.parameters()]
+        team.add_up([loss, *gradients])
+        check_finite(loss, gradients)
+        optimizer.step()
+        return loss
+
+    @torch.inference_mode(False)
+    def _resume(self, state: dict, optimizer, N: int, num_steps: int) -> tuple:
+        if (state['num_steps'], len(state['order'])) != (num_steps, N):
+            raise ValueError(f"resume: the state is of a training of {state['num_steps']} steps on "
+                             f"{len(state['order'])} pairs, this one has {num_steps} on {N}")
+        self.set_weights(state['weights'])
+        optimizer.load_state_dict(_to_cpu(state['optimizer']))      # a copy: Adam would work on the caller's
+        return state['step'], state['start'], state['order'], state['peak']
+
+    def _precision(self):
+        if self.mixed_precision:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    # -- prediction
+
+    def predict(self, test_input: torch.Tensor, *, ensemble: bool = True) -> torch.Tensor:
+        """Denoise (N, 3, H, W), 0..255, integers or floating point -> float32 in 0..255, on the same device.
+
+        H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
+        batches, large ones in tiles whose margins exceed what the network sees, so without seams.
+        ensemble: average over the 8 flips and rotations of each image.
+        A warning if the values look as if they were in 0..1.
+        """
+        check_images('test_input', test_input)
+        if test_input.is_floating_point() and test_input.numel() and 0 < test_input.max() <= 1:
+            warnings.warn('test_input is expected in 0..255, its maximum is at most 1', stacklevel=2)
+        N, C, H, W = test_input.shape
+        output = torch.empty(N, C, H, W, device=test_input.device)
+        m = self.net.multiple
+        chunk = max(1, self.PIXELS // ((H + -H % m) * (W + -W % m)))
+        self.net.eval()
+        with torch.no_grad():
+            for i in range(0, N, chunk):
+                x = pad_to_multiple(to_unit(test_input[i:i + chunk], self.device), m)
+                output[i:i + chunk] = self._tiled(x, ensemble)[:, :, :H, :W].clamp(0, 1) * 255
+        return output
+
+    def _tiled(self, x: torch.Tensor, ensemble: bool) -> torch.Tensor:
+        """Denoise tile by tile; an image that fits is one tile."""
+        H, W = x.shape[2:]
+        side = math.isqrt(self.PIXELS)
+        if H * W <= self.PIXELS:
+            return self._denoise(x, ensemble)
+        output = torch.empty_like(x)
+        for top in range(0, H, side):
+            for left in range(0, W, side):
+                row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
+                tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
+                tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
+                output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
+        return output
+
+    def _denoise(self, x: torch.Tensor, ensemble: bool) -> torch.Tensor:
+        """The network's output, the mean over the symmetries."""
+        turns = range(8 if ensemble else 1)
+        total = torch.zeros_like(x)
+        for k in turns:
+            turned = symmetry(x, k).contiguous(memory_format=torch.channels_last)
+            with self._precision():
+                total += inverse_symmetry(self.net(turned).float(), k)
+        return total / len(turns)

@@ -1,0 +1,5 @@
+from .model import (MSE, SGD, Conv2d, Model, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, TransposeConv2d,
+                    Upsampling)
+
+__all__ = ['MSE', 'SGD', 'Conv2d', 'Model', 'Module', 'NearestUpsampling', 'ReLU', 'Sequential', 'Sigmoid',
+           'TransposeConv2d', 'Upsampling']

@@ -15,6 +15,7 @@ for a few rows of the output at a time, so that they stay in the processor's cac
 An upsampling (nearest, then convolution) is computed as the transposed convolution that it equals.
 """
 import array
+import glob
 import math
 import os
 import pickle
@@ -22,6 +23,7 @@ import pickletools
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, Optional
 
@@ -573,10 +575,9 @@ class Sigmoid(Module):
 class MSE(Module):
     """The mean squared error: mean((prediction - target)^2), or the sum; a tensor of shape ().
 
-    forward(prediction, target): two tensors of one shape. forward(.., weight), a tensor that broadcasts to
-    this shape, weights the squares: mean(weight * (prediction - target)^2). backward() returns the gradient
-    with respect to the prediction. ValueError if the shapes do not fit, if there is nothing to average or only
-    integers, or if `reduction` is neither 'mean' nor 'sum'.
+    forward(prediction, target): two tensors of one shape. backward() returns the gradient with respect to the
+    prediction. ValueError if the shapes do not fit, if there is nothing to average or only integers, or if
+    `reduction` is neither 'mean' nor 'sum'.
     """
 
     def __init__(self, *, reduction: str = 'mean') -> None:
@@ -584,7 +585,7 @@ class MSE(Module):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.reduction = reduction
 
-    def forward_and_vjp(self, prediction: Tensor, target: Tensor, weight: Optional[Tensor] = None) -> tuple:
+    def forward_and_vjp(self, prediction: Tensor, target: Tensor) -> tuple:
         if prediction.shape != target.shape:
             raise ValueError(f'MSE: prediction and target must have one shape, got {tuple(prediction.shape)} '
                              f'and {tuple(target.shape)}')
@@ -593,19 +594,11 @@ class MSE(Module):
             raise ValueError(f'MSE: prediction must be floating point and hold a value at least, '
                              f'got {prediction.dtype} of shape {tuple(prediction.shape)}')
         scale = 1 / difference.numel() if self.reduction == 'mean' else 1
-        weighted = difference
-        if weight is not None:
-            try:
-                weighted = weight.detach().expand_as(difference) * difference
-            except RuntimeError as error:
-                raise ValueError(f'MSE: weight must broadcast to {tuple(difference.shape)}, '
-                                 f'got {tuple(weight.shape)}') from error
-        loss = (weighted * difference).sum() * scale
 
         def vjp(gradient=None):
-            return weighted * (2 * scale if gradient is None else 2 * scale * gradient.detach())
+            return difference * (2 * scale if gradient is None else 2 * scale * gradient.detach())
 
-        return loss, vjp
+        return (difference * difference).sum() * scale, vjp
 
 
 class SGD:
@@ -657,36 +650,59 @@ class SGD:
             parameter.sub_(step, alpha=self.lr)
 
 
-def one_cycle(progress: float, peak: float, start: float, end: float) -> float:
-    """The learning rate at `progress` (0..1) of a training: in the first tenth up from peak * start to
-    peak, then down to peak * end, by half cosines (Smith and Topin 2017, arxiv.org/abs/1708.07120)."""
-    warm_up = 0.1
-    if progress < warm_up:
-        low, height = start * peak, progress / warm_up
-    else:
-        low, height = end * peak, (1 - progress) / (1 - warm_up)
-    return low + (peak - low) * (1 - math.cos(math.pi * height)) / 2
+# ------------------------------------------------------------------------------------ the network
+
+def build_network() -> Sequential:
+    """The assignment's network. Shape: (N, 3, H, W) -> the same, H and W multiples of 4.
+    Values: centred, -0.5..0.5, in; 0..1 out."""
+    return initialise(Sequential(Conv2d(3, 128, 4, stride=2, padding=1), ReLU(),
+                                 Conv2d(128, 256, 4, stride=2, padding=1), ReLU(),
+                                 TransposeConv2d(256, 128, 4, stride=2, padding=1), ReLU(),
+                                 TransposeConv2d(128, 3, 4, stride=2, padding=1), Sigmoid()))
+
+
+def initialise(network: Sequential) -> Sequential:
+    """Draw new weights for such a network, in place.
+
+    They are normal with the variance 2 / fan_in, where fan_in counts what one output adds up
+    (He et al. 2015, arxiv.org/abs/1502.01852), the biases zero. The last layer's are smaller, so
+    that the sigmoid begins near 1/2, where it learns fastest.
+    """
+    for layer in network[0], network[2], network[4], network[6]:
+        seen = math.prod(layer.window.kernel_size)          # of the kernel, by one output pixel
+        if isinstance(layer, TransposeConv2d):
+            seen /= math.prod(layer.window.stride)
+        layer.weight.normal_(0, math.sqrt(2 / (layer.in_channels * seen)))
+        layer.bias.zero_()
+    network[6].weight.mul_(0.3)
+    return network
 
 
 # ------------------------------------------------------------------------- the arithmetic of images
 
 def check_images(name: str, images: Tensor) -> None:
-    """Raise TypeError or ValueError unless `images` is (N, 3, H, W), uint8 or floating, finite."""
+    """Raise TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or finite floating point."""
     if not isinstance(images, Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
     shape = tuple(images.shape)
+    if len(shape) == 3:
+        raise ValueError(f'{name} must have the shape (N, 3, H, W), got {shape}: of a single image, image[None]')
     if len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
         raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}')
+    if images.is_complex() or str(images.dtype) == 'torch.bool':
+        raise ValueError(f'{name} must be integers or floating point, in 0..255, got {images.dtype}')
     if images.is_floating_point():
         if not bool(images.isfinite().all()):
             raise ValueError(f'{name} must be finite, in 0..255, and holds NaN or infinity')
-    elif str(images.dtype) != 'torch.uint8':
-        raise ValueError(f'{name} must be uint8 or floating point, in 0..255, got {images.dtype}')
+    elif str(images.dtype) != 'torch.uint8' and images.numel():
+        low, high = int(images.long().min()), int(images.long().max())
+        if low < 0 or high > 255:
+            raise ValueError(f'{name} must be in 0..255, got integers from {low} to {high}')
 
 
-def to_centred(images: Tensor, device: str) -> Tensor:
-    """0..255 of any type -> float32 in -0.5..0.5, on `device`."""
-    return images.detach().to(device).float() / 255 - 0.5
+def to_unit(images: Tensor, device: str) -> Tensor:
+    """0..255 of any type -> float32 in 0..1, on `device`."""
+    return images.detach().to(device).float() / 255
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -713,23 +729,31 @@ def coins(*shape: int) -> Tensor:
     return empty(*shape, device='cpu').uniform_() < 0.5
 
 
-def augment(first: Tensor, second: Tensor) -> tuple:
-    """A new training pair of each pair: other noise, another orientation.
+def swap_noise(first: Tensor, second: Tensor) -> tuple:
+    """A new training pair of each pair: the two versions swap a random half of their pixels.
 
-    Every noisy pixel is an independent draw, so a random half of the pixels may be swapped between
-    the two versions: a new input and a new target, again with independent noise. (For noise that
-    is correlated between neighbours this would be wrong.) Both are then mirrored and transposed
-    (square images only) alike. Shapes: (N, 3, H, W).
+    Every noisy pixel is an independent draw, so this gives a new input and a new target, again with
+    independent noise. (For noise that is correlated between neighbours it would be wrong.)
+    Shapes: (N, C, H, W).
     """
     N, C, H, W = first.shape
     swap = coins(N, 1, H, W).to(first.device)
-    pair = cat([second.where(swap, first), first.where(swap, second)], 1)       # (N, 6, H, W)
-    mirror, flip, transpose = coins(3, N, 1, 1, 1).to(first.device)
-    pair = pair.flip(-1).where(mirror, pair)
-    pair = pair.flip(-2).where(flip, pair)
+    return second.where(swap, first), first.where(swap, second)
+
+
+def turn(first: Tensor, second: Tensor) -> tuple:
+    """Both images of each pair mirrored, transposed (square images only) and their colours permuted, at random
+    but alike. Shapes: (N, C, H, W)."""
+    N, C, H, W = first.shape
+    pairs = cat([first, second], 1).view(N, 2, C, H, W)
+    mirror, flip, transpose = coins(3, N, 1, 1, 1, 1).to(first.device)
+    pairs = pairs.flip(-1).where(mirror, pairs)
+    pairs = pairs.flip(-2).where(flip, pairs)
     if H == W:
-        pair = pair.transpose(-1, -2).where(transpose, pair)
-    return pair[:, :C], pair[:, C:]
+        pairs = pairs.transpose(-1, -2).where(transpose, pairs)
+    colours = empty(N, C, device='cpu').uniform_().argsort(1).to(first.device)
+    pairs = pairs.gather(2, colours.view(N, 1, C, 1, 1).expand(N, 2, C, H, W))
+    return pairs[:, 0], pairs[:, 1]
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -741,14 +765,16 @@ OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET',
 
 
 def write_pickle(path, content: dict) -> None:
-    """Pickle plain data to `path`, atomically: on an error an older file stays as it was."""
+    """Pickle plain data to `path`, atomically: on an error an older file stays as it was. What a kill left of an
+    earlier call is removed."""
     path = Path(path)
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
         temporary.write_bytes(pickle.dumps(content, protocol=4))
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
+            rest.unlink(missing_ok=True)
 
 
 def read_pickle(path) -> dict:
@@ -758,6 +784,8 @@ def read_pickle(path) -> dict:
         data = file.read(LARGEST_CHECKPOINT + 1)
     if len(data) > LARGEST_CHECKPOINT:
         raise ValueError(f'path: {path} is larger than a checkpoint may be, {LARGEST_CHECKPOINT} bytes')
+    if data.startswith(b'PK'):
+        raise ValueError(f'path: {path} is a zip archive, as a checkpoint of mini-project 1 is')
     try:
         foreign = sorted({opcode.name for opcode, _, _ in pickletools.genops(data)} - OPCODES)
         if foreign:
@@ -788,7 +816,31 @@ def from_bytes(data: bytes, shape: list) -> Tensor:
     return empty(0, device='cpu').float().new_tensor(values.tolist()).view(shape)
 
 
-# ---------------------------------------------------------------------------------------- the model
+def check_weights(own: dict, given: dict) -> None:
+    """ValueError unless `given` has the names, shapes and types of `own`, {name: tensor}, and is finite."""
+    def kind(weight) -> str:
+        return f'{weight.dtype} {tuple(weight.shape)}' if isinstance(weight, Tensor) else type(weight).__name__
+
+    for name in sorted(own.keys() | given.keys(), key=str):
+        expected, found = kind(own.get(name)), kind(given.get(name))
+        if name not in own or expected != found:
+            raise ValueError(f'weights: {name} is {found}, expected {expected}')
+        if not bool(given[name].isfinite().all()):
+            raise ValueError(f'weights: {name} holds NaN or infinity')
+
+
+# ---------------------------------------------------------------------------- what a training needs
+
+def one_cycle(progress: float, peak: float) -> float:
+    """The learning rate at `progress` (0..1) of a training: in the first tenth up from peak / 20 to peak, then down
+    to peak / 1000, by half cosines (Smith and Topin 2017, https://arxiv.org/abs/1708.07120)."""
+    warm_up = 0.1
+    if progress < warm_up:
+        low, height = peak / 20, progress / warm_up
+    else:
+        low, height = peak / 1000, (1 - progress) / (1 - warm_up)
+    return low + (peak - low) * (1 - math.cos(math.pi * height)) / 2
+
 
 class Progress(NamedTuple):
     """What `Model.train` tells its callback after each step."""
@@ -796,241 +848,31 @@ class Progress(NamedTuple):
     num_epochs: int
     step: int                       # steps done in the whole training
     num_steps: int                  # of the whole training
-    loss: Tensor                    # of this step; shape (), on the model's device
+    loss: Tensor              # of this step; shape (), on the model's device
     lr: float                       # of this step
     state: Callable[[], dict]       # the state to hand to `train(.., resume=)`, as CPU tensors
 
 
-def build_network() -> Sequential:
-    """The assignment's network. Shape: (N, 3, H, W) -> the same, H and W multiples of 4.
-    Values: -0.5..0.5 in, 0..1 out."""
-    return initialise(Sequential(Conv2d(3, 128, 4, stride=2, padding=1), ReLU(),
-                                 Conv2d(128, 256, 4, stride=2, padding=1), ReLU(),
-                                 TransposeConv2d(256, 128, 4, stride=2, padding=1), ReLU(),
-                                 TransposeConv2d(128, 3, 4, stride=2, padding=1), Sigmoid()))
+class Team(NamedTuple):
+    """Processes that train one model together, each on its share of every batch. With the same seed they draw the
+    same batches, noise and turns, and all end with the weights that one process would have, to rounding."""
+    rank: int                       # of this process, from 0
+    size: int                       # how many there are
+    add_up: Callable[[list], None]  # sets each of some tensors, in place, to its sum over the processes
+
+    def share(self, noisy: Tensor, target: Tensor) -> tuple:
+        """This process's images of a batch and their part of it (0 and an image, if there are too few for all)."""
+        N, mine = len(noisy), slice(self.rank % len(noisy), None, self.size)
+        return noisy[mine], target[mine], len(range(self.rank, N, self.size)) / N
 
 
-def initialise(network: Sequential) -> Sequential:
-    """Draw new weights for such a network, in place.
-
-    They are normal with the variance 2 / fan_in, where fan_in counts what one output adds up
-    (He et al. 2015, arxiv.org/abs/1502.01852), the biases zero. The last layer's are smaller, so
-    that the sigmoid begins near 1/2, where it learns fastest.
-    """
-    for layer in network[0], network[2], network[4], network[6]:
-        seen = math.prod(layer.window.kernel_size)          # of the kernel, by one output pixel
-        if isinstance(layer, TransposeConv2d):
-            seen /= math.prod(layer.window.stride)
-        layer.weight.normal_(0, math.sqrt(2 / (layer.in_channels * seen)))
-        layer.bias.zero_()
-    network[6].weight.mul_(0.3)
-    return network
+ALONE = Team(0, 1, lambda tensors: None)
 
 
-def default_device() -> str:
-    """'cuda' where it works, else 'cpu' (torch.cuda may not be imported)."""
-    try:
-        empty(1, device='cuda').zero_()
-        return 'cuda'
-    except Exception:
-        return 'cpu'
-
-
-class Model:
-    """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
-
-    Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`, `mixed_precision`
-    (products in bfloat16; off).
-    """
-    NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
-    BATCH_SIZE = 32
-    PEAK_LR = 12.0                  # one cycle: up from a 10th of it, down to a 1000th of it
-    FINE_TUNING = 0.025             # weights that are trained already meet this part of the rate
-    MOMENTUM = 0.9
-    LEAST_NOISE = 1e-3              # mean square (30 dB), added to each image's noise: bounds its weight in the loss
-    MULTIPLE = 4                    # of H and W in the network
-    PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
-    MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
-
-    def __init__(self) -> None:
-        self.net = build_network()
-        self.net[0]._needs_input_gradient = False       # nobody asks for the gradient of an image
-        self.loss = MSE()
-        self.is_trained = False
-        self.to(default_device())
-
-    def to(self, device) -> 'Model':
-        """Move to `device`."""
-        self.device = device
-        self.net.to(device)
-        return self
-
-    @property
-    def mixed_precision(self) -> bool:
-        """Whether the products are computed in bfloat16."""
-        return self.net[0].mixed_precision
-
-    @mixed_precision.setter
-    def mixed_precision(self, value: bool) -> None:
-        for layer in self.net:
-            layer.mixed_precision = value
-
-    # -- checkpoints
-
-    def load_pretrained_model(self) -> None:
-        """Load `bestmodel.pth`, which lies beside this file."""
-        self.load(CHECKPOINT)
-
-    def save(self, path) -> None:
-        """Write the weights to `path`: a pickle of a list of {'shape': list, 'float32': bytes}."""
-        write_pickle(path, {'weights': [{'shape': list(weight.shape), 'float32': to_bytes(weight)}
-                                        for weight in self._weights()]})
-
-    def load(self, path) -> None:
-        """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
-        content = read_pickle(path)
-        try:
-            weights = [from_bytes(entry['float32'], entry['shape']) for entry in content['weights']]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'path: {path} is not a checkpoint of this model ({error})') from error
-        self._set_weights(weights)
-        self.is_trained = True
-
-    def _weights(self) -> list:
-        return [weight.detach().to('cpu', copy=True) for weight, _ in self.net.param()]
-
-    def _set_weights(self, weights: list) -> None:
-        own = [tuple(weight.shape) for weight, _ in self.net.param()]
-        given = [tuple(weight.shape) for weight in weights]
-        if own != given:
-            raise ValueError(f'weights have the shapes {given}, expected {own}')
-        for (weight, _), value in zip(self.net.param(), weights):
-            weight.detach().copy_(value)
-
-    # -- training
-
-    def train(self, train_input: Tensor, train_target: Tensor, num_epochs: int = NUM_EPOCHS, *,
-              callback: Optional[Callable[[Progress], None]] = None,
-              verbose: bool = True, resume: Optional[dict] = None) -> None:
-        """Train on pairs of noisy images of the same content.
-
-        train_input, train_target: (N, 3, H, W), uint8 or floating, 0..255, N at least 1.
-        callback: called with a `Progress` after each step; may raise to stop the training.
-        verbose: print a line per epoch.
-        resume: a state from `Progress.state()`; the training goes on from there, with the same
-            pairs and num_epochs. The random state is torch's global one: with it set to what it
-            was (`torch.get_rng_state()`), the result is that of an uninterrupted training.
-
-        One call is one whole cycle of the rate: not to be called epoch by epoch. Weights that were
-        loaded or trained before are trained on, at a lower rate.
-        """
-        check_images('train_input', train_input)
-        check_images('train_target', train_target)
-        if train_input.shape != train_target.shape:
-            raise ValueError(f'train_target must have the shape of train_input, '
-                             f'{tuple(train_input.shape)}, got {tuple(train_target.shape)}')
-        N = len(train_input)
-        if N < 1:
-            raise ValueError('train_input must hold at least one image, got 0')
-        if not isinstance(num_epochs, int) or num_epochs < 1:
-            raise ValueError(f'num_epochs must be an integer of at least 1, got {num_epochs!r}')
-
-        steps_per_epoch = math.ceil(N / self.BATCH_SIZE)
-        num_steps = num_epochs * steps_per_epoch
-        peak = self.PEAK_LR * (self.FINE_TUNING if self.is_trained else 1)
-        optimizer = SGD(self.net.param(), lr=peak, momentum=self.MOMENTUM, nesterov=True)
-        first, order = 0, None
-        if resume is not None:
-            first, order, peak = self._resume(resume, optimizer, N, num_steps)
-
-        def state() -> dict:
-            velocity = [v.to('cpu', copy=True) for v in optimizer.velocity]
-            return {'weights': self._weights(), 'velocity': velocity, 'peak': peak,
-                    'step': step + 1, 'num_steps': num_steps, 'order': order.clone()}
-
-        log = EpochLog(num_epochs, steps_per_epoch, N, first) if verbose else None
-        self.is_trained = True
-        for step in range(first, num_steps):
-            epoch, k = divmod(step, steps_per_epoch)
-            if k == 0:
-                order = empty(N, device='cpu').double().uniform_().argsort()
-            batch = order[k * self.BATCH_SIZE:(k + 1) * self.BATCH_SIZE]
-            optimizer.lr = one_cycle(step / num_steps, peak, start=1 / 10, end=1 / 1000)
-            loss = self._step(train_input[batch.to(train_input.device)],
-                              train_target[batch.to(train_target.device)], optimizer)
-            if log is not None:
-                log.step(step, loss, optimizer.lr)
-            if callback is not None:
-                callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, optimizer.lr, state))
-
-    def image_weights(self, output: Tensor, noisy: Tensor) -> Tensor:
-        """The images' weights in the loss: more for those that the network finds less noise in.
-
-        PSNR is a mean of decibels: a smooth image counts as much as a busy one, but adds little to the plain
-        mean. The weights depend on the inputs alone and no gradient goes through them, so for each input the
-        best output is still the mean of its targets. output, noisy: (N, C, H, W) -> (N, 1, 1, 1), of mean 1
-        """
-        noise = (output - noisy).pow(2).mean((1, 2, 3), keepdim=True)
-        weights = 1 / (noise + self.LEAST_NOISE)
-        return weights / weights.mean()
-
-    def _step(self, first: Tensor, second: Tensor, optimizer: SGD) -> Tensor:
-        """One step of SGD on one batch of pairs. Returns the loss, shape ()."""
-        pair = augment(to_centred(first, self.device), to_centred(second, self.device))
-        noisy, other = (pad_to_multiple(images, self.MULTIPLE) for images in pair)
-        output, network_vjp = self.net.forward_and_vjp(noisy)
-        noisy, other = noisy + 0.5, other + 0.5                     # 0..1, as the output
-        loss, loss_vjp = self.loss.forward_and_vjp(output, other, self.image_weights(output, noisy))
-        optimizer.zero_grad()
-        network_vjp(loss_vjp())
-        optimizer.step()
-        return loss
-
-    def _resume(self, state: dict, optimizer: SGD, N: int, num_steps: int) -> tuple:
-        if (state['num_steps'], len(state['order'])) != (num_steps, N):
-            raise ValueError(f"resume: the state is of a training of {state['num_steps']} steps on "
-                             f"{len(state['order'])} pairs, this one has {num_steps} on {N}")
-        self._set_weights(state['weights'])
-        optimizer.velocity = [v.to(self.device, copy=True) for v in state['velocity']]
-        return state['step'], state['order'], state['peak']
-
-    # -- prediction
-
-    def predict(self, test_input: Tensor, *, ensemble: bool = True) -> Tensor:
-        """Denoise (N, 3, H, W), 0..255, uint8 or floating -> float32 in 0..255, on the same device.
-
-        H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
-        batches, large ones in tiles whose margins exceed what the network sees, so without seams.
-        ensemble: average over the 8 flips and rotations of each image.
-        """
-        check_images('test_input', test_input)
-        N, C, H, W = test_input.shape
-        output = empty(N, C, H, W, device=test_input.device).float()
-        chunk = max(1, self.PIXELS // ((H + -H % self.MULTIPLE) * (W + -W % self.MULTIPLE)))
-        for i in range(0, N, chunk):
-            x = pad_to_multiple(to_centred(test_input[i:i + chunk], self.device), self.MULTIPLE)
-            output[i:i + chunk] = self._tiled(x, ensemble)[:, :, :H, :W] * 255
-        return output
-
-    def _tiled(self, x: Tensor, ensemble: bool) -> Tensor:
-        """Denoise tile by tile; an image that fits is one tile."""
-        H, W = x.shape[2:]
-        side = math.isqrt(self.PIXELS)
-        if H * W <= self.PIXELS:
-            return self._denoise(x, ensemble)
-        output = x.clone()
-        for top in range(0, H, side):
-            for left in range(0, W, side):
-                row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
-                tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
-                tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
-                output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
-        return output
-
-    def _denoise(self, x: Tensor, ensemble: bool) -> Tensor:
-        """-0.5..0.5 -> 0..1, the mean over the symmetries."""
-        turns = range(8 if ensemble else 1)
-        return sum(inverse_symmetry(self.net.infer(symmetry(x, k)), k) for k in turns) / len(turns)
+def check_finite(loss: Tensor, gradients: list) -> None:
+    """FloatingPointError if a value is not finite; then a sum is not, either."""
+    if not bool((loss + sum(gradient.sum() for gradient in gradients)).isfinite()):
+        raise FloatingPointError('the loss or a gradient is not finite')
 
 
 class EpochLog:
@@ -1058,3 +900,225 @@ class EpochLog:
         print('\r' * sys.stdout.isatty() + line, end='\n' if ends else '', flush=True)
         if ends:
             self.total, self.count = 0.0, 0
+
+
+# ---------------------------------------------------------------------------------------- the model
+
+def default_device() -> str:
+    """'cuda' where it works, else 'cpu' (torch.cuda may not be imported)."""
+    try:
+        empty(1, device='cuda').zero_()
+        return 'cuda'
+    except Exception:
+        return 'cpu'
+
+
+class Model:
+    """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
+
+    Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`, `mixed_precision`
+    (products in bfloat16; off unless it is set), `is_trained` (whether the weights are more than random).
+    """
+    NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
+    BATCH_SIZE = 32
+    PEAK_LR = 8.0                   # of the cycle of rates
+    FINE_TUNING = 0.025             # weights that are trained already meet this part of the rate
+    MOMENTUM = 0.9
+    MULTIPLE = 4                    # of H and W in the network
+    PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
+    MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
+
+    def __init__(self) -> None:
+        self.net = build_network()
+        self.net[0]._needs_input_gradient = False       # nobody asks for the gradient of an image
+        self.loss = MSE()
+        self.mixed_precision = self.is_trained = False
+        self.to(default_device())
+
+    def to(self, device) -> 'Model':
+        """Move to `device`."""
+        self.device = device
+        self.net.to(device)
+        return self
+
+    @property
+    def mixed_precision(self) -> bool:
+        return self.net[0].mixed_precision
+
+    @mixed_precision.setter
+    def mixed_precision(self, value: bool) -> None:
+        for layer in self.net:
+            layer.mixed_precision = value
+
+    # -- checkpoints
+
+    def load_pretrained_model(self) -> None:
+        """Load `bestmodel.pth`, which lies beside this file."""
+        self.load(CHECKPOINT)
+
+    def save(self, path) -> None:
+        """Write the weights to `path`: a pickle of a list of {'shape': list, 'float32': bytes}."""
+        write_pickle(path, {'weights': [{'shape': list(weight.shape), 'float32': to_bytes(weight)}
+                                        for weight in self.weights().values()]})
+
+    def load(self, path) -> None:
+        """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
+        content = read_pickle(path)
+        try:
+            weights = [from_bytes(entry['float32'], entry['shape']) for entry in content['weights']]
+            names = self._parameters()
+            if len(weights) != len(names):
+                raise ValueError(f'it holds {len(weights)} weights, expected {len(names)}')
+            self.set_weights(dict(zip(names, weights)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'path: {path} is not a checkpoint of this model ({error})') from error
+        self.is_trained = True
+
+    def _parameters(self) -> dict:
+        """The network's parameters: {'0.weight': tensor, '0.bias': .., '2.weight': .., ..}."""
+        return {f'{i}.{name}': weight for i, layer in enumerate(self.net)
+                for name, (weight, _) in zip(('weight', 'bias'), layer.param())}
+
+    def weights(self) -> dict:
+        """A copy of the weights on the CPU: {name: tensor}."""
+        return {name: weight.detach().to('cpu', copy=True) for name, weight in self._parameters().items()}
+
+    def set_weights(self, weights: dict) -> None:
+        """Copy `weights`, as `weights()` gives them, into the network; ValueError if they do not fit."""
+        parameters = self._parameters()
+        check_weights(parameters, weights)
+        for name, parameter in parameters.items():
+            parameter.detach().copy_(weights[name])
+
+    # -- training
+
+    def train(self, train_input: Tensor, train_target: Tensor, num_epochs: int = NUM_EPOCHS, *,
+              batch_size: int = BATCH_SIZE, peak_lr: Optional[float] = None,
+              callback: Optional[Callable[[Progress], None]] = None, verbose: bool = True,
+              resume: Optional[dict] = None, team: Team = ALONE) -> None:
+        """Train on pairs of noisy images of the same content.
+
+        train_input, train_target: (N, 3, H, W), integers or floating point, 0..255, N at least 1.
+        peak_lr: the highest rate of the cycle (`one_cycle`). None: PEAK_LR; for weights that were loaded or
+            trained before, FINE_TUNING times that.
+        callback: called with a `Progress` after each step; may raise to stop the training.
+        verbose: print a line per epoch.
+        resume: a state from `Progress.state()`; the training goes on from there, with the same
+            pairs, num_epochs and batch_size. The random state is torch's global one: with it set to
+            what it was (`torch.get_rng_state()`), the result is that of an uninterrupted training.
+        team: the processes that each batch is shared among.
+
+        One call is one whole cycle of the rate: not to be called epoch by epoch. FloatingPointError if the loss
+        or a gradient is not finite; the weights are then those from before the step.
+        """
+        check_images('train_input', train_input)
+        check_images('train_target', train_target)
+        if train_input.shape != train_target.shape:
+            raise ValueError(f'train_target must have the shape of train_input, '
+                             f'{tuple(train_input.shape)}, got {tuple(train_target.shape)}')
+        N = len(train_input)
+        if N < 1:
+            raise ValueError('train_input must hold at least one image, got 0')
+        for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
+        if peak_lr is None:
+            peak_lr = self.PEAK_LR * (self.FINE_TUNING if self.is_trained else 1)
+        if not (isinstance(peak_lr, (int, float)) and 0 < peak_lr < math.inf):
+            raise ValueError(f'peak_lr must be a number above 0, got {peak_lr!r}')
+
+        steps_per_epoch = math.ceil(N / batch_size)
+        num_steps = num_epochs * steps_per_epoch
+        optimizer = SGD(self.net.param(), lr=peak_lr, momentum=self.MOMENTUM, nesterov=True)
+        first = start = 0                               # steps done; of these, before the cycle of rates
+        if resume is not None:
+            first, start, order, peak_lr = self._resume(resume, optimizer, N, num_steps)
+
+        def state() -> dict:
+            velocity = [v.to('cpu', copy=True) for v in optimizer.velocity]
+            return {'weights': self.weights(), 'velocity': velocity, 'peak': peak_lr,
+                    'step': step + 1, 'start': start, 'num_steps': num_steps, 'order': order.clone()}
+
+        log = EpochLog(num_epochs, steps_per_epoch, N, first) if verbose else None
+        for step in range(first, num_steps):
+            epoch, k = divmod(step, steps_per_epoch)
+            if k == 0:
+                order = empty(N, device='cpu').double().uniform_().argsort()
+            batch = order[k * batch_size:(k + 1) * batch_size]
+            optimizer.lr = lr = one_cycle((step - start) / (num_steps - start), peak_lr)
+            try:
+                loss = self.step(train_input[batch.to(train_input.device)],
+                                 train_target[batch.to(train_target.device)], optimizer, team)
+            except FloatingPointError as error:
+                raise FloatingPointError(f'epoch {epoch + 1}, step {step + 1} of {num_steps}: {error}; '
+                                         'the weights are those from before this step') from None
+            self.is_trained = True
+            if log is not None:
+                log.step(step, loss, lr)
+            if callback is not None:
+                callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, lr, state))
+
+    def step(self, first: Tensor, second: Tensor, optimizer: SGD, team: Team = ALONE) -> Tensor:
+        """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255. Returns the loss, shape ().
+        FloatingPointError, before anything has changed, if the loss or a gradient is not finite."""
+        pair = turn(*swap_noise(to_unit(first, self.device), to_unit(second, self.device)))
+        noisy, target = (pad_to_multiple(images, self.MULTIPLE) for images in pair)
+        noisy, target, share = team.share(noisy, target)
+        output = self.net.forward(noisy - 0.5)
+        loss = self.loss.forward(output, target) * share
+        optimizer.zero_grad()
+        self.net.backward(self.loss.backward() * share)
+        gradients = [gradient for _, gradient in self.net.param()]
+        team.add_up([loss, *gradients])
+        check_finite(loss, gradients)
+        optimizer.step()
+        return loss
+
+    def _resume(self, state: dict, optimizer: SGD, N: int, num_steps: int) -> tuple:
+        if (state['num_steps'], len(state['order'])) != (num_steps, N):
+            raise ValueError(f"resume: the state is of a training of {state['num_steps']} steps on "
+                             f"{len(state['order'])} pairs, this one has {num_steps} on {N}")
+        self.set_weights(state['weights'])
+        optimizer.velocity = [v.to(self.device, copy=True) for v in state['velocity']]
+        return state['step'], state['start'], state['order'], state['peak']
+
+    # -- prediction
+
+    def predict(self, test_input: Tensor, *, ensemble: bool = True) -> Tensor:
+        """Denoise (N, 3, H, W), 0..255, integers or floating point -> float32 in 0..255, on the same device.
+
+        H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
+        batches, large ones in tiles whose margins exceed what the network sees, so without seams.
+        ensemble: average over the 8 flips and rotations of each image.
+        A warning if the values look as if they were in 0..1.
+        """
+        check_images('test_input', test_input)
+        if test_input.is_floating_point() and test_input.numel() and 0 < test_input.max() <= 1:
+            warnings.warn('test_input is expected in 0..255, its maximum is at most 1', stacklevel=2)
+        N, C, H, W = test_input.shape
+        output = empty(N, C, H, W, device=test_input.device).float()
+        chunk = max(1, self.PIXELS // ((H + -H % self.MULTIPLE) * (W + -W % self.MULTIPLE)))
+        for i in range(0, N, chunk):
+            x = pad_to_multiple(to_unit(test_input[i:i + chunk], self.device), self.MULTIPLE)
+            output[i:i + chunk] = self._tiled(x, ensemble)[:, :, :H, :W] * 255
+        return output
+
+    def _tiled(self, x: Tensor, ensemble: bool) -> Tensor:
+        """Denoise tile by tile; an image that fits is one tile."""
+        H, W = x.shape[2:]
+        side = math.isqrt(self.PIXELS)
+        if H * W <= self.PIXELS:
+            return self._denoise(x, ensemble)
+        output = x.clone()
+        for top in range(0, H, side):
+            for left in range(0, W, side):
+                row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
+                tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
+                tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
+                output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
+        return output
+
+    def _denoise(self, x: Tensor, ensemble: bool) -> Tensor:
+        """The network's output, the mean over the symmetries."""
+        turns = range(8 if ensemble else 1)
+        return sum(inverse_symmetry(self.net.infer(symmetry(x - 0.5, k)), k) for k in turns) / len(turns)

@@ -128,7 +128,7 @@ def main(arguments=None) -> int:
     baseline = train_baseline(pairs, validation, options.epochs, options.out / 'baseline.pt')
     goal, baseline_seconds = baseline[-1]['psnr'], baseline[-1]['seconds']
     ours = []
-    for precision in ('float32', 'mixed') if cli.new_model(1).mixed_precision else ('float32',):
+    for precision in ('float32', 'mixed') if cli.has_fast_bfloat16() else ('float32',):
         for epochs in EPOCHS:
             ours.append(train_ours(pairs, validation, epochs, precision, options.seed))
             if ours[-1]['psnr'] >= goal:

@@ -1,5 +1,6 @@
 """What the tools have in common: mistakes told in one line, files written whole, our two models."""
 import argparse
+import glob
 import importlib
 import json
 import os
@@ -47,7 +48,8 @@ def run(main: Callable[[], int]) -> None:
 
 
 def write(path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, then renamed. Makes its folder."""
+    """Write a file whole or not at all: beside its place first, then renamed. Makes its folder; removes what a kill
+    left of an earlier call."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
@@ -55,7 +57,8 @@ def write(path, content: bytes) -> None:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
+            rest.unlink(missing_ok=True)
 
 
 def write_json(path, content) -> None:
@@ -114,6 +117,20 @@ def processor() -> str:
         return next(line.split(': ')[1] for line in lines if line.startswith('model name'))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether what a model runs on multiplies in bfloat16, and does not merely emulate it."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
+    return bool(capabilities.get('amx_bf16') or capabilities.get('avx512_bf16'))
+
+
+def set_precision(model, precision: Optional[str]) -> str:
+    """Give a `Model` the precision of its products: 'mixed', 'float32', or None for what is fast here. Returns it."""
+    model.mixed_precision = precision == 'mixed' or precision is None and has_fast_bfloat16()
+    return 'mixed' if model.mixed_precision else 'float32'
 
 
 def new_model(project: int):

@@ -42,16 +42,13 @@ class TorchModel(project.Model):
         self.twin = torch_twin(self.net).to(self.device)
         self.optimizer = torch.optim.SGD(self.twin.parameters(), lr=1, momentum=self.MOMENTUM, nesterov=True)
         super().train(*arguments, **options)
-        self._set_weights([parameter.detach() for parameter in self.twin.parameters()])
+        self.set_weights({name: weight.detach() for name, weight in self.twin.named_parameters()})
 
-    def _step(self, first: torch.Tensor, second: torch.Tensor, schedule) -> torch.Tensor:
-        pair = project.augment(*(project.to_centred(images, self.device) for images in (first, second)))
-        noisy, other = (project.pad_to_multiple(images, self.MULTIPLE) for images in pair)
+    def step(self, first: torch.Tensor, second: torch.Tensor, schedule, team=None) -> torch.Tensor:
+        pair = project.swap_noise(*(project.to_unit(images, self.device) for images in (first, second)))
+        noisy, target = (project.pad_to_multiple(images, self.MULTIPLE) for images in project.turn(*pair))
         with torch.enable_grad():
-            output = self.twin(noisy)
-            noisy, other = noisy + 0.5, other + 0.5
-            weight = self.image_weights(output.detach(), noisy)
-            loss = (weight * (output - other) ** 2).mean()
+            loss = nn.functional.mse_loss(self.twin(noisy - 0.5), target)
             self.optimizer.zero_grad()
             loss.backward()
         self.optimizer.param_groups[0]['lr'] = schedule.lr

@@ -4,8 +4,8 @@
     python -m others.search nearest --project 2 --upsampling nearest --record nearest.json
 
 Variants compare at equal training time, each in a process with one thread (two may run side by side, on two
-cores): the rate follows one cycle over that time, measured as the processor's. Project 1's products are in bfloat16
-where the processor has them. PSNR is that of val_data.pkl and of the files of --also, without ensembling.
+cores): the rate follows one cycle over that time, measured as the processor's. PSNR is that of val_data.pkl and of
+the files of --also, without ensembling.
 
 --oracle trains towards the clean images instead, which nobody who denoises has: what is then missing is due to
 the network and to the noise in its input, not to the noise in its targets.
@@ -171,7 +171,7 @@ class Network(nn.Module):
 
 class Timed:
     """Training for a time instead of a number of epochs; for a `Model` of either project."""
-    clean = None                        # of the batch, -0.5..0.5; for the oracle
+    clean = None                        # of the batch, 0..1; for the oracle
 
     def train_for(self, seconds: float, first: torch.Tensor, second: torch.Tensor, clean=None) -> list:
         """Train on random batches for `seconds` of processor time -> for each 100 steps their mean loss.
@@ -185,26 +185,22 @@ class Timed:
             batch = torch.randint(len(first), (self.options.batch,))
             if clean is not None:
                 random = torch.get_rng_state()
-                target = self.project.to_centred(clean[batch], self.device)
-                self.clean, _ = self.project.augment(target, target)
+                target = self.project.to_unit(clean[batch], self.device)
+                self.clean, _ = self.project.turn(*self.project.swap_noise(target, target))
                 torch.set_rng_state(random)
-            losses.append(self._step(first[batch], second[batch], optimizer).item())
+            losses.append(self.step(first[batch], second[batch], optimizer).item())
             if self.options.average and progress > 0.1:
-                weights = self._weights()
+                weights = self.weights()
                 average = average or weights
-                for old, new in zip(*map(values, (average, weights))):
+                for name, new in weights.items():
                     if new.is_floating_point():
-                        old.lerp_(new, 1 - self.options.average)
+                        average[name].lerp_(new, 1 - self.options.average)
             if len(losses) % 100 == 0:
                 print(f'{progress:4.0%}  step {len(losses)}  loss {sum(losses[-100:]) / 100:.5f}', flush=True)
         if average:
-            self._set_weights(average)
+            self.set_weights(average)
         self.steps = len(losses)
         return [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]
-
-
-def values(weights) -> list:
-    return list(weights.values()) if isinstance(weights, dict) else weights
 
 
 class Variant1(Timed, project_1.Model):
@@ -215,7 +211,7 @@ class Variant1(Timed, project_1.Model):
         super().__init__()
         self.net = Network(options.widths, options.encoder, options.decoder, options.block, options.attention)
         self.to('cpu')                  # its time is the processor's
-        self.options = options
+        self.loss, self.options = self.distance, options
 
     def parameters(self) -> list:
         return list(self.net.parameters())
@@ -225,13 +221,11 @@ class Variant1(Timed, project_1.Model):
 
     def set_rate(self, optimizer, progress: float) -> None:
         for group in optimizer.param_groups:
-            group['lr'] = self.learning_rate(progress, self.options.lr)
+            group['lr'] = project_1.one_cycle(progress, self.options.lr)
 
-    def loss(self, output: torch.Tensor, noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        target = target if self.clean is None else self.clean
-        if self.options.mse:
-            return nn.functional.mse_loss(output, target)
-        return super().loss(output, noisy, target)
+    def distance(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss, with the clean images for --oracle."""
+        return nn.functional.mse_loss(output, target if self.clean is None else self.clean)
 
 
 class Variant2(Timed, project_2.Model):
@@ -243,9 +237,7 @@ class Variant2(Timed, project_2.Model):
         self.net = network_2(options.channels, options.kernel, options.upsampling, options.up_kernel)
         self.net[0]._needs_input_gradient = False
         self.to('cpu')
-        self.mixed_precision = options.precision == 'mixed'
-        self.options = options
-        self.loss = Loss2(self)
+        self.loss, self.options = Loss2(self), options
 
     def parameters(self) -> list:
         return [weight for weight, _ in self.net.param()]
@@ -254,19 +246,18 @@ class Variant2(Timed, project_2.Model):
         return project_2.SGD(self.net.param(), lr=0, momentum=self.MOMENTUM, nesterov=True)
 
     def set_rate(self, optimizer, progress: float) -> None:
-        optimizer.lr = project_2.one_cycle(progress, self.options.lr, start=1 / 10, end=1 / 1000)
+        optimizer.lr = project_2.one_cycle(progress, self.options.lr)
 
 
 class Loss2(project_2.MSE):
-    """Project 2's loss, without its weights for --mse, with the clean images for --oracle."""
+    """Project 2's loss, with the clean images for --oracle."""
 
     def __init__(self, model: Variant2) -> None:
         super().__init__()
         self.model = model
 
-    def forward_and_vjp(self, prediction, target, weight) -> tuple:
-        clean, mse = self.model.clean, self.model.options.mse
-        return super().forward_and_vjp(prediction, target if clean is None else clean + 0.5, None if mse else weight)
+    def forward_and_vjp(self, prediction, target) -> tuple:
+        return super().forward_and_vjp(prediction, target if self.model.clean is None else self.model.clean)
 
 
 def network_2(channels: tuple, kernel: int, upsampling: str, up_kernel: int) -> project_2.Sequential:
@@ -320,7 +311,7 @@ def measure(model, sets: dict, ensemble: bool = False) -> dict:
 
 OF_PROJECT = {
     1: {'widths': [48, 96, 192], 'encoder': [1, 1, 1], 'decoder': [1, 1], 'block': 'plain', 'attention': False},
-    2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed', 'up_kernel': None, 'precision': 'float32'},
+    2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed', 'up_kernel': None},
 }
 
 
@@ -337,7 +328,6 @@ def parse(arguments) -> argparse.Namespace:
     option('name', metavar='NAME', help='of the variant, for the record')
     option('--project', type=int, choices=(1, 2), required=True, help='the mini-project')
     option('--seconds', type=data.integer(1), default=420, metavar='N', help='of training (default: 420)')
-    option('--mse', action='store_true', help="the plain mean squared error instead of the project's loss")
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
     option('--lr', type=data.positive, help="peak rate (default: the project's own)")
@@ -348,6 +338,8 @@ def parse(arguments) -> argparse.Namespace:
     option('--data', type=Path, default=Path('data'), metavar='FOLDER', help='with both files (default: data)')
     option('--also', type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on')
     option('--ensemble', action='store_true', help='measure with averaging over flips and rotations, too')
+    option('--precision', choices=('float32', 'mixed'),
+           help='mixed: products in bfloat16 (default: what is fast on this machine)')
     option('--record', type=Path, metavar='FILE', help='write the figures to FILE, as JSON')
     option = parser.add_argument_group('project 1').add_argument
     option('--widths', type=data.integer(1), nargs='+', metavar='N', help='channels of each level (default: 48 96 192)')
@@ -363,7 +355,6 @@ def parse(arguments) -> argparse.Namespace:
     option('--upsampling', choices=('transposed', 'nearest'), help='on the way up (default: transposed)')
     option('--up-kernel', type=data.integer(2), metavar='N',
            help="kernel on the way up, odd for nearest (default: that of the way down; for nearest 3)")
-    option('--precision', choices=('float32', 'mixed'), help='mixed: products in bfloat16 (default: float32)')
     options = parser.parse_args(arguments)
 
     for number, defaults in OF_PROJECT.items():
@@ -399,6 +390,7 @@ def main(arguments=None) -> int:
     circumstances = cli.circumstances()
     torch.manual_seed(options.seed)
     model = {1: Variant1, 2: Variant2}[options.project](options)
+    cli.set_precision(model, options.precision)
     curve = model.train_for(options.seconds, *images)
     scores = {'psnr': measure(model, sets)}
     if options.ensemble:

@@ -133,8 +133,8 @@ class Run:
                 self.clock = time.monotonic()
                 self.pairs.draw(saved['epoch'], self.stop)
                 torch.set_rng_state(saved['random'])
-                self.model.train(self.pairs.first, self.pairs.second, epochs, callback=self,
-                                 verbose=False, resume=saved['training'])
+                self.model.train(self.pairs.first, self.pairs.second, epochs, batch_size=self.settings['batch'],
+                                 peak_lr=self.settings['lr'], callback=self, verbose=False, resume=saved['training'])
         except Stopped:
             return False
         finally:
@@ -258,13 +258,6 @@ def read_settings(folder: Path) -> dict:
         raise cli.UserError(f'--resume: {folder} holds no run ({error.strerror})') from error
 
 
-def set_precision(model, precision: Optional[str]) -> str:
-    """Set what --precision asks for, None for the model's own choice. Returns what it is now."""
-    if precision:
-        model.mixed_precision = precision == 'mixed'
-    return 'mixed' if model.mixed_precision else 'float32'
-
-
 def read_validation(folder: Path) -> Optional[tuple]:
     """(noisy, clean), each (N, 3, H, W); None if the folder holds no such file."""
     path = folder / data.VAL_FILE
@@ -276,10 +269,10 @@ def set_up(settings: dict) -> tuple:
     torch.set_num_threads(settings['threads'])      # the last bits of a sum depend on it
     torch.manual_seed(settings['seed'])
     model = cli.new_model(settings['project'])
-    settings['precision'] = set_precision(model, settings['precision'])
+    settings['precision'] = cli.set_precision(model, settings['precision'])
     settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
-    model.BATCH_SIZE = settings['batch'] = settings.get('batch') or model.BATCH_SIZE
-    model.PEAK_LR = settings['lr'] = settings.get('lr') or model.PEAK_LR
+    settings['batch'] = settings.get('batch') or model.BATCH_SIZE
+    settings['lr'] = settings.get('lr') or model.PEAK_LR
     if settings['fresh_noise']:
         pairs = FreshPairs(Path(settings['fresh_noise']), settings['pairs'] or FRESH_PAIRS,
                            settings['seed'])

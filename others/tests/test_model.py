@@ -4,6 +4,7 @@ Sizes are tiny and the weights mostly random: no property but that of learning d
 """
 import ast
 import collections
+import functools
 import inspect
 import io
 import itertools
@@ -35,12 +36,6 @@ BLOCKS = ('Conv2d', 'TransposeConv2d', 'NearestUpsampling', 'Upsampling', 'ReLU'
 ROUNDING = dict(rtol=0, atol=3e-4)
 
 
-@pytest.fixture(autouse=True)
-def single_precision(monkeypatch):
-    """The same arithmetic on every machine; bfloat16 has a test of its own."""
-    monkeypatch.setattr(Miniproject_1.model, 'has_fast_bfloat16', lambda device: False)
-
-
 @pytest.fixture(params=PROJECTS, ids='project {}'.format)
 def project(request):
     """The module model.py."""
@@ -55,7 +50,7 @@ def model(project):
 def new_model(project, seed=0, batch_size=4):
     torch.manual_seed(seed)
     model = project.Model().to('cpu')
-    model.BATCH_SIZE = batch_size
+    model.train = functools.partial(model.train, batch_size=batch_size)
     return model
 
 
@@ -98,7 +93,7 @@ def test_predict_takes_every_type(model, ensemble):
     expected = model.predict(x, ensemble=ensemble)
     assert expected.dtype is torch.float32 and expected.shape == x.shape and expected.device == x.device
     assert 0 <= expected.min() < expected.max() <= 255
-    for dtype in (torch.float16, torch.float32, torch.float64):
+    for dtype in (torch.int16, torch.int64, torch.float16, torch.float32, torch.float64):
         converted = x.to(dtype)
         output = model.predict(converted, ensemble=ensemble)
         assert output.dtype is torch.float32 and torch.equal(output, expected), dtype
@@ -215,7 +210,7 @@ def test_the_margin_is_wider_than_what_the_network_sees(model):
     network = getattr(model.net, 'infer', model.net)
     reach = 0
     with torch.no_grad():
-        x = images(1, 3, size, size) / 255 - 0.5
+        x = images(1, 3, size, size) / 255
         y = network(x)
         for offset in (0, 3):
             changed = x.clone()
@@ -252,11 +247,13 @@ def test_ensemble_turns_with_the_image(model, H, W):
     torch.testing.assert_close(model.predict(x.rot90(1, (2, 3))), model.predict(x).rot90(1, (2, 3)), **ROUNDING)
 
 
-def test_mixed_precision():
+def test_mixed_precision(model):
     """bfloat16 keeps 8 bits: half a per cent of a correction of at most 255, through some ten layers."""
-    model, x = new_model(PROJECTS[1]), images(2, 3, 8, 8)
+    x = images(2, 3, 8, 8)
+    assert not model.mixed_precision
     exact = model.predict(x)
     model.mixed_precision = True
+    assert model.to('cpu').mixed_precision, 'to() has undone it'
     output = model.predict(x)
     assert output.dtype is torch.float32 and 0 < (output - exact).abs().max() < 3
     losses = []
@@ -281,6 +278,24 @@ def test_training_after_inference_mode(model):
     model.train(x, x, 1, verbose=False)
 
 
+def test_training_in_inference_mode(project):
+    """The same training, on tensors of that mode; resumed, too. Nothing of it reaches into the callback."""
+    def train(states: list) -> list:
+        model = project.Model()
+        model.train(*(x + 0 for x in pairs(2)), 2, verbose=False, callback=lambda progress: (
+            states.append(progress.state()), modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled()))))
+        model.train(*pairs(2), 2, verbose=False, resume=states[0])
+        return bits(model)
+
+    results, modes = [], []
+    for mode in (True, False):
+        torch.manual_seed(0)
+        with torch.inference_mode(mode):
+            results.append(train([]))
+    assert same(*results)
+    assert modes == 2 * [(True, False)] + 2 * [(False, True)]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 def test_cuda(project):
     model, x = project.Model(), images(2, 3, 9, 8)
@@ -299,13 +314,13 @@ def test_cuda(project):
 @pytest.fixture
 def drawn(model, monkeypatch) -> list:
     """Fills with the first value of each image, batch by batch, as the training draws them: (inputs, targets)."""
-    batches, step = [], model._step
+    batches, step = [], model.step
 
-    def spy(first, second, optimizer):
+    def spy(first, second, *rest):
         batches.append(tuple(x[:, 0, 0, 0].tolist() for x in (first, second)))
-        return step(first, second, optimizer)
+        return step(first, second, *rest)
 
-    monkeypatch.setattr(model, '_step', spy)
+    monkeypatch.setattr(model, 'step', spy)
     return batches
 
 
@@ -379,20 +394,32 @@ def test_train_learns_from_noisy_pairs(project):
     assert error < noise / 4
 
 
-def test_the_loss_weighs_images_by_the_noise_found_in_them(project, monkeypatch):
-    """Of two images, one busy and one nearly flat: their errors over what the output takes off, with mean 1."""
-    monkeypatch.setattr(project, 'augment', lambda first, second: (first, second))
+def test_the_loss_is_the_mean_squared_error(project, monkeypatch):
+    """Of images in 0..1; those of 10 rows as padded with the last one to 12."""
+    monkeypatch.setattr(project, 'swap_noise', lambda first, second: (first, second))
+    monkeypatch.setattr(project, 'turn', lambda first, second: (first, second))
     model, losses = new_model(project), []
-    first, second = pairs(2, 8, 12)
-    first[1], second[1] = 128 + first[1] // 64, 128 + second[1] // 64
-    noisy, target = first.float() / 255 - 0.5, second.float() / 255 - 0.5
+    first, second = pairs(2, 10, 8)
+    noisy, target = (F.pad(x.double() / 255, (0, 0, 0, 2), mode='replicate') for x in (first, second))
     with torch.no_grad():
-        output = model.net(noisy) - (0.5 if project is PROJECTS[2] else 0)
+        output = model.net(noisy.float() - (0.5 if project is PROJECTS[2] else 0)).double()
         model.train(first, second, 1, verbose=False, callback=lambda progress: losses.append(progress.loss))
-    removed, error = ((output - images).square().mean((1, 2, 3)) for images in (noisy, target))
-    weight = 1 / (removed + 1e-3)
-    assert float(losses[0]) == pytest.approx(float((weight * error).sum() / weight.sum()), rel=1e-4)
-    assert float(losses[0]) != pytest.approx(float(error.mean()), rel=1e-2)
+    assert float(losses[0]) == pytest.approx(float((output - target).square().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize('in_target', [False, True])
+def test_a_value_that_is_not_finite_ends_the_training(project, in_target):
+    """It appears after the third step; the weights are those of the third one."""
+    model, tensors, after = new_model(project), [x.float() for x in pairs(6)], []
+
+    def callback(progress) -> None:
+        after.append(bits(model))
+        if progress.step == 3:
+            tensors[in_target][:] = math.inf
+
+    with pytest.raises(FloatingPointError, match='^epoch 2, step 4 of 6: .* not finite'):
+        model.train(*tensors, 3, verbose=False, callback=callback)
+    assert len(after) == 3 and same(bits(model), after[2])
 
 
 class Stop(Exception):
@@ -410,13 +437,11 @@ def test_callback(model):
     assert len({float(p.loss) for p in steps}) == 20, 'a loss that is overwritten later'
 
 
-def test_learning_rate_is_one_cycle(project, model):
+def test_learning_rate_is_one_cycle(model):
     """That of torch's OneCycleLR, whose last point is at the end of the last step here: warm-up in the
-    first tenth from peak / 20 (/ 10 in project 2), then down to peak / 1000."""
-    rates = []
+    first tenth from peak / 20, then down to peak / 1000."""
+    rates, n, div_factor = [], 20, 20
     model.train(*pairs(18, 4, 4), 4, verbose=False, callback=lambda progress: rates.append(progress.lr))
-    div_factor = {1: 20, 2: 10}[1 if project is PROJECTS[1] else 2]
-    n = len(rates)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, model.PEAK_LR, total_steps=n + 1, pct_start=(0.1 * n + 1) / (n + 1),
@@ -433,15 +458,29 @@ def test_learning_rate_is_one_cycle(project, model):
 
 def test_learning_rate_is_used(model, monkeypatch):
     """By the optimizer, in the step for which it is reported."""
-    used, reported, step = [], [], model._step
+    used, reported, step = [], [], model.step
 
-    def spy(first, second, optimizer):
+    def spy(first, second, optimizer, *rest):
         used.extend(group['lr'] for group in getattr(optimizer, 'param_groups', [vars(optimizer)]))
-        return step(first, second, optimizer)
+        return step(first, second, optimizer, *rest)
 
-    monkeypatch.setattr(model, '_step', spy)
+    monkeypatch.setattr(model, 'step', spy)
     model.train(*pairs(6), 2, verbose=False, callback=lambda progress: reported.append(progress.lr))
     assert used == reported and len(set(used)) == 4
+
+
+def test_a_training_that_did_no_step_has_trained_nothing(model, monkeypatch):
+    def stop(*arguments):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, 'step', stop)
+        with pytest.raises(Stop):
+            model.train(*pairs(2), 1, verbose=False)
+    assert not model.is_trained
+    with pytest.raises(Stop):
+        model.train(*pairs(2), 1, verbose=False, callback=stop)
+    assert model.is_trained
 
 
 def test_callback_may_stop_the_training(model):
@@ -494,11 +533,11 @@ def test_num_epochs_is_optional(project, model):
     assert (steps[0].num_epochs, steps[0].num_steps) == (model.NUM_EPOCHS, 2 * model.NUM_EPOCHS)
 
 
-def peak_rate(model) -> float:
+def peak_rate(model, **options) -> float:
     """Of a training of 10 steps, one of which meets it."""
+    options['batch_size'] = 1
     rates = []
-    model.BATCH_SIZE = 1
-    model.train(*pairs(10, 4, 4), 1, verbose=False, callback=lambda progress: rates.append(progress.lr))
+    model.train(*pairs(10, 4, 4), 1, verbose=False, callback=lambda progress: rates.append(progress.lr), **options)
     return max(rates)
 
 
@@ -509,6 +548,7 @@ def test_trained_weights_are_trained_on_gently(project, model, tmp_path, monkeyp
     monkeypatch.setattr(project, 'CHECKPOINT', tmp_path / 'untrained.pth')
     assert peak_rate(model) == pytest.approx(model.PEAK_LR)
     assert peak_rate(model) == pytest.approx(lower), 'after a training'
+    assert peak_rate(model, peak_lr=1e-4) == pytest.approx(1e-4), 'as asked for'
     for load in (lambda model: model.load(tmp_path / 'untrained.pth'), lambda model: model.load_pretrained_model()):
         loaded = new_model(project)
         load(loaded)
@@ -594,36 +634,41 @@ def test_state_of_another_training_is_refused(project, N, num_epochs):
     assert same(bits(model), before) and not model.is_trained
 
 
-# ---------------------------------------------------------------------------------------- augment
+# --------------------------------------------------------------------------- swapping and turning
+
+def test_swap_noise(project):
+    """Each pixel, all its colours, is the same pixel of one of the two versions, and that of the other the other."""
+    N = 480
+    torch.manual_seed(0)
+    first, second = torch.rand(2, N, 3, 4, 6)
+    noisy, other = project.swap_noise(first, second)
+    swapped = (noisy == second).all(1)                          # (N, 4, 6)
+    mask = swapped[:, None]
+    assert torch.equal(noisy, torch.where(mask, second, first))
+    assert torch.equal(other, torch.where(mask, first, second))
+    assert abs(swapped.float().mean() - 0.5) < 4 * 0.5 / swapped.numel() ** 0.5
+    assert len(swapped.float().mean((1, 2)).unique()) > 5, 'pairs swapped as a whole'
+    assert len(swapped.float().mean(0).unique()) > 5, 'places swapped in all pairs'
+
 
 @pytest.mark.parametrize('H, W', [(4, 4), (4, 6)])
-def test_augment(project, H, W):
+def test_turn(project, H, W):
     """A search over all symmetries and colour orders finds the one that each pair went through."""
     N = 480
     torch.manual_seed(0)
     first, second = torch.rand(2, N, 3, H, W)
-    noisy, other = project.augment(first, second)
-    assert noisy.shape == other.shape == first.shape
-    orders = list(itertools.permutations(range(3))) if project is PROJECTS[1] else [(0, 1, 2)]
-    seen, swapped = collections.Counter(), torch.zeros(N, H, W)
+    noisy, other = project.turn(first, second)
+    orders, seen = list(itertools.permutations(range(3))), collections.Counter()
     for order in orders:
         for k, (a, b) in enumerate(zip(symmetries(first[:, order]), symmetries(second[:, order]))):
-            if a.shape != noisy.shape:
-                continue
-            swaps = (noisy == b) & (other == a)                 # (N, 3, H, W)
-            holds = (swaps | (noisy == a) & (other == b)).flatten(1).all(1)
-            assert torch.equal(swaps[holds].all(1), swaps[holds].any(1)), 'colours swapped apart'
-            seen[order, k] += int(holds.sum())
-            swapped[holds] = swaps[holds].all(1).float()
+            if a.shape == noisy.shape:
+                seen[order, k] += int(((noisy == a) & (other == b)).flatten(1).all(1).sum())
     assert sum(seen.values()) == N, 'a pair that no symmetry explains'
     kinds = len(orders) * (8 if H == W else 4)
     assert len(seen) == kinds
     # Binomial counts: the bounds are 4 standard deviations away, or more.
     mean = N / kinds
     assert all(abs(count - mean) < 4.5 * mean ** 0.5 for count in seen.values()), seen
-    assert abs(swapped.mean() - 0.5) < 4 * 0.5 / swapped.numel() ** 0.5
-    per_pair = swapped.flatten(1).mean(1)
-    assert len(per_pair.unique()) > 5, 'pairs swapped as a whole'
 
 
 # --------------------------------------------------------------------------------- save and load
@@ -673,6 +718,17 @@ def test_save_is_atomic(project, model, tmp_path, monkeypatch):
         new_model(project, seed=5).save(path)
     assert path.read_bytes() == content
     assert [entry.name for entry in tmp_path.iterdir()] == ['model.pth']
+
+
+def test_save_removes_what_a_kill_left(model, tmp_path):
+    """And nothing else."""
+    for name in ('model.pth.123.tmp', 'model.pth.tmp', 'model.pth.mine.tmp', 'model2.pth.5.tmp', 'm[o]del.pth.7.tmp'):
+        (tmp_path / name).write_text('half')
+    model.save(tmp_path / 'model.pth')
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'm[o]del.pth.7.tmp', 'model.pth', 'model.pth.mine.tmp', 'model.pth.tmp', 'model2.pth.5.tmp']
+    model.save(tmp_path / 'm[o]del.pth')
+    assert not (tmp_path / 'm[o]del.pth.7.tmp').exists()
 
 
 def test_save_into_a_missing_folder(model, tmp_path):
@@ -776,6 +832,34 @@ def test_wrong_checkpoints_are_refused(project, model, tmp_path):
     assert not same(bits(model), before)
 
 
+def test_the_other_projects_checkpoint_is_named(project, model, tmp_path, recwarn):
+    k = 2 if project is PROJECTS[1] else 1
+    new_model(PROJECTS[k]).save(tmp_path / 'model.pth')
+    with pytest.raises(ValueError, match=f'^path: .*model.pth .* mini-project {k}'):
+        model.load(tmp_path / 'model.pth')
+    assert not recwarn.list
+
+
+def test_weights_that_do_not_fit_are_named(model):
+    weights, before = model.weights(), bits(model)
+    name, weight = list(weights.items())[-1]
+    for wrong, words in ((weight[:1], r'torch.float32 \(1,\), expected torch.float32 \(3,\)'),
+                         (weight.double(), r'torch.float64 \(3,\), expected torch.float32 \(3,\)'),
+                         (3, 'int, expected'), (weight * math.nan, ': NaN|NaN')):
+        with pytest.raises(ValueError, match=f'^weights: {name} .*{words}'):
+            model.set_weights({**weights, name: wrong})
+    with pytest.raises(ValueError, match=f'^weights: {name} is NoneType, expected torch'):
+        model.set_weights({key: value for key, value in weights.items() if key != name})
+    with pytest.raises(ValueError, match='^weights: extra is Tensor|^weights: extra is torch'):
+        model.set_weights({**weights, 'extra': weight})
+    assert same(bits(model), before)
+    for value in weights.values():
+        value.zero_()
+    assert same(bits(model), before), 'not a copy'
+    model.set_weights(weights)
+    assert not any(weight.any() for weight in parameters(model))
+
+
 def test_missing_files_raise_their_own_error(project, model, tmp_path, monkeypatch):
     before = bits(model)
     monkeypatch.setattr(project, 'CHECKPOINT', tmp_path / 'missing.pth')
@@ -843,7 +927,7 @@ BAD_IMAGES = {
     'NaN': (GOOD.float().index_fill(3, torch.tensor(5), math.nan), ValueError),
     'infinity': (GOOD.float().index_fill(3, torch.tensor(5), math.inf), ValueError),
     '-infinity': (GOOD.half().index_fill(3, torch.tensor(5), -math.inf), ValueError),
-    'int64': (GOOD.long(), ValueError), 'int8': (GOOD.to(torch.int8), ValueError),
+    'beyond 255': (GOOD.long() + 256, ValueError), 'negative': (GOOD.int() - 256, ValueError),
     'bool': (GOOD.bool(), ValueError), 'complex': (GOOD.to(torch.complex64), ValueError),
     'None': (None, TypeError), 'list': (GOOD.tolist(), TypeError), 'string': ('images', TypeError),
     'array': (GOOD.numpy(), TypeError), 'floating-point array': (GOOD.float().numpy(), TypeError),
@@ -872,12 +956,29 @@ def test_bad_pairs(model, first, second, name):
     assert same(bits(model), before) and not model.is_trained
 
 
-@pytest.mark.parametrize('num_epochs', [0, -1, 1.5, '3', None, math.nan])
-def test_bad_num_epochs(model, num_epochs):
+@pytest.mark.parametrize('name, values', [
+    ('num_epochs', [0, -1, 1.5, '3', None, math.nan]), ('batch_size', [0, 1.5, None]),
+    ('peak_lr', [0, -1.0, math.nan, math.inf, '1'])])
+def test_bad_numbers(model, name, values):
     before = bits(model)
-    with pytest.raises(ValueError, match=f'^num_epochs.*{re.escape(repr(num_epochs))}'):
-        model.train(GOOD, GOOD, num_epochs)
+    for value in values:
+        with pytest.raises(ValueError, match=f'^{name}.*{re.escape(repr(value))}'):
+            model.train(GOOD, GOOD, **{'num_epochs': 1, name: value})
     assert same(bits(model), before) and not model.is_trained
+
+
+def test_a_single_image_is_named(model):
+    with pytest.raises(ValueError, match=r'^test_input .*\(3, 8, 8\).* single image'):
+        model.predict(GOOD[0])
+
+
+def test_images_in_0_to_1_get_a_warning(model, recwarn):
+    for good in (GOOD.float(), GOOD // 255, torch.zeros(1, 3, 8, 8), torch.empty(0, 3, 8, 8)):
+        model.predict(good)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match='test_input .* 0..255') as warned:
+        model.predict(GOOD / 255)
+    assert len(warned) == 1 and warned[0].filename == __file__
 
 
 # ---------------------------------------------------------------------------------------- imports
@@ -909,7 +1010,9 @@ results = {}
 here = os.getcwd()
 sys.path.insert(0, os.path.relpath(root))       # relative: the checkpoint must be found all the same
 before = all_globals()
+exec(f'from Miniproject_{k} import Model, {", ".join(names)}' if names[0] else f'from Miniproject_{k} import Model')
 module = importlib.import_module(f'Miniproject_{k}.model')
+assert module.Model is Model
 results['unchanged by import'] = all_globals() == before
 results['modules from the root'] = own_modules()
 
@@ -975,7 +1078,8 @@ def imports(k: int) -> set:
             found |= {(alias.name, None) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {('.' * node.level + (node.module or ''), alias.name) for alias in node.names}
-    return {(module, name) for module, name in found if module.split('.')[0] not in sys.stdlib_module_names}
+    return {(module, name) for module, name in found
+            if module != '.model' and module.split('.')[0] not in sys.stdlib_module_names}
 
 
 def test_project_1_imports_torch_alone():

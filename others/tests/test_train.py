@@ -30,14 +30,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope='module', autouse=True)
-def small_batches():
-    with pytest.MonkeyPatch.context() as patch:
-        for project in (1, 2):
-            patch.setattr(type(cli.new_model(project)), 'BATCH_SIZE', BATCH)
-        yield
-
-
 @pytest.fixture
 def no_pictures(monkeypatch):
     """They take longer than the training."""
@@ -46,7 +38,7 @@ def no_pictures(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def whole(folder, tmp_path_factory, small_batches):
+def whole(folder, tmp_path_factory):
     """The folder of an uninterrupted run of project 1."""
     run = tmp_path_factory.mktemp('runs') / 'whole'
     assert new_run(folder, run) == 0
@@ -55,7 +47,7 @@ def whole(folder, tmp_path_factory, small_batches):
 
 def new_run(folder, out, *options, project=1) -> int:
     return train.main(['--project', str(project), '--data', str(folder), '--epochs', str(EPOCHS),
-                       '--out', str(out), *options])
+                       '--batch', str(BATCH), '--precision', 'float32', '--out', str(out), *options])
 
 
 def at_step(monkeypatch, number: int, action) -> None:
