@@ -11,7 +11,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from others import cli, data, readme_picture
+from others import cli, data
 from others.metrics import psnr
 from others.reports import values
 
@@ -39,9 +39,9 @@ def photograph():
 def pictures() -> list:
     """For each photograph of the README's picture [(image, its PSNR as text)], the clean one last."""
     tiles = data.read_photo(TILES)
-    side = readme_picture.SIDE
+    side = tiles.shape[2] // len(values.VERSIONS)
     rows = [band.unfold(2, side, side).permute(2, 0, 1, 3) for band in tiles.split(side, 1)]    # (versions, 3, H, W)
-    return [[(image, 'dB' if i + 1 == len(row) else values.fixed(psnr(image[None], row[-1:]).item()))
+    return [[(image, '' if i + 1 == len(row) else f'{values.fixed(psnr(image[None], row[-1:]).item())} dB')
              for i, image in enumerate(row)] for row in rows]
 
 

@@ -16,7 +16,7 @@ BLUE, RED, GREEN, PINK, YELLOW, SKY = COLOURS
 COLUMN, PAGE = 3.38, 7.0            # inches: the width of a column, and of the page without its margins
 MEASURED, SHOWN = 'STIXGeneral', 'Libertinus Serif'     # matplotlib has only the first, Typst the second
 STYLE = {
-    'svg.hashsalt': 'reports', 'svg.fonttype': 'none', 'font.family': MEASURED, 'font.size': 8,
+    'svg.hashsalt': 'reports', 'svg.fonttype': 'none', 'font.family': [MEASURED, 'DejaVu Sans'], 'font.size': 8,
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.linewidth': 0.6, 'axes.axisbelow': True,
     'axes.labelpad': 2, 'axes.titlesize': 8, 'axes.titlepad': 3,
     'xtick.major.width': 0.6, 'ytick.major.width': 0.6, 'xtick.major.size': 2.5, 'ytick.major.size': 2.5,
@@ -124,17 +124,27 @@ def noise(photo: torch.Tensor, row: dict):
 
 
 @drawn
-def pictures(rows: list, titles: list):
-    """Photographs as the projects see and denoise them. rows: for each photograph a list of pairs
-    (uint8 (3, H, W), the line below it)."""
-    side, gap, top, line = 0.82, 0.03, 0.14, 0.15
-    figure = new_figure(COLUMN, top + len(rows) * (side + line))
+def pictures(rows: list, titles: list, corners: list):
+    """Photographs as the projects see and denoise them, and an enlarged part of each version. rows: for each
+    photograph a list of pairs (uint8 (3, H, W), the line below it); corners: top and left of its part, H / 3 wide."""
+    from matplotlib.patches import Rectangle
+
+    count = len(titles)
+    gap, middle, top, line = 0.03, 0.1, 0.16, 0.19
+    side = (PAGE - middle - (2 * count - 2) * gap) / (2 * count)
+    figure = new_figure(PAGE, top + len(rows) * (side + line))
     W, H = figure.get_size_inches()
-    for i, row in enumerate(rows):
+    for i, (row, (y, x)) in enumerate(zip(rows, corners)):
+        bottom = H - top - (i + 1) * side - i * line
         for j, (image, below) in enumerate(row):
-            left, bottom = j * (side + gap), H - top - (i + 1) * side - i * line
-            show(place(figure, left, bottom, side, side), image, titles[j] if i == 0 else '')
+            part = image.shape[-1] // 3
+            left = j * (side + gap)
+            whole = place(figure, left, bottom, side, side)
+            show(whole, image, titles[j] if i == 0 else '')
+            whole.add_patch(Rectangle((x - 0.5, y - 0.5), part, part, fill=False, ec='white', lw=0.8))
             figure.text((left + side / 2) / W, (bottom - 0.03) / H, below, ha='center', va='top', size=7.5)
+            show(place(figure, (count + j) * (side + gap) + middle - gap, bottom, side, side),
+                 image[:, y:y + part, x:x + part], titles[j] if i == 0 else '')
     return figure
 
 
@@ -214,6 +224,25 @@ def network_1(widths: list):
 
 
 @drawn
+def network_2(channels: list):
+    """The assignment's network: the channels and the size after each of its four layers."""
+    figure, axes = canvas(COLUMN, 0.62)
+    a, b = channels
+    shapes = ['3 × H × W', f'{a} × H/2 × W/2', f'{b} × H/4 × W/4', f'{a} × H/2 × W/2', '3 × H × W']
+    layers = [('conv 4×4\nReLU', RED), ('conv 4×4\nReLU', RED), ('transposed\n4×4, ReLU', GREEN),
+              ('transposed\n4×4, sigmoid', GREEN)]
+    step, wide, y = (COLUMN - 0.1) / 4, 0.56, 0.42
+    for k, (text, colour) in enumerate(layers):
+        x = 0.05 + step * (k + 0.5)
+        box(axes, x, y, wide, 0.3, text, colour, 6.5)
+        path(axes, [(x - step / 2 - (0.05 if k == 0 else 0.135), y), (x - wide / 2, y)], 'black')
+    path(axes, [(0.05 + 3.5 * step + wide / 2, y), (COLUMN, y)], 'black')
+    for k, shape in enumerate(shapes):
+        axes.text(min(max(0.05 + step * k, 0.24), COLUMN - 0.24), 0.16, shape, ha='center', va='center', size=6.5, color=GREY)
+    return figure
+
+
+@drawn
 def variants(groups: list, label: str):
     """Trainings of equal length, a line each. groups: (title, [(name, [dB of each seed])], the first name is what
     the others of the group differ from by one thing)."""
@@ -246,19 +275,21 @@ def variants(groups: list, label: str):
 
 
 @drawn
-def curve(trainings: list, levels: list, label: str):
-    """PSNR over the epochs. trainings: (name, [(epoch, dB)]); levels: (name, dB), drawn across."""
-    figure = new_figure(COLUMN, 1.58)
-    axes = place(figure, 0.4, 0.34, COLUMN - 0.45, 1.2)
-    for (name, points), colour in zip(trainings, (BLUE, RED, GREEN, PINK)):
-        axes.plot(*zip(*points), color=colour, label=name)
-    for (name, value), style in zip(levels, ('--', ':')):
-        axes.axhline(value, color=GREY, lw=0.9, ls=style, label=name)
-    axes.set_xlabel('epoch of 50,000 pairs')
-    axes.set_ylabel(label)
+def saturation(curves: list, points: list, label: str):
+    """PSNR against the pairs seen, on a logarithmic axis. curves: (name, [(pairs, dB)]), of one training each; points:
+    (name, [(pairs, dB)]), a training of its own each."""
+    figure = new_figure(COLUMN, 1.98)
+    axes = place(figure, 0.42, 0.34, COLUMN - 0.48, 1.3)
+    for (name, line), colour in zip(curves, (BLUE, RED, GREEN, PINK)):
+        axes.plot(*zip(*line), color=colour, label=name)
+    for (name, dots), colour, marker in zip(points, (BLUE, BLUE, SKY), 'os^'):
+        axes.plot(*zip(*dots), marker, color=colour, label=name, mfc='white', mew=1)
+    axes.set_xscale('log')
+    axes.set_xlabel('pairs seen', size=7.5)
+    axes.set_ylabel(label, size=7.5)
     axes.tick_params(labelsize=7)
     axes.grid()
-    axes.legend(loc='lower right')
+    axes.legend(loc='lower center', bbox_to_anchor=(0.45, 1), ncols=2, labelspacing=0.25, columnspacing=1.2)
     return figure
 
 

@@ -15,6 +15,17 @@ BEST_1 = {'reported': 25.832, 'real': 26.41, 'name': 'best public: 7 conv., 64 c
 BEST_2 = {'reported': 25.09, 'real': 25.51, 'name': 'best public: 3-100-200-100-3'}
 NOISY = 20.72
 
+SETS = ('val_data', 'centre', 'real_val')
+VERSIONS = ('noisy', 'project 1', 'project 2', 'clean')             # of the photographs that are shown
+PARTS = [(10, 30), (58, 52)]                                        # of each that is enlarged: top, left
+
+# The systems of the documents that the project grew from: (name in the record, name in the report).
+SEEDS_1 = [('skip', 'T. Mery: 4 layers, one skip'), ('course, 8 convolutions', 'course: 8 convolutions'),
+           ('course, box of 3 x 3', 'course: box of 3 × 3'), ('course, one 7 x 7 convolution', 'one 7 × 7 convolution'),
+           ('course, two 3 x 3 convolutions', 'two 3 × 3 convolutions')]
+SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'), ('nearest', 'Béchaz et al.'),
+           ('five', 'Gillyboeuf et al.'), ('five, rate 5', 'the same, rate 5')]
+
 # The trainings of equal length that Report 1 shows: (title, [(name in the record, name in the report)]), the first
 # what the others of the group change one thing of.
 SEARCH_1 = [
@@ -128,7 +139,7 @@ def training(rec: Records, project: int) -> dict:
     runs = [run for run in rec.runs('training')
             if run['rows'][0]['project'] == project and run['rows'][0].get('training', 'shipped') == 'shipped']
     rows = [row for run in runs for row in run['rows']]
-    return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
+    return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'rate': f"{max(row['lr'] for row in rows):.2g}", 'epochs': str(len(rows)),
             'command': re.sub(r' --(out|promote|record|resume) ?[^- ]*', '', runs[-1]['command']),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
             'processor': runs[-1]['machine']['processor'], 'last': fixed(rows[-1]['val_psnr'])}
@@ -144,7 +155,7 @@ def seeds(rec: Records, names: list) -> list:
     found = {}
     for row in rec.rows('seeds'):
         found.setdefault(row['system'], []).append(row)
-    return [[label, *(spread([row['psnr'][key] for row in found[name]]) for key in ('val_data', 'centre', 'real_val')),
+    return [[label, *(spread([row[key] for row in found[name]]) for key in SETS),
              fixed(found[name][0]['reported'])] for name, label in names if name in found]
 
 
@@ -174,9 +185,10 @@ def choices_1(found: dict) -> dict:
     level = ('batch32', 'narrow_b32', 'twofull_b32', 'fullres_b32')
     means = [statistics.mean(row['psnr']['centre'] for row in found[name]) for name in level]
     sizes = [found[name][0]['parameters'] / 1e6 for name in level]
-    pairs = {'batch32': 'base', 'mse': 'base', 'mse_b32': 'batch32', 'new': 'unnormed', 'batchnorm_900': 'batch32_900',
+    pairs = {'batch32': 'base', 'lr4': 'base', 'mse': 'base', 'mse_b32': 'batch32', 'new': 'unnormed', 'batchnorm_900': 'batch32_900',
              'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new', 'average': 'base', 'oracle': 'base'}
     return {'spread': fixed(deviation), 'visible': fixed(2 * deviation), 'level': fixed(max(means) - min(means), 3),
+            'pairs': f"{statistics.median(row['pairs_seen'] for row in found['batch32']):,.0f}",
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
             **{name: compare(found, name, base) for name, base in pairs.items()}}
 
@@ -189,6 +201,19 @@ def saturation(rec: Records, found: dict) -> str:
     last = max(curve)
     steps = [*short, *((f'{epoch} epochs', curve[epoch]) for epoch in (last // 4, last // 2, last) if epoch in curve)]
     return ', '.join(f'{fixed(value)} dB after {what}' for what, value in steps)
+
+
+def courses(rec: Records, found: dict) -> tuple:
+    """For `figures.saturation`: PSNR on val_data.pkl over the pairs seen, of whole trainings and of short ones."""
+    pairs = 50_000
+    shipped = [(epoch * pairs, psnr) for epoch, psnr in training(rec, 1)['curve']]
+    slow = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun') if row['system'] != 'project 1']
+    ours = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun')
+            if row['system'] == 'project 1' and row['precision'] == 'float32' and row['batch'] == 32]
+    ours += [(row['pairs_seen'], row['psnr']['val_data']) for name in ('batch32', 'batch32_900') for row in found[name]]
+    norm = [(row['pairs_seen'], row['psnr']['val_data']) for name in ('batchnorm_b32', 'new', 'batchnorm_900') for row in found[name]]
+    return [('the shipped training', shipped), ('T. Mery, reproduced', slow)], [
+        ('short trainings', sorted(ours)), ('the same, batch norm', sorted(norm))]
 
 
 def speedrun(rec: Records) -> dict:
@@ -219,32 +244,29 @@ def report_1(rec: Records, photo, pictures: list) -> tuple:
     photograph the pairs (image, dB) of its versions: noisy, project 1, project 2, clean."""
     models, found, trained = evaluation(rec), search(rec, 1), training(rec, 1)
     noisy, ours, single = models['noisy input'], models['project 1'], models['project 1, no ensemble']
-    sets = ('val_data', 'centre', 'real_val')
     parameters = found['base'][0]['parameters']
-    rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in sets), fixed(NOISY)],
-            ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in sets), ''],
-            ['without averaging', *(fixed(single[name]['psnr']) for name in sets), ''],
-            [BEST_1['name'], '', '', fixed(BEST_1['real']), fixed(BEST_1['reported'])],
-            *seeds(rec, [('skip', 'T. Mery, reproduced')])]
+    rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in SETS), fixed(NOISY)],
+            ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in SETS), ''],
+            ['without averaging', *(fixed(single[name]['psnr']) for name in SETS), ''],
+            [BEST_1['name'], '', '', fixed(BEST_1['real']), fixed(BEST_1['reported'])]]
     checks = grading(rec, 1)
     values = {
-        'parameters': f'{parameters:,}', 'images': {name: f"{ours[name]['images']:,}" for name in sets},
+        'parameters': f'{parameters:,}', 'images': {name: f"{ours[name]['images']:,}" for name in SETS},
         'noisy': scores(noisy), 'p1': scores(ours), 'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
-        'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in sets))} to "
-                    f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in sets))}",
+        'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))} to "
+                    f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
         'training': {key: text for key, text in trained.items() if key != 'curve'}, 'search': choices_1(found),
-        'table': rows, 'speedrun': speedrun(rec), 'saturation': saturation(rec, found),
+        'table': rows, 'seeds': seeds(rec, SEEDS_1), 'speedrun': speedrun(rec), 'saturation': saturation(rec, found),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
                  'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1)},
         'noises': other_noise(rec.last('noises'), 'project 1'),
     }
     real = next(row for row in rec.last('noise') if row['file'] == 'real_val.pkl')
-    titles = ['noisy', 'project 1', 'project 2', 'clean']
     drawings = {
         'noise': figures.noise(photo, real), 'network_1': figures.network_1(found['base'][0]['widths']),
         'variants': figures.variants(groups(found, SEARCH_1), 'PSNR on centre squares (dB)'),
-        'curve': figures.curve([('this project', trained['curve'])], [], 'PSNR (dB)'),
-        'noises': figures.noises(rec.last('noises')), 'pictures': figures.pictures(pictures, titles),
+        'saturation': figures.saturation(*courses(rec, found), 'PSNR on val_data (dB)'),
+        'noises': figures.noises(rec.last('noises')), 'pictures': figures.pictures(pictures, VERSIONS, PARTS),
     }
     return values, drawings
 
@@ -300,26 +322,25 @@ def report_2(rec: Records, photo, pictures: list) -> tuple:
     """-> what report_2.typ says, and its figures: {name: SVG}."""
     models, found, trained = evaluation(rec), search(rec, 2), training(rec, 2)
     noisy, ours, single = models['noisy input'], models['project 2'], models['project 2, no ensemble']
-    sets = ('val_data', 'centre', 'real_val')
     pairs = {'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
              'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12'}
-    rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in sets), fixed(NOISY)],
-            ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in sets), ''],
-            ['without averaging', *(fixed(single[name]['psnr']) for name in sets), ''],
-            [BEST_2['name'], '', '', fixed(BEST_2['real']), fixed(BEST_2['reported'])],
-            *seeds(rec, [('vjp', 'Gravina, Palermo'), ('nearest', 'Béchaz et al.'), ('five', 'Gillyboeuf et al.')])]
+    rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in SETS), fixed(NOISY)],
+            ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in SETS), ''],
+            ['without averaging', *(fixed(single[name]['psnr']) for name in SETS), ''],
+            [BEST_2['name'], '', '', fixed(BEST_2['real']), fixed(BEST_2['reported'])]]
     values = {
-        'parameters': f"{found['base'][0]['parameters']:,}", 'rate': '12',
-        'images': {name: f"{ours[name]['images']:,}" for name in sets},
+        'parameters': f"{found['base'][0]['parameters']:,}",
+        'images': {name: f"{ours[name]['images']:,}" for name in SETS},
         'noisy': scores(noisy), 'p2': scores(ours), 'best': {'real': fixed(BEST_2['real'])}, 'exact': exactness(rec),
-        'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in sets))} to "
-                    f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in sets))}",
+        'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))} to "
+                    f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
         'training': {key: text for key, text in trained.items() if key != 'curve'}, 'speed': speed(rec), 'twin': twin(rec),
         'search': {name: compare(found, name, base) for name, base in pairs.items()}, 'table': rows,
+        'seeds': seeds(rec, SEEDS_2),
         'noises': other_noise(rec.last('noises'), 'project 2'),
     }
     drawings = {
-        'convolution': figures.convolution(), 'winograd': figures.winograd(), 'exactness': figures.exactness(rec.last('exactness')),
+        'network_2': figures.network_2(found['base'][0]['channels']), 'convolution': figures.convolution(), 'winograd': figures.winograd(), 'exactness': figures.exactness(rec.last('exactness')),
         'speed': figures.speed(bench(rec)), 'variants': figures.variants(groups(found, SEARCH_2), 'PSNR on centre squares (dB)'),
     }
     return values, drawings
