@@ -46,9 +46,9 @@ def pictures() -> list:
 
 
 def content(k: int, results: Path = RESULTS) -> tuple:
-    """-> (values, with the digest among them; {name: SVG}; the names of missing records) of report k."""
+    """-> (values, with the digest among them; {name: function that draws an SVG}; names of missing records) of report k."""
     rec = values.Records(results)
-    numbers, drawings = REPORTS[k](rec, photograph(), pictures())
+    numbers, drawings = REPORTS[k](rec, photograph, pictures)
     return {**numbers, 'digest': digest(k, rec)}, drawings, rec.missing()
 
 
@@ -69,8 +69,8 @@ def typeset(k: int, numbers: dict, drawings: dict, **options):
     with tempfile.TemporaryDirectory() as folder:
         for name in ('style.typ', f'report_{k}.typ'):
             Path(folder, name).write_bytes((SOURCES / name).read_bytes())
-        for name, svg in drawings.items():
-            Path(folder, f'{name}.svg').write_bytes(svg)
+        for name, draw in drawings.items():
+            Path(folder, f'{name}.svg').write_bytes(draw())
         Path(folder, 'values.json').write_text(json.dumps(numbers), encoding='utf-8')
         try:
             return typst.compile(Path(folder, f'report_{k}.typ'), root=folder, ignore_system_fonts=True, **options)

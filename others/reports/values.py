@@ -6,6 +6,7 @@ the reports' sources hold no measured number of their own. `report_1` and `repor
 import re
 import statistics
 from pathlib import Path
+from typing import Callable
 
 from others import cli, records
 from others.reports import figures
@@ -239,9 +240,9 @@ def other_noise(rows: list, project: str) -> dict:
             'worst': worst['noise'].replace('sigma', 'σ'), 'loss': fixed(worst['noisy input'] - worst[project], 1)}
 
 
-def report_1(rec: Records, photo, pictures: list) -> tuple:
-    """-> what report_1.typ says, and its figures: {name: SVG}. photo: uint8 (3, 224, 224); pictures: for each
-    photograph the pairs (image, dB) of its versions: noisy, project 1, project 2, clean."""
+def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
+    """-> what report_1.typ says, and its figures: {name: a function that gives it as SVG}. photograph() -> uint8
+    (3, 224, 224); pictures() -> for each photograph the pairs (image, dB) of its VERSIONS."""
     models, found, trained = evaluation(rec), search(rec, 1), training(rec, 1)
     noisy, ours, single = models['noisy input'], models['project 1'], models['project 1, no ensemble']
     parameters = found['base'][0]['parameters']
@@ -263,10 +264,12 @@ def report_1(rec: Records, photo, pictures: list) -> tuple:
     }
     real = next(row for row in rec.last('noise') if row['file'] == 'real_val.pkl')
     drawings = {
-        'noise': figures.noise(photo, real), 'network_1': figures.network_1(found['base'][0]['widths']),
-        'variants': figures.variants(groups(found, SEARCH_1), 'PSNR on centre squares (dB)'),
-        'saturation': figures.saturation(*courses(rec, found), 'PSNR on val_data (dB)'),
-        'noises': figures.noises(rec.last('noises')), 'pictures': figures.pictures(pictures, VERSIONS, PARTS),
+        'noise': lambda: figures.noise(photograph(), real),
+        'network_1': lambda: figures.network_1(found['base'][0]['widths']),
+        'variants': lambda: figures.variants(groups(found, SEARCH_1), 'PSNR on centre squares (dB)'),
+        'saturation': lambda: figures.saturation(*courses(rec, found), 'PSNR on val_data (dB)'),
+        'noises': lambda: figures.noises(rec.last('noises')),
+        'pictures': lambda: figures.pictures(pictures(), VERSIONS, PARTS),
     }
     return values, drawings
 
@@ -318,8 +321,8 @@ def twin(rec: Records) -> dict:
     return {'table': table, 'pairs': f"{ours['pairs']:,}", 'epochs': str(ours['epochs'])}
 
 
-def report_2(rec: Records, photo, pictures: list) -> tuple:
-    """-> what report_2.typ says, and its figures: {name: SVG}."""
+def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
+    """The same of report_2.typ, which shows no photograph."""
     models, found, trained = evaluation(rec), search(rec, 2), training(rec, 2)
     noisy, ours, single = models['noisy input'], models['project 2'], models['project 2, no ensemble']
     pairs = {'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
@@ -340,7 +343,9 @@ def report_2(rec: Records, photo, pictures: list) -> tuple:
         'noises': other_noise(rec.last('noises'), 'project 2'),
     }
     drawings = {
-        'network_2': figures.network_2(found['base'][0]['channels']), 'convolution': figures.convolution(), 'winograd': figures.winograd(), 'exactness': figures.exactness(rec.last('exactness')),
-        'speed': figures.speed(bench(rec)), 'variants': figures.variants(groups(found, SEARCH_2), 'PSNR on centre squares (dB)'),
+        'network_2': lambda: figures.network_2(found['base'][0]['channels']),
+        'convolution': figures.convolution, 'winograd': figures.winograd,
+        'exactness': lambda: figures.exactness(rec.last('exactness')), 'speed': lambda: figures.speed(bench(rec)),
+        'variants': lambda: figures.variants(groups(found, SEARCH_2), 'PSNR on centre squares (dB)'),
     }
     return values, drawings
