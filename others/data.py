@@ -9,14 +9,12 @@ The first two write two files for `torch.load`, each a pair of uint8 tensors (N,
 photograph serves both. The third writes (noisy, clean) of the largest square in the middle of each
 photograph that the first (with its default seed) keeps for validation.
 """
-import argparse
 import math
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Optional, Sequence
+from typing import Callable, Iterator, Optional, Sequence
 
 import torch
 
@@ -202,7 +200,7 @@ def usable_photos(folder: Path) -> list:
     paths = sorted(path for path in folder.rglob('*')
                    if path.suffix.lower() in PICTURES and path.is_file())
     usable, refused = [], []
-    for path in with_progress(paths, len(paths), 'checking photographs'):
+    for path in cli.progress(paths, len(paths), 'checking photographs'):
         try:
             read_photo(path)
             usable.append(path)
@@ -307,7 +305,7 @@ def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
 
     pairs = tuple(torch.empty(n, 3, SIZE, SIZE, dtype=torch.uint8) for _ in range(3))
     order = torch.randperm(n, generator=generator).tolist()
-    for k, square in zip(order, with_progress(squares(), n, label)):
+    for k, square in zip(order, cli.progress(squares(), n, label)):
         for images, image in zip(pairs, point_sample(square, generator)):
             images[k] = image
     return pairs
@@ -333,36 +331,7 @@ def save_set(folder: Path, name: str, tensors: tuple) -> None:
         os.replace(Path(temporary, name), folder / name)
 
 
-def with_progress(items: Iterable, total: int, label: str) -> Iterator:
-    """Hand on the items, with a line on stderr at the last one; on a terminal it is live before."""
-    start, shown, live = time.monotonic(), 0.0, sys.stderr.isatty()
-    for number, item in enumerate(items, 1):
-        now = time.monotonic()
-        if number == total or live and now - shown > 0.5:
-            shown = now
-            print('\r' * live + f'{label}: {number} of {total}, {now - start:.0f} s',
-                  end='\n' if number == total else '', file=sys.stderr, flush=True)
-        yield item
-
-
 # ------------------------------------------------------------------------------------- command line
-
-def integer(low: int) -> Callable[[str], int]:
-    """The type of an argument that is an integer of at least `low`."""
-    def parse(text: str) -> int:
-        value = int(text) if text.isdecimal() else -1
-        if not low <= value < 2 ** 63:              # a seed has 64 bits
-            raise argparse.ArgumentTypeError(f'expected an integer of at least {low}, got {text!r}')
-        return value
-    return parse
-
-
-def positive(text: str) -> float:
-    """The type of an argument that is a positive number."""
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f'{text}, expected a positive number')
-    return float(text)
-
 
 def main(arguments: Optional[Sequence] = None) -> int:
     parser = cli.parser('data', __doc__)
@@ -377,9 +346,9 @@ def main(arguments: Optional[Sequence] = None) -> int:
         command.set_defaults(make=make)
         option = command.add_argument
         option('--out', default=out, help='folder for the two files (%(default)s)')
-        option('--train', type=integer(1), default=train, help='training pairs (%(default)s)')
-        option('--val', type=integer(1), default=val, help='validation pairs (%(default)s)')
-        option('--seed', type=integer(0), default=0, help='of all that is random (%(default)s)')
+        option('--train', type=cli.integer(1), default=train, help='training pairs (%(default)s)')
+        option('--val', type=cli.integer(1), default=val, help='validation pairs (%(default)s)')
+        option('--seed', type=cli.integer(0), default=0, help='of all that is random (%(default)s)')
         option('--force', action='store_true', help='replace files that are there')
     centre = commands.add_parser('centre', help='(noisy, clean) of the middle of photographs, for measuring',
                                  epilog='example: python -m others.data centre Pictures --out data/centre.pkl')
@@ -387,8 +356,8 @@ def main(arguments: Optional[Sequence] = None) -> int:
     option = centre.add_argument
     option('folder', metavar='FOLDER', help='the one that the training set was made from')
     option('--out', default='data/centre.pkl', help='the file (%(default)s)')
-    option('--pairs', type=integer(1), default=1000, help='(%(default)s)')
-    option('--seed', type=integer(0), default=0, help='of the noise (%(default)s)')
+    option('--pairs', type=cli.integer(1), default=1000, help='(%(default)s)')
+    option('--seed', type=cli.integer(0), default=0, help='of the noise (%(default)s)')
     option('--seen', action='store_true', help='of the photographs for training instead')
     option('--force', action='store_true', help='replace a file that is there')
     options = vars(parser.parse_args(arguments))

@@ -19,13 +19,13 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Optional
 
 import torch
-from tqdm import tqdm
 
-from others import cli, data, plots
+from others import cli, data, plots, records
 from others.metrics import psnr
 
 WORKER = Path(__file__).with_name('worker.py')
@@ -102,10 +102,7 @@ def table(rows: list) -> str:
     forms = {'psnr': '.2f', 'median': '.2f', 'worst': '.2f', 'best': '.2f', 'gain': '+.2f',
              'ssim': '.4f', 'ms': '.2f'}
     lines = [['', 'PSNR (dB)', 'median', 'worst', 'best', 'gain (dB)', 'SSIM', 'ms']]
-    lines += [[row['model'], *(cell(row, *form) for form in forms.items())] for row in rows]
-    first, *others = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('  '.join([name.ljust(first), *map(str.rjust, cells, others)])
-                     for name, *cells in lines)
+    return cli.table(lines + [[row['model'], *(cell(row, *form) for form in forms.items())] for row in rows])
 
 
 def prepare_pictures(folder: Path, names: list, force: bool) -> None:
@@ -136,8 +133,8 @@ def draw(montage: Path, curve: Path, noisy: torch.Tensor, clean: torch.Tensor, d
 
 def main(arguments=None) -> int:
     parser = cli.parser('evaluate', __doc__)
-    parser.add_argument('--data', type=Path, metavar='FOLDER',
-                        help='with val_data.pkl (default: data, unless --real is given)')
+    cli.add_options(parser, data={'default': None,
+                                  'help': 'with val_data.pkl (default: data, unless --real is given)'})
     parser.add_argument('--real', type=Path, nargs='+', default=[], metavar='FILE',
                         help='other files of (noisy, clean) pairs, with rows of their own')
     parser.add_argument('--project', type=int, choices=(1, 2), help='of ours, only this one')
@@ -152,9 +149,8 @@ def main(arguments=None) -> int:
     parser.add_argument('--floor', type=float, metavar='DB',
                         help='exit with status 1 if a model has a lower mean on the last file')
     parser.add_argument('--json', action='store_true', help='print a list of rows instead of the table')
-    parser.add_argument('--record', type=Path, metavar='FILE',
-                        help='write the rows to FILE, as JSON, with the command, the versions, the machine')
-    options = parser.parse_args(arguments)
+    cli.add_options(parser, 'record')
+    options, start = parser.parse_args(arguments), time.monotonic()
 
     folder = options.data or (None if options.real else Path('data'))
     files = [('--data', folder / data.VAL_FILE)] if folder else []
@@ -170,10 +166,9 @@ def main(arguments=None) -> int:
     if options.pictures:
         prepare_pictures(options.pictures, names, options.force)
 
-    record = cli.circumstances()
     variants = list(VARIANTS) if options.no_ensemble else ['']
     outputs, failed = {}, {}                    # {row: [(predictions, seconds), ..]}, {row: words}
-    for model, folder in tqdm(models.items(), disable=None, leave=False, unit=' models'):
+    for model, folder in cli.progress(models.items(), len(models), 'models'):
         try:
             results = predictions(folder, [noisy for noisy, _ in sets], variants)
             outputs.update({model + variant: result for variant, result in results.items()})
@@ -196,7 +191,7 @@ def main(arguments=None) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
     if options.record:
-        cli.write_json(options.record, {**record, 'rows': rows})
+        records.append(options.record, rows, time.monotonic() - start)
 
     low = [row for row in here[1:] if options.floor is not None and not row['psnr'] >= options.floor]
     for model, words in failed.items():

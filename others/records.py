@@ -39,8 +39,7 @@ def read(path) -> list:
 
 def append(path, rows: list, seconds: Optional[float]) -> None:
     """Append a run of this process's command; its rows are dicts of what JSON knows. Makes the file and its folder."""
-    run = {'command': command(), 'revision': revision(), 'machine': machine(), 'versions': versions(),
-           'seconds': seconds and round(seconds, 1), 'rows': rows}
+    run = {**circumstances(), 'seconds': seconds and round(seconds, 1), 'rows': rows}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with alone(Path(path).parent):
         cli.write(path, text([*read(path), run]).encode())
@@ -74,6 +73,12 @@ def alone(folder: Path) -> Iterator[None]:
 
 # -------------------------------------------------------------------------- what a figure depends on
 
+def circumstances() -> dict:
+    """The command, the code, the machine, the versions."""
+    return {'command': command(), 'revision': revision(), 'machine': machine(),
+            'versions': {'python': platform.python_version(), 'torch': torch.__version__}}
+
+
 def command() -> str:
     """The command line of this process, `python -m others.NAME ..`."""
     spec = getattr(sys.modules['__main__'], '__spec__', None)
@@ -94,10 +99,6 @@ def revision() -> Optional[str]:
 def machine() -> dict:
     return {'processor': processor(), 'platform': f'{platform.system()} {platform.machine()}',
             'threads': torch.get_num_threads()}
-
-
-def versions() -> dict:
-    return {'python': platform.python_version(), 'torch': torch.__version__}
 
 
 def processor() -> str:

@@ -17,7 +17,6 @@ its last complete epoch. The folder of a run holds
 There is no best.pth and no montage.png without a validation set, the file val_data.pkl of --data.
 """
 import datetime
-import io
 import json
 import math
 import os
@@ -29,7 +28,7 @@ from typing import Optional
 import torch
 from tqdm import tqdm
 
-from others import cli, data, plots
+from others import cli, data, plots, records
 from others.metrics import psnr
 
 VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
@@ -191,11 +190,10 @@ class Run:
 
     def save_state(self, progress, next_epoch: int) -> None:
         """The last thing that is written: if the run is killed before, its epoch is done again."""
-        content = io.BytesIO()
-        torch.save({'epoch': next_epoch, 'training': progress.state(), 'random': torch.get_rng_state(),
-                    'history': self.history, 'loss_sum': self.loss_sum.cpu(),
-                    'seconds': self.seconds + time.monotonic() - self.clock}, content)
-        cli.write(self.folder / 'state.pt', content.getvalue())
+        cli.write_tensors(self.folder / 'state.pt', {
+            'epoch': next_epoch, 'training': progress.state(), 'random': torch.get_rng_state(),
+            'history': self.history, 'loss_sum': self.loss_sum.cpu(),
+            'seconds': self.seconds + time.monotonic() - self.clock})
 
     def say_head(self) -> None:
         self.say('project {project}, {pairs} pairs, {epochs} epochs, seed {seed}, {precision} precision'
@@ -214,8 +212,8 @@ class Run:
         """Bring the bar, on a terminal, to `done` of `steps`."""
         N = len(self.pairs.first)
         if self.bar is None:
-            self.bar = tqdm(desc=f'epoch {progress.epoch}/{progress.num_epochs}', total=N,
-                            initial=N * (done - 1) // steps, unit=' pairs', leave=False, disable=None)
+            self.bar = cli.progress_bar(f'epoch {progress.epoch}/{progress.num_epochs}', N,
+                                        initial=N * (done - 1) // steps, unit=' pairs')
         if self.bar.update(N * done // steps - self.bar.n):
             self.bar.set_postfix_str(f'loss {self.loss_sum.item() / done:.5f}', refresh=False)
 
@@ -248,7 +246,7 @@ def new_settings(options: dict) -> dict:
     photos = options['fresh_noise']
     return {**options, 'data': str((options['data'] or Path('data')).resolve()),
             'fresh_noise': photos and str(photos.resolve()), 'seed': options['seed'] or 0,
-            **cli.circumstances()}
+            'threads': torch.get_num_threads(), **records.circumstances()}
 
 
 def read_settings(folder: Path) -> dict:
@@ -287,18 +285,16 @@ def main(arguments=None) -> int:
     new = parser.add_argument_group('a new run')
     new.add_argument('--project', type=int, choices=(1, 2), help='the mini-project')
     new.add_argument('--out', type=Path, metavar='FOLDER', help='for the run; must not exist')
-    new.add_argument('--data', type=Path, metavar='FOLDER',
-                     help='with train_data.pkl and, if wanted, val_data.pkl (default: data)')
+    cli.add_options(new, data={'default': None,
+                               'help': 'with train_data.pkl and, if wanted, val_data.pkl (default: data)'})
     new.add_argument('--fresh-noise', type=Path, metavar='PHOTOS',
                      help='a folder of photographs: instead of reading a fixed set, draw new squares '
                           'with new noise for every epoch, from the photographs that others.data '
                           '(by default) does not keep for validation')
-    new.add_argument('--pairs', type=data.integer(1), metavar='N',
-                     help=f'of an epoch (default: all of --data, {FRESH_PAIRS} with --fresh-noise)')
-    new.add_argument('--epochs', type=data.integer(1), metavar='N', help="(default: the model's own)")
-    new.add_argument('--batch', type=data.integer(1), metavar='N', help="(default: the model's own)")
-    new.add_argument('--lr', type=data.positive, help="peak rate (default: the model's own)")
-    new.add_argument('--seed', type=data.integer(0), metavar='N', help='of all draws (default: 0)')
+    cli.add_options(new, pairs={'help': f'of an epoch (default: all of --data, {FRESH_PAIRS} with --fresh-noise)'},
+                    epochs={'default': None, 'help': "(default: the model's own)"}, seed={'default': None})
+    new.add_argument('--batch', type=cli.integer(1), metavar='N', help="(default: the model's own)")
+    new.add_argument('--lr', type=cli.positive, help="peak rate (default: the model's own)")
     new.add_argument('--precision', choices=('float32', 'mixed'),
                      help='mixed: products in bfloat16 (default: what is fast on this machine)')
     parser.add_argument('--resume', type=Path, metavar='FOLDER',
@@ -306,8 +302,10 @@ def main(arguments=None) -> int:
     parser.add_argument('--promote', action='store_true',
                         help='when it is finished, copy best.pth to the bestmodel.pth of the project '
                              'if, and only if, it scores higher on val_data.pkl, ensembled')
+    cli.add_options(parser, record={'help': 'when it is finished, append its epochs to FILE, a record as in '
+                                            'others/results'})
     options = vars(parser.parse_args(arguments))
-    resume, promotes, folder = options.pop('resume'), options.pop('promote'), options.pop('out')
+    resume, promotes, folder, record = map(options.pop, ('resume', 'promote', 'out', 'record'))
 
     if resume:
         given = [name for name, value in {'out': folder, **options}.items() if value is not None]
@@ -333,8 +331,11 @@ def main(arguments=None) -> int:
         run.say(f'stopped; to go on: python -m others.train --resume {folder}')
         return 130
     run.say(f'finished: {folder}')
+    project = settings['project']
+    if record:
+        rows = [{'training': folder.name, 'project': project, **row} for row in run.history]
+        records.append(record, rows, sum(row['seconds'] for row in run.history))
     if promotes:
-        project = settings['project']
         promote(project, folder / 'best.pth', cli.checkpoint(project), validation)
     return 0
 

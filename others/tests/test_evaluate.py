@@ -135,7 +135,9 @@ def test_foreign_submissions_are_alone(run, tmp_path):
     noisy, ours, *rows = json.loads(out)
     assert [row['model'] for row in rows] == [str(one), str(two)]
     assert all(row['psnr'] == noisy['psnr'] and row['gain'] == 0 for row in rows)
-    assert error.splitlines() == [f"{three} failed: ModuleNotFoundError: No module named 'others'"]
+    progress, *failures = error.splitlines()
+    assert progress.startswith('models: 4 of 4, ')
+    assert failures == [f"{three} failed: ModuleNotFoundError: No module named 'others'"]
 
 
 @pytest.mark.parametrize('predict, words', [
@@ -164,7 +166,7 @@ def test_table_pictures_and_floor(run, val_data, tmp_path):
         for line, name in zip(lines[title + 2:], names):
             assert line.startswith(name + '  ') and len(line) == len(lines[title + 1])
     assert lines[8] == f'{real}: 9 images, 9 x 12'
-    assert [line.split(':')[0] for line in error.splitlines()] == names[1:]
+    assert [line.split(':')[0] for line in error.splitlines()] == ['models', *names[1:]]
     assert f'on {real} is below the floor of 200.0 dB' in error
 
     names = [f'{stem}_{kind}.png' for stem in ('real', 'val_data') for kind in ('montage', 'psnr')]

@@ -32,13 +32,13 @@ def run_here(monkeypatch, capsys):
 def test_list():
     status, out, error = run('others')
     assert (status, error) == (0, '')
-    listed = dict(line.split(maxsplit=3)[2:] for line in out.splitlines())
-    names = ('data', 'train', 'evaluate', 'denoise', 'readme_picture')
+    listed = dict(line.split(maxsplit=3)[2:] for line in out.splitlines() if line.startswith('    '))
+    names = ('data', 'train', 'evaluate', 'denoise', 'studies.search', 'studies.readme_picture')
     assert listed.keys() >= {f'others.{name}' for name in names}
     assert len(set(listed.values())) == len(listed)
 
 
-@pytest.mark.parametrize('name', tools())
+@pytest.mark.parametrize('name', {**tools(), **tools('studies')})
 def test_help(name, run_here):
     status, out, error = run_here(name, '--help')
     assert (status, error) == (0, '')
@@ -55,7 +55,7 @@ def test_help(name, run_here):
     ('evaluate', ['--floor', 'high']),
     ('denoise', []),
     ('denoise', ['no_such_file']),
-    ('readme_picture', ['--out', 'requirements.txt']),
+    ('studies.readme_picture', ['--out', 'requirements.txt']),
 ])
 def test_mistakes(name, arguments, run_here):
     status, out, error = run_here(name, *arguments)

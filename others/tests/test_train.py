@@ -77,13 +77,13 @@ def assert_same_result(a, b) -> None:
 
 def test_run_folder(folder, tmp_path, capsys):
     run = tmp_path / 'runs' / 'first'
-    assert new_run(folder, run, '--seed', '3') == 0
+    assert new_run(folder, run, '--seed', '3', '--record', str(tmp_path / 'record.json')) == 0
     assert {path.name for path in run.iterdir()} == {
         'settings.json', 'log.txt', 'metrics.jsonl', 'curve.png', 'montage.png', 'last.pth', 'best.pth',
         'state.pt'}
     settings = json.loads((run / 'settings.json').read_text())
     assert (settings['project'], settings['epochs'], settings['seed'], settings['pairs']) == (1, 2, 3, 40)
-    assert settings['torch'] == torch.__version__
+    assert settings['versions']['torch'] == torch.__version__
     for name in ('curve.png', 'montage.png'):
         with Image.open(run / name) as picture:
             assert picture.format == 'PNG' and min(picture.size) > 200
@@ -93,6 +93,9 @@ def test_run_folder(folder, tmp_path, capsys):
 
     noisy, clean = torch.load(folder / data.VAL_FILE, weights_only=True)
     history = records(run)
+    (recorded,) = json.loads((tmp_path / 'record.json').read_text())['runs']
+    assert [row['val_psnr'] for row in recorded['rows']] == [record['val_psnr'] for record in history]
+    assert recorded['rows'][0]['project'] == 1 and recorded['rows'][0]['training'] == 'first'
     for name, expected in (('last.pth', history[-1]['val_psnr']),
                            ('best.pth', max(record['val_psnr'] for record in history))):
         error = cli.trained_model(1, run / name).predict(noisy, ensemble=False).double() - clean.double()

@@ -1,6 +1,6 @@
 """Make the README's picture: photographs, point-sampled, denoised by both projects, and the truth.
 
-    python -m others.readme_picture --force
+    python -m others.studies.readme_picture --force
 
 Beside it, in tiles.png, the same images without titles, a row for each photograph: the reports show them.
 
@@ -30,7 +30,7 @@ def sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser('readme_picture', __doc__)
+    parser = cli.parser('studies.readme_picture', __doc__)
     parser.add_argument('--out', type=Path, default=cli.ROOT / 'others' / 'pictures' / 'denoised.png',
                         metavar='FILE', help='(default: others/pictures/denoised.png)')
     parser.add_argument('--force', action='store_true', help='replace a picture that is there')

@@ -1,7 +1,7 @@
 """Seconds of training until a known system's final PSNR: that system beside mini-project 1, on one machine.
 
-    python -m others.bench_speedrun --data data --out runs/speedrun --record others/results/bench_speedrun.json
-    python -m others.bench_speedrun --data data --out runs/small --pairs 5000
+    python -m others.studies.speedrun --data data --out runs/speedrun --record others/results/speedrun.json
+    python -m others.studies.speedrun --data data --out runs/small --pairs 5000
 
 The system that the project grew from ("the baseline"; its report is named in `Baseline`) trains first, to its end.
 Ours then trains afresh, by its own `Model.train`, ever longer, from 1/4 of an epoch (an epoch of 1/4 of the
@@ -11,16 +11,14 @@ is not timed.
 The folder --out holds the state of the baseline: after a stop, the same command goes on from its last
 complete epoch.
 """
-import io
 import json
 import time
 from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from others import cli, data
+from others import cli, data, records
 from others.metrics import psnr
 
 BATCH, LR = 8, 1e-3
@@ -66,7 +64,7 @@ def train_baseline(pairs: tuple, validation: tuple, epochs: int, state_file: Pat
     while len(history) < epochs:
         start = time.perf_counter()
         batches = torch.randperm(len(pairs[0])).split(BATCH)
-        for batch in tqdm(batches, f'baseline, epoch {len(history) + 1} of {epochs}', disable=None, leave=False):
+        for batch in cli.progress(batches, len(batches), f'baseline, epoch {len(history) + 1} of {epochs}, steps'):
             noisy, other = (images[batch].to(device) / 255 for images in pairs)
             loss = nn.functional.mse_loss(net(noisy), other)
             optimizer.zero_grad()
@@ -76,10 +74,8 @@ def train_baseline(pairs: tuple, validation: tuple, epochs: int, state_file: Pat
         seconds = time.perf_counter() - start + (history[-1]['seconds'] if history else 0)
         history.append({'seconds': seconds, 'psnr': score(net.predict(validation[0]), validation)})
         print(f'baseline  epoch {len(history):2d}  {seconds:7.1f} s  {history[-1]["psnr"]:.3f} dB', flush=True)
-        content = io.BytesIO()
-        torch.save({'net': net.state_dict(), 'optimizer': optimizer.state_dict(),
-                    'random': torch.get_rng_state(), 'history': history}, content)
-        cli.write(state_file, content.getvalue())
+        cli.write_tensors(state_file, {'net': net.state_dict(), 'optimizer': optimizer.state_dict(),
+                                       'random': torch.get_rng_state(), 'history': history})
     return history
 
 
@@ -103,27 +99,23 @@ def score(images: torch.Tensor, validation: tuple) -> float:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser('bench_speedrun', __doc__)
-    option = parser.add_argument
-    option('--data', type=Path, default=Path('data'), metavar='FOLDER', help='with both files (default: data)')
-    option('--out', type=Path, required=True, metavar='FOLDER', help="for the baseline's state")
-    option('--pairs', type=data.integer(BATCH), metavar='N', help='of an epoch (default: all)')
-    option('--epochs', type=data.integer(1), default=10, metavar='N', help="the baseline's (default: 10, its own)")
-    option('--seed', type=data.integer(0), default=0, metavar='N', help='of both trainings (default: 0)')
-    option('--record', type=Path, metavar='FILE', help='write the figures to FILE, as JSON')
-    options = parser.parse_args(arguments)
+    parser = cli.parser('studies.speedrun', __doc__)
+    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help="for the baseline's state")
+    cli.add_options(parser, 'data', 'seed', 'record',
+                    pairs={'type': cli.integer(BATCH), 'help': 'of an epoch (default: all)'},
+                    epochs={'default': 10, 'help': "the baseline's (default: 10, its own)"})
+    options, start = parser.parse_args(arguments), time.monotonic()
     pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
     validation = cli.read_validation('--data', options.data / data.VAL_FILE)
-    circumstances = cli.circumstances()
     settings = {'data': str(options.data), 'pairs': len(pairs[0]), 'epochs': options.epochs, 'seed': options.seed,
-                **{name: circumstances[name] for name in ('torch', 'processor', 'threads')}}
+                'torch': torch.__version__, **records.machine()}
     settings_file = options.out / 'settings.json'
     if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
         raise cli.UserError(f'--out: {options.out} holds a run with other settings or of another machine, '
                             'expected a new folder')
     cli.write_json(settings_file, settings)
 
-    print(f'torch {torch.__version__}, {cli.processor()}, {torch.get_num_threads()} threads')
+    print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads')
     torch.manual_seed(options.seed)
     baseline = train_baseline(pairs, validation, options.epochs, options.out / 'baseline.pt')
     goal, baseline_seconds = baseline[-1]['psnr'], baseline[-1]['seconds']
@@ -138,7 +130,11 @@ def main(arguments=None) -> int:
         else:
             print(f'ours in {precision}: {goal:.3f} dB not reached in {EPOCHS[-1]} epochs')
     if options.record:
-        cli.write_json(options.record, {**circumstances, **settings, 'baseline': baseline, 'ours': ours})
+        common = {'pairs': settings['pairs'], 'seed': options.seed}
+        rows = [{'system': 'Mery', 'precision': 'float32', 'batch': BATCH, 'epochs': i, **row, **common}
+                for i, row in enumerate(baseline, 1)]
+        rows += [{'system': 'project 1', 'batch': cli.new_model(1).BATCH_SIZE, **row, **common} for row in ours]
+        records.append(options.record, rows, time.monotonic() - start)
     return 0
 
 
