@@ -78,10 +78,9 @@ def check(archive: bytes, name: str, data=None) -> None:
 def main(arguments=None) -> int:
     parser = cli.parser('package', __doc__)
     option = parser.add_argument
-    option('--scipers', type=sciper, nargs=3, required=True, metavar='SCIPER', help='of the three authors, six digits each')
+    option('--scipers', type=sciper, nargs=3, required=True, metavar='SCIPER', help='of the authors, six digits each')
     option('--out', type=Path, default=Path(), metavar='FOLDER', help='for the zip (default: this one)')
-    option('--data', type=Path, metavar='FOLDER', help='with train_data.pkl and val_data.pkl, to grade on (default: '
-           'a demo set)')
+    option('--data', type=Path, metavar='FOLDER', help='to grade on (default: a demo set, made once)')
     option('--force', action='store_true', help='replace a zip that is there')
     options = parser.parse_args(arguments)
 

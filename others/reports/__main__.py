@@ -46,7 +46,7 @@ def pictures() -> list:
 
 
 def content(k: int, results: Path = RESULTS) -> tuple:
-    """-> (values, with the digest among them; {name: function that draws an SVG}; names of missing records) of report k."""
+    """Of report k: the values, the digest among them; {name: a function that draws it}; the names of missing records."""
     rec = values.Records(results)
     numbers, drawings = REPORTS[k](rec, photograph, pictures)
     return {**numbers, 'digest': digest(k, rec)}, drawings, rec.missing()
@@ -55,8 +55,9 @@ def content(k: int, results: Path = RESULTS) -> tuple:
 def digest(k: int, rec: values.Records) -> str:
     """Of the report's sources, of the pictures and of the records that it was made from."""
     total = hashlib.sha256()
-    own = [path for path in SOURCES.glob('*.*') if path.suffix in ('.py', '.typ') and path.name != f'report_{3 - k}.typ']
-    for path in (*sorted(own), TILES, *(rec.path(name) for name in sorted(rec.asked))):
+    own = sorted(path for path in SOURCES.glob('*.*') if path.suffix in ('.py', '.typ'))
+    own.remove(SOURCES / f'report_{3 - k}.typ')
+    for path in (*own, TILES, *(rec.path(name) for name in sorted(rec.asked))):
         content = path.read_bytes() if path.exists() else b''
         total.update(f'{path.name} {len(content)} '.encode() + content)
     return total.hexdigest()

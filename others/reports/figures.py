@@ -65,7 +65,7 @@ def show(axes, image: torch.Tensor, title: str = '') -> None:
 @drawn
 def noise(photo: torch.Tensor, row: dict):
     """A square of a photograph, some of its blocks with two draws each, the images that result; what a row of the
-    record of others.studies.noise says. photo: uint8 (3, 32 b, 32 b)."""
+    record of others.studies.residual says. photo: uint8 (3, 32 b, 32 b)."""
     from matplotlib.patches import Circle, Rectangle
 
     b = photo.shape[-1] // data.SIZE
@@ -95,7 +95,8 @@ def noise(photo: torch.Tensor, row: dict):
                     'xy': (x, y), 'radius': 0.6}
                 for colour, width in (('black', 1.7), ('white', 0.8)):
                     tiles[1].add_patch(kind(**shape, fill=False, ec=colour, lw=width))
-    for axes, image, title in zip(tiles[2:], (first, second, clean), ('version 1 (□)', 'version 2 (○)', 'block means')):
+    titles = 'version 1 (□)', 'version 2 (○)', 'block means'
+    for axes, image, title in zip(tiles[2:], (first, second, clean), titles):
         show(axes, image, title)
 
     middle = len(row['neighbours']) // 2
@@ -189,7 +190,7 @@ def network_1(widths: list):
     top, step, high, wide, half = 1.3, 0.44, 0.22, 0.4, COLUMN / 2
     plus = {'ha': 'center', 'va': 'center', 'size': 11}
     for k, width in enumerate(widths):
-        y, x = top - k * step, 0.9 + SHIFT * k                   # of the encoder's block; the decoder's is its mirror image
+        y, x = top - k * step, 0.9 + SHIFT * k          # of the encoder's block; the decoder's mirrors it
         size = f'{width} × H × W' if k == 0 else f'{width} × H/{2 ** k} × W/{2 ** k}'
         if k == len(widths) - 1:
             box(axes, half, y, wide, high, 'block', BLUE)
@@ -210,15 +211,16 @@ def network_1(widths: list):
             axes.text(x - 0.14, y - step / 2, 'conv 2×2, stride 2', ha='right', va='center', size=7, color=RED)
             axes.text(COLUMN - x + 0.02, y - step / 2, 'transposed\n2×2, stride 2', ha='left', va='center', size=7,
                       color=GREEN, linespacing=0.95)
-    for x, letter in ((0.06, 'x'), (COLUMN - 0.06, '⊕')):
-        axes.text(x, top, letter, **{**plus, 'size': 9 if letter == 'x' else 11}, style='italic' if letter == 'x' else 'normal')
+    axes.text(0.06, top, 'x', ha='center', va='center', size=9, style='italic')
+    axes.text(COLUMN - 0.06, top, '⊕', **plus)
     box(axes, 0.38, top, 0.38, high, 'conv\n3×3', GREY, 6)
     box(axes, COLUMN - 0.38, top, 0.38, high, 'conv\n3×3', GREY, 6)
     path(axes, [(0.1, top), (0.19, top)], 'black')
     path(axes, [(0.57, top), (0.69, top)], 'black')
     path(axes, [(COLUMN - 0.69, top), (COLUMN - 0.57, top)], 'black')
     path(axes, [(COLUMN - 0.19, top), (COLUMN - 0.1, top)], 'black')
-    path(axes, [(0.06, top + 0.07), (0.06, top + 0.27), (COLUMN - 0.06, top + 0.27), (COLUMN - 0.06, top + 0.06)], 'black')
+    over = top + 0.27
+    path(axes, [(0.06, top + 0.07), (0.06, over), (COLUMN - 0.06, over), (COLUMN - 0.06, top + 0.06)], 'black')
     axes.text(half, top + 0.25, 'the input is added: the network computes a correction', ha='center', va='top', size=7)
     return figure
 
@@ -238,7 +240,8 @@ def network_2(channels: list):
         path(axes, [(x - step / 2 - (0.05 if k == 0 else 0.135), y), (x - wide / 2, y)], 'black')
     path(axes, [(0.05 + 3.5 * step + wide / 2, y), (COLUMN, y)], 'black')
     for k, shape in enumerate(shapes):
-        axes.text(min(max(0.05 + step * k, 0.24), COLUMN - 0.24), 0.16, shape, ha='center', va='center', size=6.5, color=GREY)
+        x = min(max(0.05 + step * k, 0.24), COLUMN - 0.24)
+        axes.text(x, 0.16, shape, ha='center', va='center', size=6.5, color=GREY)
     return figure
 
 
@@ -316,7 +319,8 @@ def noises(rows: list):
 
 # ----------------------------------------------------------------------------------- the framework
 
-def matrix(axes, x: float, y: float, width: float, height: float, name: str, colour: str, rows: str, columns: str) -> float:
+def matrix(axes, x: float, y: float, width: float, height: float, name: str, colour: str, rows: str,
+           columns: str) -> float:
     """A matrix around the height y, its left side at x, its name inside, its size at two sides. -> its right side."""
     from matplotlib.patches import Rectangle
 
@@ -334,9 +338,11 @@ def stack(axes, x: float, y: float, name: str, colour: str) -> None:
     side, shift = 0.34, 0.05
     for k in (2, 1, 0):
         for fill in ('white', colour + '22'):
-            axes.add_patch(Rectangle((x + shift * k, y - side / 2 + shift * (k - 1)), side, side, ec=colour, fc=fill, lw=0.8))
+            corner = x + shift * k, y - side / 2 + shift * (k - 1)
+            axes.add_patch(Rectangle(corner, side, side, ec=colour, fc=fill, lw=0.8))
     axes.text(x + side / 2, y - shift, name, ha='center', va='center', size=8)
-    axes.text(x + side / 2 + shift, y - side / 2 - shift - 0.02, 'C × H × W × N', ha='center', va='top', size=6.5, color=GREY)
+    axes.text(x + side / 2 + shift, y - side / 2 - shift - 0.02, 'C × H × W × N', ha='center', va='top', size=6.5,
+              color=GREY)
 
 
 @drawn
@@ -393,8 +399,9 @@ def winograd():
         """A grid of cells, the left upper corner at (x, y)."""
         for i, line in enumerate(names):
             for j, name in enumerate(line):
-                axes.add_patch(Rectangle((x + j * side, y - (i + 1) * side), side, side, ec=colour, fc=colour + '22', lw=0.8))
-                axes.text(x + (j + 0.5) * side, y - (i + 0.5) * side, name, ha='center', va='center', size=7)
+                left, bottom = x + j * side, y - (i + 1) * side
+                axes.add_patch(Rectangle((left, bottom), side, side, ec=colour, fc=colour + '22', lw=0.8))
+                axes.text(left + side / 2, bottom + side / 2, name, ha='center', va='center', size=7)
 
     cells(0.05, 1.3, [['d₀', 'd₁', 'd₂']], BLUE, 0.24)
     cells(0.05, 0.98, [['g₀', 'g₁']], RED, 0.24)
@@ -428,7 +435,8 @@ def exactness(rows: list):
     for y, row in enumerate(rows):
         for name, colour, shift in (('torch.nn', GREY, 0.17), ('ours', BLUE, -0.17)):
             low, median, high = row[name][1], row[name][3], row[name][-1]
-            axes.plot([low, high], [y + shift] * 2, color=colour, lw=1.5, label=name if y == 0 else None, solid_capstyle='butt')
+            axes.plot([low, high], [y + shift] * 2, color=colour, lw=1.5, solid_capstyle='butt',
+                      label=name if y == 0 else None)
             axes.plot([median], [y + shift], 'o', color=colour, markersize=3, mew=0)
         short = row['quantity'].replace('gradient of the ', 'd ')
         ticks.append(short if row['block'] == before else f"{row['block']}: {short}")

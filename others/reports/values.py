@@ -105,7 +105,8 @@ def scores(rows: dict) -> dict:
     """{set: dB, set_gain, set_ssim, ..} of a model, as text."""
     text = {}
     for name, row in rows.items():
-        text |= {name: fixed(row['psnr']), f'{name}_ssim': fixed(row['ssim'], 3), f'{name}_worst': fixed(row['worst'], 1)}
+        text.update({name: fixed(row['psnr']), f'{name}_ssim': fixed(row['ssim'], 3),
+                     f'{name}_worst': fixed(row['worst'], 1)})
         if 'gain' in row:
             text[f'{name}_gain'] = f"{fixed(row['gain'])} ± {fixed(row['gain_error'])}"
     return text
@@ -122,8 +123,8 @@ def search(rec: Records, project: int) -> dict:
 
 def groups(found: dict, wanted: list) -> list:
     """For `figures.variants`: (title, [(name, [dB of each seed])]), of the rows that there are."""
-    shown = [(title, [(label, [row['psnr']['centre'] for row in found[name]]) for name, label in rows if name in found])
-             for title, rows in wanted]
+    shown = [(title, [(label, [row['psnr']['centre'] for row in found[name]]) for name, label in rows
+                      if name in found]) for title, rows in wanted]
     return [(title, rows) for title, rows in shown if rows]
 
 
@@ -140,7 +141,8 @@ def training(rec: Records, project: int) -> dict:
     runs = [run for run in rec.runs('training')
             if run['rows'][0]['project'] == project and run['rows'][0].get('training', 'shipped') == 'shipped']
     rows = [row for run in runs for row in run['rows']]
-    return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'rate': f"{max(row['lr'] for row in rows):.2g}", 'epochs': str(len(rows)),
+    return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
+            'rate': f"{max(row['lr'] for row in rows):.2g}",
             'command': re.sub(r' --(out|promote|record|resume) ?[^- ]*', '', runs[-1]['command']),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
             'processor': runs[-1]['machine']['processor'], 'last': fixed(rows[-1]['val_psnr'])}
@@ -170,7 +172,7 @@ def spread(values: list) -> str:
 
 def the_noise(rec: Records) -> dict:
     """The numbers about the noise of the genuine pairs."""
-    row = next(row for row in rec.last('noise') if row['file'] == 'real_val.pkl')
+    row = next(row for row in rec.last('residual') if row['file'] == 'real_val.pkl')
     around = [value for line in row['neighbours'] for value in line if value < 0.999]
     flat, busy = row['by_contrast'][0][1], row['by_contrast'][-1][1]
     return {'mean': f"{signed(row['mean'])} ± {fixed(row['mean_error'])}", 'low': signed(min(around), 3),
@@ -186,8 +188,8 @@ def choices_1(found: dict) -> dict:
     level = ('batch32', 'narrow_b32', 'twofull_b32', 'fullres_b32')
     means = [statistics.mean(row['psnr']['centre'] for row in found[name]) for name in level]
     sizes = [found[name][0]['parameters'] / 1e6 for name in level]
-    pairs = {'batch32': 'base', 'lr4': 'base', 'mse': 'base', 'mse_b32': 'batch32', 'new': 'unnormed', 'batchnorm_900': 'batch32_900',
-             'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new', 'average': 'base', 'oracle': 'base'}
+    pairs = {'batch32': 'base', 'lr4': 'base', 'mse': 'base', 'mse_b32': 'batch32', 'new': 'unnormed',
+             'batchnorm_900': 'batch32_900', 'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new', 'average': 'base', 'oracle': 'base'}
     return {'spread': fixed(deviation), 'visible': fixed(2 * deviation), 'level': fixed(max(means) - min(means), 3),
             'pairs': f"{statistics.median(row['pairs_seen'] for row in found['batch32']):,.0f}",
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
@@ -211,8 +213,8 @@ def courses(rec: Records, found: dict) -> tuple:
     slow = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun') if row['system'] != 'project 1']
     ours = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun')
             if row['system'] == 'project 1' and row['precision'] == 'float32' and row['batch'] == 32]
-    ours += [(row['pairs_seen'], row['psnr']['val_data']) for name in ('batch32', 'batch32_900') for row in found[name]]
-    norm = [(row['pairs_seen'], row['psnr']['val_data']) for name in ('batchnorm_b32', 'new', 'batchnorm_900') for row in found[name]]
+    ours, norm = (part + [(row['pairs_seen'], row['psnr']['val_data']) for name in names for row in found[name]]
+                  for part, names in ((ours, ('batch32', 'batch32_900')), ([], ('batchnorm_b32', 'new', 'batchnorm_900'))))
     return [('the shipped training', shipped), ('T. Mery, reproduced', slow)], [
         ('short trainings', sorted(ours)), ('the same, batch norm', sorted(norm))]
 
@@ -236,8 +238,8 @@ def other_noise(rows: list, project: str) -> dict:
     """Where a project is ahead of the best blur, and where it is worst."""
     ahead = [row[project] - row['best blur'] for row in rows if row['noise'].startswith('blocks')]
     worst = min(rows, key=lambda row: row[project] - row['noisy input'])
-    return {'images': str(max(row['images'] for row in rows)), 'blocks': f'{fixed(min(ahead), 1)} to {fixed(max(ahead), 1)}',
-            'worst': worst['noise'].replace('sigma', 'σ'), 'loss': fixed(worst['noisy input'] - worst[project], 1)}
+    return {'images': str(max(row['images'] for row in rows)),
+            'blocks': f'{fixed(min(ahead), 1)} to {fixed(max(ahead), 1)}', 'worst': worst['noise'].replace('sigma', 'σ'), 'loss': fixed(worst['noisy input'] - worst[project], 1)}
 
 
 def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
@@ -262,7 +264,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
                  'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1)},
         'noises': other_noise(rec.last('noises'), 'project 1'),
     }
-    real = next(row for row in rec.last('noise') if row['file'] == 'real_val.pkl')
+    real = next(row for row in rec.last('residual') if row['file'] == 'real_val.pkl')
     drawings = {
         'noise': lambda: figures.noise(photograph(), real),
         'network_1': lambda: figures.network_1(found['base'][0]['widths']),
@@ -280,7 +282,8 @@ def exactness(rec: Records) -> dict:
     rows = rec.last('exactness')
     bias = [row for row in rows if row['quantity'] == 'gradient of the bias']
     return {'count': str(sum(row['configurations'] for row in rows if row['quantity'] == 'output')),
-            'worst': power(max(row['ours'][-1] for row in rows)), 'torch': power(max(row['torch.nn'][-1] for row in rows)),
+            'worst': power(max(row['ours'][-1] for row in rows)),
+            'torch': power(max(row['torch.nn'][-1] for row in rows)),
             'bias': fixed(statistics.mean(row['torch.nn'][3] / row['ours'][3] for row in bias), 0),
             'finite': power(max(row['finite'] for row in rows if row['finite'] is not None))}
 
@@ -300,7 +303,8 @@ def bench(rec: Records) -> list:
 
 def ratios(rows: list, task: str) -> list:
     """[(network, ours / torch.nn's better format)]"""
-    return [(row['network'], row['ours'] / min(row['torch.nn'], row['channels-last'])) for row in rows if row['task'] == task]
+    return [(row['network'], row['ours'] / min(row['torch.nn'], row['channels-last']))
+            for row in rows if row['task'] == task]
 
 
 def speed(rec: Records) -> dict:
@@ -308,16 +312,19 @@ def speed(rec: Records) -> dict:
     steps, memory = ratios(rows, 'step'), [ratio for _, ratio in ratios(rows, 'memory')]
     return {'steps': f'{fixed(min(r for _, r in steps))} to {fixed(max(r for _, r in steps))}',
             'list': ', '.join(f'{fixed(ratio)} ({network})' for network, ratio in steps),
-            'networks': ', '.join(network for network, _ in steps), 'memory': f'{fixed(min(memory))} to {fixed(max(memory))}',
+            'networks': ', '.join(network for network, _ in steps),
+            'memory': f'{fixed(min(memory))} to {fixed(max(memory))}',
             'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores", 'limit': ''}
 
 
 def twin(rec: Records) -> dict:
     """Our framework and torch.nn on the same training."""
-    ours, theirs = (next(row for row in rec.last('compare_torch') if row['framework'] == name) for name in ('ours', 'torch.nn'))
+    of = {row['framework']: row for row in rec.last('compare_torch')}
+    ours, theirs = of['ours'], of['torch.nn']
     table = [[f'{name}, dB', fixed(ours['psnr'][name], 3), fixed(theirs['psnr'][name], 3),
               signed(ours['psnr'][name] - theirs['psnr'][name], 3)] for name in ours['psnr']]
-    table.append(['seconds', fixed(ours['seconds'], 0), fixed(theirs['seconds'], 0), f"× {fixed(ours['seconds'] / theirs['seconds'])}"])
+    table.append(['seconds', fixed(ours['seconds'], 0), fixed(theirs['seconds'], 0),
+                  f"× {fixed(ours['seconds'] / theirs['seconds'])}"])
     return {'table': table, 'pairs': f"{ours['pairs']:,}", 'epochs': str(ours['epochs'])}
 
 
@@ -337,7 +344,8 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'noisy': scores(noisy), 'p2': scores(ours), 'best': {'real': fixed(BEST_2['real'])}, 'exact': exactness(rec),
         'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))} to "
                     f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
-        'training': {key: text for key, text in trained.items() if key != 'curve'}, 'speed': speed(rec), 'twin': twin(rec),
+        'training': {key: text for key, text in trained.items() if key != 'curve'}, 'speed': speed(rec),
+        'twin': twin(rec),
         'search': {name: compare(found, name, base) for name, base in pairs.items()}, 'table': rows,
         'seeds': seeds(rec, SEEDS_2),
         'noises': other_noise(rec.last('noises'), 'project 2'),

@@ -18,7 +18,6 @@ from torch import nn
 
 from Miniproject_2 import model as framework
 from others import cli, records
-from others.data import integer
 
 STEP = 1e-3                     # of the finite differences; a convolution is linear in each of its arguments
 SHARES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)        # the quantiles that are recorded
@@ -125,8 +124,8 @@ def finite_differences(module, x: torch.Tensor, gradient: torch.Tensor) -> dict:
 def main(arguments=None) -> int:
     parser = cli.parser('studies.exactness', __doc__)
     option = parser.add_argument
-    option('--configurations', type=integer(1), default=500, metavar='N', help='of all blocks (default: 500)')
-    option('--seed', type=integer(0), default=0, metavar='N', help='(default: 0)')
+    option('--configurations', type=cli.integer(1), default=500, metavar='N', help='of all blocks (default: 500)')
+    option('--seed', type=cli.integer(0), default=0, metavar='N', help='(default: 0)')
     option('--record', type=Path, metavar='FILE', help='append the rows to this record')
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)

@@ -1,7 +1,7 @@
 """What the noise of some pairs is: its mean, its correlations, and what its strength depends on.
 
-    python -m others.studies.noise data/val_data.pkl data/real_val.pkl
-    python -m others.studies.noise data/val_data.pkl data/real_val.pkl --record others/results/noise.json
+    python -m others.studies.residual data/val_data.pkl data/real_val.pkl
+    python -m others.studies.residual data/val_data.pkl data/real_val.pkl --record others/results/residual.json
 
 Each file holds (noisy, clean) images. The noise is their difference, on the scale 0..255. Its correlation with its
 neighbours would be zero if every pixel were an independent draw; `neighbour_error` is the standard error of such a
@@ -49,8 +49,8 @@ def describe(noisy: torch.Tensor, clean: torch.Tensor) -> dict:
     groups = zip(*(values.tensor_split(GROUPS) for values in sort_by(
         contrast(clean).flatten(), noise[:, :, 1:-1, 1:-1].square().mean(1).flatten())))
     return {
-        'images': len(clean), 'mean': noise.mean().item(), 'mean_error': noise.mean((1, 2, 3)).std().item() / len(clean) ** 0.5,
-        'rms': noise.square().mean().sqrt().item(),
+        'images': len(clean), 'mean': noise.mean().item(),
+        'mean_error': noise.mean((1, 2, 3)).std().item() / len(clean) ** 0.5, 'rms': noise.square().mean().sqrt().item(),
         'red_green': correlation(red, green), 'red_blue': correlation(red, blue),
         'neighbours': [[correlation(*shifted(noise.mean(1, keepdim=True), dy, dx)) for dx in steps] for dy in steps],
         'neighbour_error': (products.square().sum().sqrt() / products.numel() / power).item(),
@@ -64,7 +64,7 @@ def sort_by(keys: torch.Tensor, values: torch.Tensor) -> tuple:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser('studies.noise', __doc__)
+    parser = cli.parser('studies.residual', __doc__)
     parser.add_argument('files', type=Path, nargs='+', metavar='FILE', help='(noisy, clean) pairs')
     parser.add_argument('--record', type=Path, metavar='FILE', help='append the rows to this record')
     options = parser.parse_args(arguments)

@@ -3,14 +3,14 @@ import pytest
 import torch
 
 from Miniproject_2 import model as framework
-from others.studies import exactness, noise
+from others.studies import exactness, residual
 
 
 def test_noise_of_independent_pixels():
     torch.manual_seed(0)
     clean = torch.randint(60, 180, (200, 3, 32, 32)).byte()
     grey = torch.randint(-9, 10, (200, 1, 32, 32))
-    row = noise.describe((clean + grey).byte(), clean)
+    row = residual.describe((clean + grey).byte(), clean)
     around = torch.tensor(row['neighbours'])
     assert around[2, 2] == pytest.approx(1)
     around[2, 2] = 0
@@ -24,7 +24,7 @@ def test_noise_of_neighbours():
     torch.manual_seed(0)
     clean = torch.full((200, 3, 32, 32), 128).byte()
     draws = torch.randint(-9, 10, (200, 1, 32, 33))
-    row = noise.describe((clean + draws[..., 1:] + draws[..., :-1]).byte(), clean)
+    row = residual.describe((clean + draws[..., 1:] + draws[..., :-1]).byte(), clean)
     around = torch.tensor(row['neighbours'])
     assert around[2, 1] == pytest.approx(0.5, abs=0.01) and around[2, 3] == pytest.approx(0.5, abs=0.01)
     assert max(abs(around[1, 2]), abs(around[2, 4])) < 0.01
@@ -35,7 +35,7 @@ def test_noise_grows_with_contrast():
     clean = torch.full((20, 3, 32, 32), 128)
     clean[10:, :, :, ::2] = 28                                      # stripes
     noisy = clean + torch.randint(-1, 2, clean.shape) * torch.tensor([1] * 10 + [20] * 10).view(-1, 1, 1, 1)
-    (flat, quiet), *_, (busy, loud) = noise.describe(noisy.byte(), clean.byte())['by_contrast']
+    (flat, quiet), *_, (busy, loud) = residual.describe(noisy.byte(), clean.byte())['by_contrast']
     assert (flat, busy) == (0, 50)                                  # two of the four neighbours differ by 100
     assert loud == pytest.approx(20 * quiet, rel=0.05)
 
