@@ -570,6 +570,14 @@ class Sigmoid(Module):
         return y, lambda gradient: gradient.detach() * y * (1 - y)
 
 
+class Tanh(Module):
+    """tanh(x), any shape; y' = 1 - y^2."""
+
+    def forward_and_vjp(self, x: Tensor) -> tuple:
+        y = x.detach().tanh()
+        return y, lambda gradient: gradient.detach() * (1 - y * y)
+
+
 # ------------------------------------------------------------------------ the loss and the optimizer
 
 class MSE(Module):
@@ -1084,12 +1092,14 @@ class Model:
 
     # -- prediction
 
-    def predict(self, test_input: Tensor, *, ensemble: bool = True) -> Tensor:
+    def predict(self, test_input: Tensor, *, ensemble: bool = True,
+                progress: Optional[Callable[[float], None]] = None) -> Tensor:
         """Denoise (N, 3, H, W), 0..255, integers or floating point -> float32 in 0..255, on the same device.
 
         H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
         batches, large ones in tiles whose margins exceed what the network sees, so without seams.
         ensemble: average over the 8 flips and rotations of each image.
+        progress: called after each batch with its number of images, after a tile with its share of one.
         A warning if the values look as if they were in 0..1.
         """
         check_images('test_input', test_input)
@@ -1100,22 +1110,22 @@ class Model:
         chunk = max(1, self.PIXELS // ((H + -H % self.MULTIPLE) * (W + -W % self.MULTIPLE)))
         for i in range(0, N, chunk):
             x = pad_to_multiple(to_unit(test_input[i:i + chunk], self.device), self.MULTIPLE)
-            output[i:i + chunk] = self._tiled(x, ensemble)[:, :, :H, :W] * 255
+            output[i:i + chunk] = self._tiled(x, ensemble, progress)[:, :, :H, :W] * 255
         return output
 
-    def _tiled(self, x: Tensor, ensemble: bool) -> Tensor:
+    def _tiled(self, x: Tensor, ensemble: bool, progress: Optional[Callable[[float], None]]) -> Tensor:
         """Denoise tile by tile; an image that fits is one tile."""
         H, W = x.shape[2:]
-        side = math.isqrt(self.PIXELS)
-        if H * W <= self.PIXELS:
-            return self._denoise(x, ensemble)
+        side = max(H, W) if H * W <= self.PIXELS else math.isqrt(self.PIXELS)
+        corners = [(top, left) for top in range(0, H, side) for left in range(0, W, side)]
         output = x.clone()
-        for top in range(0, H, side):
-            for left in range(0, W, side):
-                row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
-                tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
-                tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
-                output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
+        for top, left in corners:
+            row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
+            tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
+            tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
+            output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
+            if progress is not None:
+                progress(len(x) / len(corners))
         return output
 
     def _denoise(self, x: Tensor, ensemble: bool) -> Tensor:

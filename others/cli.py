@@ -1,12 +1,14 @@
 """What the tools have in common: options, mistakes told in one line, files written whole, progress, tables, and
 our two models."""
 import argparse
+import contextlib
 import glob
 import importlib
 import io
 import json
 import math
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -83,17 +85,37 @@ def add_options(parser, *names: str, **changed: dict) -> None:
 
 
 def run(main: Callable[[], int]) -> None:
-    """Exit with the status that `main()` returns; with 2 and one line if the user, or the disk, errs."""
+    """Exit with the status that `main()` returns; with 2 and one line if the user, the disk or the memory fails.
+
+    Ctrl-C and packages that are missing may come before this is imported: `others/__init__.py` tells them.
+    """
     try:
-        sys.exit(main())
+        try:
+            sys.exit(main())
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:         # nobody reads on: no mistake, and nothing to flush at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)               # what a shell gives for it
     except (UserError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        print(f'error: {error}: pip install -r others/requirements.txt', file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)               # what a shell gives for Ctrl-C
+        message = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search('memory|size calculation overflow', str(error)):
+            raise
+        message = f'not enough memory: {error}'.splitlines()[0]
+    print(f'error: {message}', file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def threads(n: int):
+    """Inside `with`, or as a decorator: compute with n threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def write(path, content: bytes) -> None:

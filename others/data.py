@@ -251,6 +251,7 @@ def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool
              lambda _: dead_leaves(generator), generator)
 
 
+@cli.threads(1)
 def make_centre(folder, out, pairs: int = 1000, seed: int = 0, seen: bool = False, force: bool = False) -> None:
     """Write (noisy, clean) of centre squares to the file `out`, the photographs in turn, the noise anew.
 
@@ -266,7 +267,7 @@ def make_centre(folder, out, pairs: int = 1000, seed: int = 0, seen: bool = Fals
         square = centre_square(read_photo(photos[i]))
         for k in range(i, pairs, len(photos)):
             noisy[k], _, clean[k] = point_sample(square, generator)
-    save_set(out.parent, out.name, (noisy, clean))
+    save_set(out.parent, {out.name: (noisy, clean)})
     print(f'{out}: {pairs} pairs of {min(len(photos), pairs)} photographs, '
           f'noisy against clean {psnr(noisy, clean).mean():.2f} dB')
 
@@ -283,12 +284,12 @@ def make_set(out: Path, train: tuple, val: tuple, read: Callable,
     """Make both files, each from (sources, n), and say so. `read`, `n`: see `make_pairs`."""
     noisy, _, clean = make_pairs(*val, 'validation pairs', read, generator)
     first, second, _ = make_pairs(*train, 'training pairs', read, generator)
-    save_set(out, VAL_FILE, (noisy, clean))
-    save_set(out, TRAIN_FILE, (first, second))
+    save_set(out, {VAL_FILE: (noisy, clean), TRAIN_FILE: (first, second)})
     print(f'{out}: {len(first)} training and {len(noisy)} validation pairs, '
           f'noisy against clean {psnr(noisy, clean).mean():.2f} dB')
 
 
+@cli.threads(1)     # many small operations, in which threads wait for each other, most of all beside other work
 def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
                generator: torch.Generator) -> tuple:
     """n squares in random order: (noisy, noisy, clean), each uint8 (n, 3, 32, 32).
@@ -312,23 +313,30 @@ def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
 
 
 def prepare(files: list, force: bool) -> None:
-    """Make the folder of the files. UserError, before any work is done, if they cannot go there."""
+    """UserError, before any work is done, if the files cannot be written to their folder."""
     out = files[0].parent
     for path in files:
         if path.exists() and not force:
             raise cli.UserError(f'--out: {path} exists, only others.data with --force replaces it')
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
+        tempfile.TemporaryFile(dir=existing(out)).close()
     except OSError as error:
         raise cli.UserError(f'--out: {out} is no folder to write to ({error.strerror})') from error
 
 
-def save_set(folder: Path, name: str, tensors: tuple) -> None:
-    """torch.save, atomically: on an error an older file stays as it was."""
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        torch.save(tensors, Path(temporary, name))
-        os.replace(Path(temporary, name), folder / name)
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that there is."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def save_set(folder: Path, files: dict) -> None:
+    """torch.save {name: tensors} to the folder, which is made, all or none: older files stay on an error."""
+    with tempfile.TemporaryDirectory(dir=existing(folder)) as temporary:
+        for name, tensors in files.items():
+            torch.save(tensors, Path(temporary, name))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            os.replace(Path(temporary, name), folder / name)
 
 
 # ------------------------------------------------------------------------------------- command line
@@ -366,8 +374,6 @@ def main(arguments: Optional[Sequence] = None) -> int:
         make(**options)
     except ValueError as error:
         raise cli.UserError(f'FOLDER: {error}') from error
-    except OSError as error:
-        raise cli.UserError(error) from error
     return 0
 
 

@@ -3,80 +3,13 @@
     python -m others.reports
     python -m others.reports --out out --png
 
-The same records and sources give the same bytes. A report holds the digest of what it was made from, which a test
-compares. A record that does not exist yet is named, and what it would fill stays empty.
+The same records and sources give the same bytes. A record that does not exist yet is named, and what it would fill
+stays empty.
 """
-import hashlib
-import json
-import tempfile
 from pathlib import Path
 
-from others import cli, data
-from others.metrics import psnr
-from others.reports import values
-
-SOURCES = Path(__file__).resolve().parent
-RESULTS = cli.ROOT / 'others' / 'results'
-TILES = cli.ROOT / 'others' / 'pictures' / 'tiles.png'
-FACE = (0, 110, 224)                # top, left and side of the square of `astronaut` that shows the noise
-REPORTS = {1: values.report_1, 2: values.report_2}
-
-
-def target(k: int, out=None) -> Path:
-    """Where report k goes: beside its mini-project, or into a folder."""
-    return Path(out or cli.ROOT / f'Miniproject_{k}', f'Report_{k}.pdf')
-
-
-def photograph():
-    """uint8 (3, 224, 224)"""
-    import torch
-    from skimage import data as photographs
-
-    top, left, side = FACE
-    return torch.tensor(photographs.astronaut()).permute(2, 0, 1)[:, top:top + side, left:left + side]
-
-
-def pictures() -> list:
-    """For each photograph of the README's picture [(image, its PSNR as text)], the clean one last."""
-    tiles = data.read_photo(TILES)
-    side = tiles.shape[2] // len(values.VERSIONS)
-    rows = [band.unfold(2, side, side).permute(2, 0, 1, 3) for band in tiles.split(side, 1)]    # (versions, 3, H, W)
-    return [[(image, '' if i + 1 == len(row) else f'{values.fixed(psnr(image[None], row[-1:]).item())} dB')
-             for i, image in enumerate(row)] for row in rows]
-
-
-def content(k: int, results: Path = RESULTS) -> tuple:
-    """Of report k: the values, the digest among them; {name: a function that draws it}; the names of missing records."""
-    rec = values.Records(results)
-    numbers, drawings = REPORTS[k](rec, photograph, pictures)
-    return {**numbers, 'digest': digest(k, rec)}, drawings, rec.missing()
-
-
-def digest(k: int, rec: values.Records) -> str:
-    """Of the report's sources, of the pictures and of the records that it was made from."""
-    total = hashlib.sha256()
-    own = sorted(path for path in SOURCES.glob('*.*') if path.suffix in ('.py', '.typ'))
-    own.remove(SOURCES / f'report_{3 - k}.typ')
-    for path in (*own, TILES, *(rec.path(name) for name in sorted(rec.asked))):
-        content = path.read_bytes() if path.exists() else b''
-        total.update(f'{path.name} {len(content)} '.encode() + content)
-    return total.hexdigest()
-
-
-def typeset(k: int, numbers: dict, drawings: dict, **options):
-    """Compile report k -> the bytes of a PDF, or with format='png' a list of a picture's bytes for each page."""
-    import typst
-
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ('style.typ', f'report_{k}.typ'):
-            Path(folder, name).write_bytes((SOURCES / name).read_bytes())
-        for name, draw in drawings.items():
-            Path(folder, f'{name}.svg').write_bytes(draw())
-        Path(folder, 'values.json').write_text(json.dumps(numbers), encoding='utf-8')
-        try:
-            return typst.compile(Path(folder, f'report_{k}.typ'), root=folder, ignore_system_fonts=True, **options)
-        except typst.TypstError as error:
-            raise cli.UserError(f'report_{k}.typ: {error}') from error
+from others import cli
+from others.reports import build
 
 
 def main(arguments=None) -> int:
@@ -84,16 +17,16 @@ def main(arguments=None) -> int:
     parser.add_argument('--out', type=Path, metavar='FOLDER', help='(default: beside each mini-project)')
     parser.add_argument('--png', action='store_true', help='write the pages as pictures, too')
     options = parser.parse_args(arguments)
-    for k in REPORTS:
-        numbers, drawings, missing = content(k)
+    for k in build.REPORTS:
+        numbers, drawings, missing = build.content(k)
         for name in missing:
             print(f'report {k}: others/results/{name}.json does not exist yet, its figures are left out')
-        path = target(k, options.out)
-        pdf = typeset(k, numbers, drawings)
+        path = build.target(k, options.out)
+        pdf = build.typeset(k, numbers, drawings)
         cli.write(path, pdf)
         print(f'{path}: {len(pdf) / 1000:.0f} kB')
         if options.png:
-            pages = typeset(k, numbers, drawings, format='png', ppi=110)
+            pages = build.typeset(k, numbers, drawings, format='png', ppi=110)
             for i, page in enumerate(pages if isinstance(pages, list) else [pages], 1):
                 cli.write(path.with_name(f'{path.stem}_{i}.png'), page)
     return 0

@@ -22,7 +22,8 @@ PARTS = [(10, 30), (58, 52)]                                        # of each th
 
 # The systems of the documents that the project grew from: (name in the record, name in the report).
 SEEDS_1 = [('skip', 'T. Mery: 4 layers, one skip'), ('course, 8 convolutions', 'course: 8 convolutions'),
-           ('course, box of 3 x 3', 'course: box of 3 × 3'), ('course, one 7 x 7 convolution', 'one 7 × 7 convolution'),
+           ('course, box of 3 x 3', 'course: box of 3 × 3'),
+           ('course, one 7 x 7 convolution', 'one 7 × 7 convolution'),
            ('course, two 3 x 3 convolutions', 'two 3 × 3 convolutions')]
 SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'), ('nearest', 'Béchaz et al.'),
            ('five', 'Gillyboeuf et al.'), ('five, rate 5', 'the same, rate 5')]
@@ -189,7 +190,8 @@ def choices_1(found: dict) -> dict:
     means = [statistics.mean(row['psnr']['centre'] for row in found[name]) for name in level]
     sizes = [found[name][0]['parameters'] / 1e6 for name in level]
     pairs = {'batch32': 'base', 'lr4': 'base', 'mse': 'base', 'mse_b32': 'batch32', 'new': 'unnormed',
-             'batchnorm_900': 'batch32_900', 'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new', 'average': 'base', 'oracle': 'base'}
+             'batchnorm_900': 'batch32_900', 'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new',
+             'average': 'base', 'oracle': 'base'}
     return {'spread': fixed(deviation), 'visible': fixed(2 * deviation), 'level': fixed(max(means) - min(means), 3),
             'pairs': f"{statistics.median(row['pairs_seen'] for row in found['batch32']):,.0f}",
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
@@ -213,8 +215,12 @@ def courses(rec: Records, found: dict) -> tuple:
     slow = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun') if row['system'] != 'project 1']
     ours = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun')
             if row['system'] == 'project 1' and row['precision'] == 'float32' and row['batch'] == 32]
-    ours, norm = (part + [(row['pairs_seen'], row['psnr']['val_data']) for name in names for row in found[name]]
-                  for part, names in ((ours, ('batch32', 'batch32_900')), ([], ('batchnorm_b32', 'new', 'batchnorm_900'))))
+
+    def short(*names: str) -> list:
+        return [(row['pairs_seen'], row['psnr']['val_data']) for name in names for row in found.get(name, [])]
+
+    ours += short('batch32', 'batch32_900')
+    norm = short('batchnorm_b32', 'new', 'batchnorm_900')
     return [('the shipped training', shipped), ('T. Mery, reproduced', slow)], [
         ('short trainings', sorted(ours)), ('the same, batch norm', sorted(norm))]
 
@@ -239,7 +245,8 @@ def other_noise(rows: list, project: str) -> dict:
     ahead = [row[project] - row['best blur'] for row in rows if row['noise'].startswith('blocks')]
     worst = min(rows, key=lambda row: row[project] - row['noisy input'])
     return {'images': str(max(row['images'] for row in rows)),
-            'blocks': f'{fixed(min(ahead), 1)} to {fixed(max(ahead), 1)}', 'worst': worst['noise'].replace('sigma', 'σ'), 'loss': fixed(worst['noisy input'] - worst[project], 1)}
+            'blocks': f'{fixed(min(ahead), 1)} to {fixed(max(ahead), 1)}',
+            'worst': worst['noise'].replace('sigma', 'σ'), 'loss': fixed(worst['noisy input'] - worst[project], 1)}
 
 
 def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:

@@ -141,8 +141,8 @@ def main(arguments=None) -> int:
         rows.append({'block': block, 'quantity': name, 'configurations': len(triples),
                      'ours': ours.quantile(shares).tolist(), 'torch.nn': theirs.quantile(shares).tolist(),
                      'finite': None if name == 'output' else finite.max().item()})
-        print(f'{block:<16} {name:<24} {len(triples):4d}  median {ours.median():.1e} (torch.nn {theirs.median():.1e})  '
-              f'largest {ours.max():.1e} ({theirs.max():.1e})  finite differences {finite.max():.1e}', flush=True)
+        print(f'{block:<16} {name:<24} {len(triples):4d}  median {ours.median():.1e} '
+              f'(torch.nn {theirs.median():.1e})  largest {ours.max():.1e} ({theirs.max():.1e})  finite differences {finite.max():.1e}', flush=True)
     if options.record:
         records.append(options.record, rows, time.monotonic() - start)
     return 0

@@ -50,7 +50,8 @@ def describe(noisy: torch.Tensor, clean: torch.Tensor) -> dict:
         contrast(clean).flatten(), noise[:, :, 1:-1, 1:-1].square().mean(1).flatten())))
     return {
         'images': len(clean), 'mean': noise.mean().item(),
-        'mean_error': noise.mean((1, 2, 3)).std().item() / len(clean) ** 0.5, 'rms': noise.square().mean().sqrt().item(),
+        'mean_error': noise.mean((1, 2, 3)).std().item() / len(clean) ** 0.5,
+        'rms': noise.square().mean().sqrt().item(),
         'red_green': correlation(red, green), 'red_blue': correlation(red, blue),
         'neighbours': [[correlation(*shifted(noise.mean(1, keepdim=True), dy, dx)) for dx in steps] for dy in steps],
         'neighbour_error': (products.square().sum().sqrt() / products.numel() / power).item(),

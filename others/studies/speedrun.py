@@ -3,7 +3,7 @@
     python -m others.studies.speedrun --data data --out runs/speedrun --record others/results/speedrun.json
     python -m others.studies.speedrun --data data --out runs/small --pairs 5000
 
-The system that the project grew from ("the baseline"; its report is named in `Baseline`) trains first, to its end.
+The system that the project grew from ("the baseline", `seeds.SKIP`) trains first, to its end.
 Ours then trains afresh, by its own `Model.train`, ever longer, from 1/4 of an epoch (an epoch of 1/4 of the
 pairs) to 8, until it ends at the baseline's PSNR or above. PSNR is that of val_data.pkl, without ensembling; measuring
 is not timed.
@@ -11,72 +11,18 @@ is not timed.
 The folder --out holds the state of the baseline: after a stop, the same command goes on from its last
 complete epoch.
 """
+import dataclasses
 import json
 import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from others import cli, data, records
 from others.metrics import psnr
+from others.studies import seeds
 
-BATCH, LR = 8, 1e-3
 EPOCHS = (1 / 4, 1 / 2, 3 / 4, 1, 2, 4, 8)      # the lengths that ours tries, one after the other
-
-
-class Baseline(nn.Module):
-    """Two convolutions, two transposed ones, 3 x 3, one skip: (N, 3, H, W) in 0..1 -> the same.
-
-    T. Mery, "Noise2Noise auto-encoder using PyTorch Framework" (EPFL, EE-559, 2022), table 3: Adam 1e-3,
-    batches of 8, 10 epochs, PyTorch's initialisation; 25.32 dB on the course's validation set.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(3, 100, 3), nn.Conv2d(100, 100, 3)
-        self.up1, self.up2 = nn.ConvTranspose2d(100, 100, 3), nn.ConvTranspose2d(200, 3, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        skip = self.conv1(x).relu()                                 # (N, 100, H - 2, W - 2)
-        y = self.up1(self.conv2(skip).relu()).relu()                # the same
-        return self.up2(torch.cat([y, skip], 1)).sigmoid()
-
-    @torch.no_grad()
-    def predict(self, noisy: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, 3, H, W) -> float32, 0..255."""
-        device = self.conv1.weight.device
-        return torch.cat([255 * self(part.to(device) / 255).cpu() for part in noisy.split(100)])
-
-
-def train_baseline(pairs: tuple, validation: tuple, epochs: int, state_file: Path) -> list:
-    """Train to the end, or on from `state_file`. -> for each epoch a dict: seconds so far, PSNR."""
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    net = Baseline().to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=LR)
-    history = []
-    if state_file.exists():
-        saved = torch.load(state_file, map_location=device, weights_only=True)
-        net.load_state_dict(saved['net'])
-        optimizer.load_state_dict(saved['optimizer'])
-        torch.set_rng_state(saved['random'].cpu())
-        history = saved['history']
-    while len(history) < epochs:
-        start = time.perf_counter()
-        batches = torch.randperm(len(pairs[0])).split(BATCH)
-        for batch in cli.progress(batches, len(batches), f'baseline, epoch {len(history) + 1} of {epochs}, steps'):
-            noisy, other = (images[batch].to(device) / 255 for images in pairs)
-            loss = nn.functional.mse_loss(net(noisy), other)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        loss.item()                                                 # waits for the device
-        seconds = time.perf_counter() - start + (history[-1]['seconds'] if history else 0)
-        history.append({'seconds': seconds, 'psnr': score(net.predict(validation[0]), validation)})
-        print(f'baseline  epoch {len(history):2d}  {seconds:7.1f} s  {history[-1]["psnr"]:.3f} dB', flush=True)
-        cli.write_tensors(state_file, {'net': net.state_dict(), 'optimizer': optimizer.state_dict(),
-                                       'random': torch.get_rng_state(), 'history': history})
-    return history
 
 
 def train_ours(pairs: tuple, validation: tuple, epochs: float, precision: str, seed: int) -> dict:
@@ -102,7 +48,7 @@ def main(arguments=None) -> int:
     parser = cli.parser('studies.speedrun', __doc__)
     parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help="for the baseline's state")
     cli.add_options(parser, 'data', 'seed', 'record',
-                    pairs={'type': cli.integer(BATCH), 'help': 'of an epoch (default: all)'},
+                    pairs={'type': cli.integer(seeds.SKIP.batch), 'help': 'of an epoch (default: all)'},
                     epochs={'default': 10, 'help': "the baseline's (default: 10, its own)"})
     options, start = parser.parse_args(arguments), time.monotonic()
     pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
@@ -116,8 +62,8 @@ def main(arguments=None) -> int:
     cli.write_json(settings_file, settings)
 
     print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads')
-    torch.manual_seed(options.seed)
-    baseline = train_baseline(pairs, validation, options.epochs, options.out / 'baseline.pt')
+    system = dataclasses.replace(seeds.SKIP, pairs=len(pairs[0]), epochs=options.epochs)
+    _, baseline = seeds.train(system, options.seed, pairs, validation, options.out / 'baseline.pt', time.perf_counter)
     goal, baseline_seconds = baseline[-1]['psnr'], baseline[-1]['seconds']
     ours = []
     for precision in ('float32', 'mixed') if cli.has_fast_bfloat16() else ('float32',):
@@ -131,7 +77,7 @@ def main(arguments=None) -> int:
             print(f'ours in {precision}: {goal:.3f} dB not reached in {EPOCHS[-1]} epochs')
     if options.record:
         common = {'pairs': settings['pairs'], 'seed': options.seed}
-        rows = [{'system': 'Mery', 'precision': 'float32', 'batch': BATCH, 'epochs': i, **row, **common}
+        rows = [{'system': 'Mery', 'precision': 'float32', 'batch': seeds.SKIP.batch, 'epochs': i, **row, **common}
                 for i, row in enumerate(baseline, 1)]
         rows += [{'system': 'project 1', 'batch': cli.new_model(1).BATCH_SIZE, **row, **common} for row in ours]
         records.append(options.record, rows, time.monotonic() - start)

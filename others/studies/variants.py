@@ -103,6 +103,7 @@ def torch_upsampling(*arguments, scale_factor=2, **options) -> nn.Sequential:
 
 TORCH = {project_2.Conv2d: nn.Conv2d, project_2.TransposeConv2d: nn.ConvTranspose2d,
          project_2.Upsampling: torch_upsampling, project_2.ReLU: nn.ReLU, project_2.Sigmoid: nn.Sigmoid,
+         project_2.Tanh: nn.Tanh,
          project_2.NearestUpsampling: lambda scale_factor: nn.Upsample(scale_factor=scale_factor)}
 
 

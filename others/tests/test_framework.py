@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid,
+from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, Tanh,
                                  TransposeConv2d, Upsampling)
 from others.studies.variants import TORCH, copy_weights, torch_twin
 
@@ -132,6 +132,7 @@ def test_convolutions_in_single_precision():
 
 @pytest.mark.parametrize('block, arguments, shape', [
     ('ReLU', (), (3, 2, 5, 4)), ('Sigmoid', (), (3, 2, 5, 4)), ('Sigmoid', (), (7,)), ('Sigmoid', (), (2, 0, 3)),
+    ('Tanh', (), (3, 2, 5, 4)), ('Tanh', (), (7,)), ('Tanh', (), (2, 0, 3)),
     ('NearestUpsampling', (2,), (2, 3, 5, 4)), ('NearestUpsampling', ((3, 1),), (2, 3, 1, 4))])
 def test_blocks_without_parameters(block, arguments, shape):
     torch.manual_seed(0)
@@ -169,7 +170,7 @@ def finite_difference(f, x, direction, step=1e-5):
 @pytest.mark.parametrize('build', [
     lambda: Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2), 2), lambda: TransposeConv2d(4, 6, 3, 2, 1, 1, 2),
     lambda: Upsampling(4, 3, 3, padding=1), lambda: Upsampling(4, 2, (2, 3), stride=2, padding=3, groups=2),
-    lambda: NearestUpsampling((2, 3)), Sigmoid,
+    lambda: NearestUpsampling((2, 3)), Sigmoid, Tanh,
     lambda: Sequential(Conv2d(4, 5, 4, 2, 1), ReLU(), TransposeConv2d(5, 3, 4, 2, 1), Sigmoid())])
 def test_finite_differences(build):
     """The gradient along random directions, of a random linear function of the output: torch has no part in it."""
@@ -369,7 +370,7 @@ def test_wrong_inputs_are_refused(build):
 
 @pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
                                    lambda: Upsampling(3, 4, 3, stride=2), lambda: NearestUpsampling(2), ReLU, Sigmoid,
-                                   lambda: Sequential(Conv2d(3, 4, 3), ReLU())])
+                                   Tanh, lambda: Sequential(Conv2d(3, 4, 3), ReLU())])
 def test_wrong_gradients_are_refused(build):
     block = build()
     N, C, H, W = block.forward(torch.randn(2, 3, 6, 5)).shape

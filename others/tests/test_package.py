@@ -44,7 +44,8 @@ def graded(monkeypatch) -> list:
 
     def run(command):
         folder = Path(command[-1])
-        assert command[1:4] == [cli.ROOT / 'test.py', '--quick', '-p'] and re.fullmatch(r'Proj(_\d{6}){3}', folder.name)
+        assert command[1:4] == [cli.ROOT / 'test.py', '--quick', '-p']
+        assert re.fullmatch(r'Proj(_\d{6}){3}', folder.name)
         seen.append({path.relative_to(folder).as_posix(): path.read_bytes()
                      for path in folder.rglob('*') if path.is_file()})
         return type('Done', (), {'returncode': 0})

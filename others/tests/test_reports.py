@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from others import cli, package
-from others.reports import __main__ as reports
+from others.reports import build as reports
 
 BOTH = pytest.mark.parametrize('k', reports.REPORTS)
 

@@ -206,25 +206,6 @@ def test_the_networks_that_are_timed_are_twins(name):
 
 # ----------------------------------------------------------------------------------------- speedrun
 
-def test_the_baseline_has_the_size_that_its_report_gives():
-    assert sum(weight.numel() for weight in speedrun.Baseline().parameters()) == 188403
-
-
-def test_the_speedrun_goes_on_where_it_was_stopped(pairs, tmp_path, monkeypatch, capsys):
-    images = cli.read_pairs('--data', pairs / data.TRAIN_FILE)
-    validation = cli.read_pairs('--data', pairs / data.VAL_FILE)
-
-    def train(epochs: int, name: str) -> list:
-        return [row['psnr'] for row in speedrun.train_baseline(images, validation, epochs, tmp_path / name)]
-
-    torch.manual_seed(0)
-    whole = train(3, 'whole.pt')
-    torch.manual_seed(0)
-    assert train(1, 'parts.pt') == whole[:1]
-    torch.manual_seed(1)
-    assert train(3, 'parts.pt') == whole
-
-
 def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path, capsys):
     arguments = ['--data', str(pairs), '--out', str(tmp_path / 'out'), '--epochs', '1', '--pairs', '16']
     assert speedrun.main([*arguments, '--record', str(tmp_path / 'record.json')]) == 0
