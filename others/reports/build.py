@@ -42,7 +42,7 @@ def pictures() -> list:
 
 
 def content(k: int, results: Path = RESULTS) -> tuple:
-    """-> of report k the values, the digest among them; {name: a function that draws it}; the missing records' names."""
+    """Of report k: the values, with the digest; {name: a function that draws it}; the names of missing records."""
     rec = values.Records(results)
     numbers, drawings = REPORTS[k](rec, photograph, pictures)
     return {**numbers, 'digest': digest(k, rec)}, drawings, rec.missing()

@@ -142,7 +142,8 @@ def main(arguments=None) -> int:
                      'ours': ours.quantile(shares).tolist(), 'torch.nn': theirs.quantile(shares).tolist(),
                      'finite': None if name == 'output' else finite.max().item()})
         print(f'{block:<16} {name:<24} {len(triples):4d}  median {ours.median():.1e} '
-              f'(torch.nn {theirs.median():.1e})  largest {ours.max():.1e} ({theirs.max():.1e})  finite differences {finite.max():.1e}', flush=True)
+              f'(torch.nn {theirs.median():.1e})  largest {ours.max():.1e} ({theirs.max():.1e})  '
+              f'finite differences {finite.max():.1e}', flush=True)
     if options.record:
         records.append(options.record, rows, time.monotonic() - start)
     return 0
