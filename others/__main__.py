@@ -6,9 +6,10 @@ HERE = Path(__file__).parent
 
 
 def tools(room: str = '') -> dict:
-    """{'NAME' or 'ROOM.NAME': first line of its docstring}, of the modules that run as `python -m others.NAME`."""
-    sources = {'.'.join(path.relative_to(HERE).with_suffix('').parts): path.read_text(encoding='utf-8')
-               for path in sorted((HERE / room).glob('*.py'))}
+    """{'NAME' or 'ROOM.NAME': first line of its docstring}, of what runs as `python -m others.NAME`."""
+    paths = sorted([*(HERE / room).glob('*.py'), *(HERE / room).glob('*/__main__.py')])
+    sources = {'.'.join(path.relative_to(HERE).with_suffix('').parts).replace('.__main__', ''):
+               path.read_text(encoding='utf-8') for path in paths}
     return {name: ast.get_docstring(ast.parse(source)).splitlines()[0]
             for name, source in sources.items() if source.endswith('cli.run(main)\n')}
 

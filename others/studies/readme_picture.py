@@ -2,6 +2,8 @@
 
     python -m others.studies.readme_picture --force
 
+Beside it, in tiles.png, the same images without titles, a row for each photograph: the reports show them.
+
 The photographs come with scikit-image, whose documentation names their licences: `astronaut` (NASA,
 public domain) and `coffee` (Rachel Michetti, CC0). Of each, a square is divided into 96 x 96 blocks.
 The noisy image shows a random pixel of each block, the true average is the block's mean.
@@ -45,7 +47,9 @@ def main(arguments=None) -> int:
         pairs.append(sample(photo[:, top:top + SIDE * b, left:left + SIDE * b], generator))
     noisy, clean = map(torch.stack, zip(*pairs))
     denoised = {f'project {k}': cli.trained_model(k, cli.checkpoint(k)).predict(noisy) for k in (1, 2)}
-    plots.montage(options.out, {'point-sampled': noisy, **denoised, 'true average': clean}, scale=2)
+    versions = {'point-sampled': noisy, **denoised, 'true average': clean}
+    plots.montage(options.out, versions, scale=2)
+    plots.tiles(options.out.with_name('tiles.png'), list(versions.values()))
     print(f'{options.out}: {options.out.stat().st_size / 1000:.0f} kB')
     return 0
 
