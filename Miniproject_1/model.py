@@ -139,18 +139,27 @@ def swap_noise(first: torch.Tensor, second: torch.Tensor) -> tuple:
 
 
 def turn(first: torch.Tensor, second: torch.Tensor) -> tuple:
-    """Both images of each pair mirrored, transposed (square images only) and their colours permuted, at random
-    but alike. Shapes: (N, C, H, W)."""
+    """Both images of each pair mirrored and transposed (square images only), at random but alike.
+    Shapes: (N, C, H, W)."""
     N, C, H, W = first.shape
-    pairs = torch.cat([first, second], 1).view(N, 2, C, H, W)
-    mirror, flip, transpose = coins(3, N, 1, 1, 1, 1).to(first.device)
+    pairs = torch.cat([first, second], 1)                                    # (N, 2 C, H, W)
+    mirror, flip, transpose = coins(3, N, 1, 1, 1).to(first.device)
     pairs = pairs.flip(-1).where(mirror, pairs)
     pairs = pairs.flip(-2).where(flip, pairs)
     if H == W:
         pairs = pairs.transpose(-1, -2).where(transpose, pairs)
-    colours = torch.rand(N, C, device='cpu').argsort(1).to(first.device)
-    pairs = pairs.gather(2, colours.view(N, 1, C, 1, 1).expand(N, 2, C, H, W))
-    return pairs[:, 0], pairs[:, 1]
+    return pairs[:, :C], pairs[:, C:]
+
+
+def permute_colours(first: torch.Tensor, second: torch.Tensor) -> tuple:
+    """The channels of both images of each pair in another order, at random but alike. Shapes: (N, C, H, W)."""
+    order = torch.rand(first.shape[:2], device='cpu').argsort(1).to(first.device)[:, :, None, None].expand_as(first)
+    return first.gather(1, order), second.gather(1, order)
+
+
+def augment(first: torch.Tensor, second: torch.Tensor) -> tuple:
+    """A new training pair of each pair, (N, C, H, W)."""
+    return permute_colours(*turn(*swap_noise(first, second)))
 
 
 def check_weights(own: dict, given: dict) -> None:
@@ -288,7 +297,7 @@ class Model:
 
     def save(self, path) -> None:
         """Write the weights to `path`, atomically: on an error an older file stays as it was. What a kill left
-        of an earlier save is removed."""
+        of a save of another day is removed; a younger one may be another process's, which is at it."""
         path = Path(path)
         checkpoint = {'widths': list(self.net.widths), 'weights': self.weights()}
         temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
@@ -298,7 +307,9 @@ class Model:
             os.replace(temporary, path)
         finally:
             for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
-                rest.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
+                    if rest == temporary or time.time() - rest.stat().st_mtime > 86400:
+                        rest.unlink()
 
     def load(self, path) -> None:
         """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
@@ -403,7 +414,7 @@ class Model:
     def step(self, first: torch.Tensor, second: torch.Tensor, optimizer, team: Team = ALONE) -> torch.Tensor:
         """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255. Returns the loss, shape ().
         FloatingPointError, before anything has changed, if the loss or a gradient is not finite."""
-        pair = turn(*swap_noise(to_unit(first, self.device), to_unit(second, self.device)))
+        pair = augment(to_unit(first, self.device), to_unit(second, self.device))
         noisy, target = (pad_to_multiple(images, self.net.multiple) for images in pair)
         noisy, target, share = team.share(noisy, target)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
@@ -436,12 +447,14 @@ class Model:
 
     # -- prediction
 
-    def predict(self, test_input: torch.Tensor, *, ensemble: bool = True) -> torch.Tensor:
+    def predict(self, test_input: torch.Tensor, *, ensemble: bool = True,
+                progress: Optional[Callable[[float], None]] = None) -> torch.Tensor:
         """Denoise (N, 3, H, W), 0..255, integers or floating point -> float32 in 0..255, on the same device.
 
         H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
         batches, large ones in tiles whose margins exceed what the network sees, so without seams.
         ensemble: average over the 8 flips and rotations of each image.
+        progress: called after each batch with its number of images, after a tile with its share of one.
         A warning if the values look as if they were in 0..1.
         """
         check_images('test_input', test_input)
@@ -455,22 +468,22 @@ class Model:
         with torch.no_grad():
             for i in range(0, N, chunk):
                 x = pad_to_multiple(to_unit(test_input[i:i + chunk], self.device), m)
-                output[i:i + chunk] = self._tiled(x, ensemble)[:, :, :H, :W].clamp(0, 1) * 255
+                output[i:i + chunk] = self._tiled(x, ensemble, progress)[:, :, :H, :W].clamp(0, 1) * 255
         return output
 
-    def _tiled(self, x: torch.Tensor, ensemble: bool) -> torch.Tensor:
+    def _tiled(self, x: torch.Tensor, ensemble: bool, progress: Optional[Callable[[float], None]]) -> torch.Tensor:
         """Denoise tile by tile; an image that fits is one tile."""
         H, W = x.shape[2:]
-        side = math.isqrt(self.PIXELS)
-        if H * W <= self.PIXELS:
-            return self._denoise(x, ensemble)
+        side = max(H, W) if H * W <= self.PIXELS else math.isqrt(self.PIXELS)
+        corners = [(top, left) for top in range(0, H, side) for left in range(0, W, side)]
         output = torch.empty_like(x)
-        for top in range(0, H, side):
-            for left in range(0, W, side):
-                row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
-                tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
-                tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
-                output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
+        for top, left in corners:
+            row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
+            tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
+            tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
+            output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
+            if progress is not None:
+                progress(len(x) / len(corners))
         return output
 
     def _denoise(self, x: torch.Tensor, ensemble: bool) -> torch.Tensor:

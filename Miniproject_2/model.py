@@ -15,6 +15,7 @@ for a few rows of the output at a time, so that they stay in the processor's cac
 An upsampling (nearest, then convolution) is computed as the transposed convolution that it equals.
 """
 import array
+import contextlib
 import glob
 import math
 import os
@@ -24,19 +25,28 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Optional
+from typing import Callable, Iterable, Iterator, NamedTuple, Optional
 
 from torch import arange, cat, empty
 
 CHECKPOINT = Path(__file__).resolve().parent / 'bestmodel.pth'
+FEWEST_CHANNELS = 16
 Tensor = type(empty(0, device='cpu'))           # torch.Tensor, which may not be imported
 
 
 # ----------------------------------------------------------------------------------------- modules
 
 class Module:
-    """What can be applied and differentiated. A subclass defines `forward_and_vjp`, or `forward` and `backward`."""
+    """What can be applied and differentiated.
+
+    A subclass defines `forward_and_vjp`, the form of all modules here, which can be applied again before it is
+    differentiated; or, as torch.autograd.Function has it, `forward` and `backward`, the latter for the last `forward`.
+    It lists its parameters by name in `parameter_names`: for each of them it has an attribute `<name>`, a tensor or
+    None, and `grad_<name>`, a tensor of the same shape, to which the derivative is added.
+    Tensors have the shape (N, C, H, W), are perhaps not contiguous, and are not to be changed in place.
+    """
     parameter_names = ()
 
     def forward_and_vjp(self, *input) -> tuple:
@@ -44,13 +54,22 @@ class Module:
         the gradient with respect to the input. What vjp keeps is the input (or output) and the weights
         themselves, no copies: do not change them in place in between, not by an optimizer's step either.
         Closures are independent: any number may be pending."""
-        if type(self).forward is Module.forward:
+        if (type(self).forward, type(self).forward_and_vjp) == (Module.forward, Module.forward_and_vjp):
             raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
-        return self.forward(*input), self.backward
+        output, self._last = self.forward(*input), input
+
+        def vjp(*gradwrtoutput):
+            if self._last is not input:             # applied again since: `backward` needs the state of this time
+                self.forward(*input)
+                self._last = input
+            return self.backward(*gradwrtoutput)
+
+        return output, vjp
 
     def forward(self, *input) -> Tensor:
         """Return the output, contiguous as torch.nn's, and keep what `backward` needs."""
-        output, self._vjp = self.forward_and_vjp(*input)
+        self._vjp = None                            # lets go of what the last one kept
+        output, self._vjp = self.forward_and_vjp(*check_tensors(self, 'input', input))
         self._output_shape = output.shape
         return output.contiguous()
 
@@ -60,9 +79,10 @@ class Module:
     def backward(self, *gradwrtoutput) -> Tensor:
         """Differentiate the last `forward`: accumulate the parameters' gradients, return the input's.
         ValueError unless the gradient has the shape of the output."""
-        if not hasattr(self, '_vjp'):
-            raise RuntimeError(f'{type(self).__name__}: backward was called before forward')
-        for gradient in gradwrtoutput:
+        if vars(self).get('_vjp') is None:
+            raise RuntimeError(f'{type(self).__name__}: backward was called before forward '
+                               '(what a Sequential applied is differentiated by its own backward)')
+        for gradient in check_tensors(self, 'gradient', gradwrtoutput):
             if gradient.shape != self._output_shape:
                 raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
                                  f'{tuple(self._output_shape)}, got {tuple(gradient.shape)}')
@@ -76,7 +96,10 @@ class Module:
     def param(self) -> list:
         """Pairs (parameter, gradient), two tensors of one shape, which stay the same two for life."""
         names = [name for name in self.parameter_names if getattr(self, name) is not None]
-        return [(getattr(self, name), getattr(self, 'grad_' + name)) for name in names]
+        for name in names:
+            if not hasattr(self, f'grad_{name}'):
+                raise AttributeError(f'{type(self).__name__} has {name} in parameter_names, but no grad_{name}')
+        return [(getattr(self, name), getattr(self, f'grad_{name}')) for name in names]
 
     def zero_grad(self) -> None:
         """Set every gradient to zero, in place."""
@@ -95,11 +118,34 @@ class Module:
         if name.removeprefix('grad_') not in self.parameter_names or name not in self.__dict__:
             return super().__setattr__(name, value)
         present = self.__dict__[name]
+        if value is not None:
+            check_tensors(self, name, [value])
         if (present is None) != (value is None) or value is not None and value.shape != present.shape:
             shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (present, value)]
             raise ValueError(f'{type(self).__name__}.{name} has the shape {shapes[0]}, got {shapes[1]}')
         if value is not None:
             present.detach().copy_(value.detach())
+
+    def __getstate__(self) -> dict:
+        """For copies and pickles: without what `backward` would differentiate."""
+        return {name: value for name, value in vars(self).items() if name not in ('_vjp', '_output_shape', '_last')}
+
+
+def check_tensors(module: Module, name: str, values) -> tuple:
+    """`values`; TypeError unless all of them are tensors."""
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise TypeError(f'{type(module).__name__}: the {name} must be a tensor, got {type(value).__name__}')
+    return values
+
+
+def differentiable(module: Module) -> Callable:
+    """A module's `forward_and_vjp`; if a subclass overrides `forward` or `backward` instead, these in its form."""
+    for kind in type(module).__mro__:
+        if 'forward_and_vjp' in vars(kind):
+            return module.forward_and_vjp
+        if 'forward' in vars(kind) or 'backward' in vars(kind):
+            return partial(Module.forward_and_vjp, module)
 
 
 class Sequential(Module):
@@ -109,12 +155,14 @@ class Sequential(Module):
         for module in modules:
             if not isinstance(module, Module):
                 raise TypeError(f'modules must be of type Module, got {type(module).__name__}')
+        if not modules:
+            raise ValueError('modules must hold at least one module, got none')
         self.modules = modules
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
         vjps = []
-        for apply in self._functions():
-            x, vjp = apply(x)
+        for module in self.modules:
+            x, vjp = differentiable(module)(x)
             vjps.append(vjp)
 
         def backward(gradient):                     # the chain rule
@@ -125,18 +173,9 @@ class Sequential(Module):
         return x, backward
 
     def infer(self, x: Tensor) -> Tensor:
-        for apply in self._functions():
-            x = apply(x)[0]
+        for module in self.modules:
+            x = differentiable(module)(x)[0]
         return x
-
-    def _functions(self) -> Iterator[Callable]:
-        """Each module's forward_and_vjp. What a convolution hands to the ReLU behind it nobody else holds, nor
-        the gradient that a convolution hands back: between two, a ReLU works in place, which spares a tenth
-        of a training step."""
-        convolution = [isinstance(module, _Convolution) for module in self.modules] + [False]   # [-1]: outside
-        for i, module in enumerate(self.modules):
-            is_between = convolution[i - 1] and convolution[i + 1]
-            yield module.in_place if is_between and type(module) is ReLU else module.forward_and_vjp
 
     def param(self) -> list:
         pairs = [pair for module in self.modules for pair in module.param()]
@@ -154,37 +193,63 @@ class Sequential(Module):
 
 # --------------------------------------------------------- a convolution and its two derivatives
 #
-# Below, a tensor's dimensions are in the order of memory: x is (C, H, W, N). A convolution is
-#     y[m, ho, wo] = sum over c, i, j of w[m, c, i, j] x[c, ho s + i d - p, wo s + j d - p]
-# with stride s, dilation d and padding p; beside the input x is 0. Put the K = C kh kw values that the window
-# sees at each place into one column; with w of shape (M, K), y is a matrix product. It is linear in w and in x,
-# so that each derivative multiplies dL/dy by the other factor, transposed:
-#     y = w @ columns(x)                  convolve
-#     dL/dw = dL/dy @ columns(x)^T        weight_gradient
-#     dL/dx = fold(w^T @ dL/dy)           convolve_transposed
-# where fold, the transpose of taking columns, adds each value back to where it came from. A transposed
-# convolution is the third line taken as the forward map; then its derivatives are the other two:
-#     y = fold(w^T @ x)    dL/dw = x @ columns(dL/dy)^T    dL/dx = w @ columns(dL/dy)
+# In one dimension, let the input x have 4 numbers and the kernel w 2 (its taps). Put what the window sees at each
+# of its 3 places into a column. The convolution y is then a matrix product; `fold`, which adds each number in
+# the columns back to where it came from, is the transpose of `unfold`:
+#     unfold(x) = x0 x1 x2      y = w @ unfold(x) = w0 x0 + w1 x1,  w0 x1 + w1 x2,  w0 x2 + w1 x3
+#                 x1 x2 x3      fold(c) = c00,  c01 + c10,  c02 + c11,  c12
+# y is linear in w and in x, so each derivative multiplies dL/dy by the other factor, transposed:
+#     dL/dw = dL/dy @ unfold(x)^T       dL/dx = fold(w^T @ dL/dy)
+# A transposed convolution is the last of these maps taken as the forward one; its derivatives are the other two:
+#     y = fold(w^T @ x)       dL/dw = x @ unfold(dL/dy)^T       dL/dx = w @ unfold(dL/dy)
+#
+# Fewer products. Two neighbouring outputs of two taps need three products, not four (Winograd's minimal filtering
+# F(2, 2); Lavin and Gray 2016, arxiv.org/abs/1509.09308):
+#     y0 = x0 w0 + x1 w1 = m0 + m1      with m0 = (x0 - x1) w0,  m1 = x1 (w0 + w1),  m2 = (x2 - x1) w1
+#     y1 = x1 w0 + x2 w1 = m1 + m2
+# In two dimensions, where that is done along both, four outputs of 2 x 2 taps need 9 products instead of 16. A
+# kernel of 2 s taps at stride s is of this kind if x0, x1, x2 stand for blocks of s pixels and w0, w1 for blocks
+# of s taps: the pixels of a block count as channels. So y = A(V(w) @ U(x)), where U takes the differences of blocks,
+# V the sums of taps and A the sums of products. All three are linear, and the derivatives are, as above,
+#     dL/dw = V^T(A^T(dL/dy) @ U(x)^T)       dL/dx = U^T(V(w)^T @ A^T(dL/dy))
+# Every other convolution has the same form: there U is unfold, V makes a matrix of w, and A changes nothing.
+#
+# Below, the dimensions of a tensor are in the order of memory: x is (C, H, W, N), y is (M, Ho, Wo, N), and w is
+# (M, C / groups, kh, kw) for both kinds of convolution.
 
 _local = threading.local()
 
 
-def workspace(like: Tensor, *shape: int) -> Tensor:
-    """Uninitialised memory of the type of `like`, valid until the next call in the same thread. It is the same
-    memory each time: the system hands out new memory by page faults, which took a third of a training step."""
-    size, buffer = math.prod(shape), getattr(_local, 'buffer', None)
-    if (buffer is None or (buffer.device, buffer.dtype) != (like.device, like.dtype) or len(buffer) < size
-            or buffer.is_inference()):              # made in torch.inference_mode(), of no use outside
-        buffer = _local.buffer = like.new_empty(size)
-    return buffer[:size].view(shape)
+def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
+    """Uninitialised memory of the type of `like`, valid until the next call with this name in the same thread. It is
+    the same memory each time: the system hands out new memory by page faults, which took a third of a step."""
+    size, buffers = math.prod(shape), vars(_local)
+    key = f'{name} {like.dtype} {like.device}'
+    if key not in buffers or len(buffers[key]) < size or buffers[key].is_inference():   # of no use outside that mode
+        buffers[key] = like.new_empty(size)
+    return buffers[key][:size].view(shape)
+
+
+def filled(like: Tensor, bias: Optional[Tensor], *shape: int) -> Tensor:
+    """A new tensor of the type of `like`, each of its first dimension filled with its bias, or zero."""
+    return like.new_zeros(shape) if bias is None else like.new_empty(shape).copy_(bias.view(-1, 1, 1, 1))
 
 
 class Window(NamedTuple):
-    """A sliding window; each field is a pair (vertical, horizontal)."""
+    """A sliding window, and the three maps U, V, A with their transposes. Four fields are pairs (vertical,
+    horizontal). tile: 2 where 2 x 2 outputs are computed together, from 3 x 3 blocks of the input and 2 x 2 blocks
+    of taps; else 1, for one output from one block, which is all that the window sees of the input.
+
+    The products are those of matrices, (B, M / groups, K) @ (B, K, P): B = groups, times 9 for tiles of 2; K, the taps
+    and channels that are summed; P, the tiles of all images in some rows of tiles.
+    """
     kernel_size: tuple
     stride: tuple
     padding: tuple
     dilation: tuple
+    groups: int = 1
+    places: tuple = (0, 0)              # (Ho, Wo), of the input at hand
+    tile: int = 1
 
     @property
     def extent(self) -> tuple:
@@ -196,110 +261,218 @@ class Window(NamedTuple):
         return tuple((n + 2 * p - e) // s + 1
                      for n, p, e, s in zip(size, self.padding, self.extent, self.stride))
 
-    def canvas(self, like: Tensor, C: int, H: int, W: int, N: int) -> tuple:
-        """Zeros of the type of `like`, (C, H + 2 ph, W + 2 pw, N), and their middle, (C, H, W, N), a view."""
-        ph, pw = self.padding
-        zeros = like.new_zeros(C, H + 2 * ph, W + 2 * pw, N)
-        return zeros, zeros[:, ph:ph + H, pw:pw + W]
+    def at(self, places: tuple, weight: Tensor) -> 'Window':
+        """For (Ho, Wo) places, with tiles of 2 where that is possible and saves more than it costs."""
+        M, C, kh, kw = weight.shape
+        possible = ((kh, kw) == (2 * self.stride[0], 2 * self.stride[1]) and self.dilation == (1, 1)
+                    and places[0] % 2 == places[1] % 2 == 0)
+        many = min(M // self.groups, C) >= FEWEST_CHANNELS
+        return self._replace(places=places, tile=2 if possible and many else 1)
 
-    def pad(self, x: Tensor, like: Tensor) -> Tensor:
-        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), a copy, of the type of `like`."""
-        padded, inner = self.canvas(like, *x.shape)
-        inner.copy_(x)
+    def rows(self, weight: Tensor, N: int) -> Iterator[slice]:
+        """The rows of tiles, as many at a time as make 2^22 values of columns (16 MB); on a GPU 2^28."""
+        Th, Tw = (n // self.tile for n in self.places)
+        row = (2 * self.tile - 1) ** 2 * weight[0].numel() * self.groups // self.tile ** 2 * Tw * N
+        step = max(1, 2 ** (28 if weight.is_cuda else 22) // max(1, row))
+        return (slice(top, min(top + step, Th)) for top in range(0, Th, step))
+
+    def canvas(self, like: Tensor, bias: Optional[Tensor], C: int, H: int, W: int, N: int) -> Tensor:
+        """(C, H + 2 ph, W + 2 pw, N), each channel filled with its bias, or zero."""
+        return filled(like, bias, C, H + 2 * self.padding[0], W + 2 * self.padding[1], N)
+
+    def middle(self, padded: Tensor) -> Tensor:
+        """(C, H + 2 ph, W + 2 pw, N) -> (C, H, W, N), a view."""
+        (ph, pw), (_, H, W, _) = self.padding, padded.shape
+        return padded[:, ph:H - ph, pw:W - pw]
+
+    def padded(self, x: Tensor) -> Tensor:
+        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zero around a copy of x."""
+        (ph, pw), (C, H, W, N) = self.padding, x.shape
+        padded = workspace('padded', x, C, H + 2 * ph, W + 2 * pw, N)
+        padded[:, :ph] = padded[:, ph + H:] = padded[:, :, :pw] = padded[:, :, pw + W:] = 0
+        self.middle(padded).copy_(x)
         return padded
 
-    def taps(self, rows: range, Wo: int) -> Iterator[tuple]:
-        """For each tap (i, j) of the window: i, j and the index of what it sees of a padded input at some rows of
-        the output, (C, rows, Wo, N)."""
-        (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
-        for i in range(kh):
-            down = slice(rows[0] * sh + i * dh, rows[-1] * sh + i * dh + 1, sh)
-            for j in range(kw):
-                yield i, j, (slice(None), down, slice(j * dw, (Wo - 1) * sw + j * dw + 1, sw))
+    def seen(self, padded: Tensor, rows: slice) -> Tensor:
+        """(C, Hp, Wp, N) -> what some rows of tiles see of it, a view: (blocks, blocks, groups, C / groups, block
+        height, block width, rows, Tw, N). A tile of 2 sees 3 x 3 blocks of a stride, a tile of 1 one block."""
+        Tw = self.places[1] // self.tile
+        for dim in (0, 1):
+            size, step = (3 * self.stride[dim], 2 * self.stride[dim]) if self.tile == 2 else (
+                self.extent[dim], self.stride[dim])
+            padded = padded.unfold(dim + 1, size, step)[..., ::self.dilation[dim]]
+        padded = padded[:, rows, :Tw]                                           # (C, rows, Tw, N, height, width)
+        blocks = 2 * self.tile - 1
+        seen = padded.unflatten(5, (blocks, -1)).unflatten(4, (blocks, -1)).unflatten(0, (self.groups, -1))
+        return seen.permute(5, 7, 0, *self.order(1, 6, 8), 2, 3, 4)
 
-    def unfold(self, padded: Tensor, rows: range, Wo: int) -> Tensor:
-        """Copy what the window sees of (C, H + 2 ph, W + 2 pw, N) at some rows of the output -> (K, rows Wo N)."""
-        C, N = padded.shape[0], padded.shape[3]
-        columns = workspace(padded, C, *self.kernel_size, len(rows), Wo, N)
-        for i, j, seen in self.taps(rows, Wo):
-            columns[:, i, j] = padded[seen]
-        return columns.flatten(3).flatten(0, 2)
+    def order(self, channel, row, column) -> tuple:
+        """What is summed: for tiles of 1 in unfold's order, as PyTorch does it; else in that which copies fastest."""
+        return (channel, row, column) if self.tile == 1 else (row, column, channel)
 
-    def fold(self, columns: Tensor, padded: Tensor, rows: range, Wo: int) -> None:
-        """The transpose of `unfold`: add the columns, (K, rows Wo N), to where they came from."""
-        C, N = padded.shape[0], padded.shape[3]
-        columns = columns.view(C, *self.kernel_size, len(rows), Wo, N)
-        for i, j, seen in self.taps(rows, Wo):
-            padded[seen] += columns[:, i, j]
+    def unfold(self, padded: Tensor, rows: slice) -> Tensor:
+        """U: (C, Hp, Wp, N) -> (B, K, P)."""
+        seen = self.seen(padded, rows)
+        columns = workspace('columns', padded, *seen.shape).copy_(seen)
+        if self.tile == 2:
+            columns[::2].sub_(columns[1])                   # x0 - x1, x1, x2 - x1, vertically
+            columns[:, ::2].sub_(columns[:, 1:2])           # and horizontally
+        return columns.flatten(6).flatten(3, 5).flatten(0, 2)
+
+    def fold(self, padded: Tensor, rows: slice, matrices: Tensor, pieces: Tensor) -> None:
+        """U^T: add the products matrices @ pieces, (B, K, P), to (C, Hp, Wp, N)."""
+        seen = self.seen(padded, rows)
+        columns = workspace('columns', padded, *seen.shape)
+        multiply(columns.flatten(6).flatten(3, 5).flatten(0, 2), matrices, pieces)
+        if self.tile == 2:
+            columns[1].sub_(columns[0]).sub_(columns[2])
+            columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])
+            for i in range(3):
+                for j in range(3):
+                    seen[i, j].add_(columns[i, j])
+        else:
+            for i in range(self.kernel_size[0]):
+                for j in range(self.kernel_size[1]):
+                    seen[0, 0, :, :, i, j].add_(columns[0, 0, :, :, i, j])
+
+    def taps(self, weight: Tensor) -> Tensor:
+        """(M, C / groups, kh, kw) in blocks, a view: (tile, tile, groups, M / groups, then what is summed)."""
+        blocks = weight.unflatten(3, (self.tile, -1)).unflatten(2, (self.tile, -1)).unflatten(0, (self.groups, -1))
+        return blocks.permute(3, 5, 0, 1, *self.order(2, 4, 6))
+
+    def flatten(self, weight: Tensor) -> Tensor:
+        """V: (M, C / groups, kh, kw) -> (B, M / groups, K)."""
+        taps = self.taps(weight)
+        if self.tile == 2:
+            taps = sums_transposed(taps, weight.new_empty(3, 3, *taps.shape[2:]))
+        return taps.flatten(4).flatten(0, 2)
+
+    def sum_of_products(self, like: Tensor, shape: tuple) -> Tensor:
+        """Zero, (B, M / groups, K); the few numbers of tiles of 1 as doubles, since their long sums round less so."""
+        zeros = like.new_zeros(shape)
+        return zeros.double() if self.tile == 1 else zeros
+
+    def unflatten(self, matrices: Tensor, gradient: Tensor) -> None:
+        """V^T: add (B, M / groups, K), overwritten, to (M, C / groups, kh, kw)."""
+        taps = self.taps(gradient)
+        matrices = matrices.view(2 * self.tile - 1, 2 * self.tile - 1, *taps.shape[2:])
+        if self.tile == 1:
+            taps.add_(matrices)
+        else:
+            for i in range(self.stride[0]):                 # tap by tap, which is faster than all at once
+                for j in range(self.stride[1]):
+                    taps[:, :, :, :, i, j].add_(sums(matrices[:, :, :, :, i, j]))
+
+    def pieces(self, y: Tensor, rows: slice) -> Tensor:
+        """Some rows of tiles of (M, Ho, Wo, N), a view: (tile, tile, groups, M / groups, rows, Tw, N)."""
+        tiles = y.unflatten(2, (-1, self.tile)).unflatten(1, (-1, self.tile)).unflatten(0, (self.groups, -1))
+        return tiles.permute(3, 5, 0, 1, 2, 4, 6)[:, :, :, :, rows]
+
+    def disassemble(self, y: Tensor, rows: slice) -> Tensor:
+        """A^T: (M, Ho, Wo, N) -> (B, M / groups, P)."""
+        pieces = self.pieces(y, rows)
+        if self.tile == 2:
+            pieces = sums_transposed(pieces, workspace('pieces', y, 3, 3, *pieces.shape[2:]))
+        return pieces.flatten(4).flatten(0, 2)
+
+    def assemble(self, y: Tensor, rows: slice, matrices: Tensor, columns: Tensor) -> None:
+        """A: add the products matrices @ columns to (M, Ho, Wo, N)."""
+        pieces = self.pieces(y, rows)
+        if self.tile == 1:
+            multiply(pieces.flatten(4).flatten(0, 2), matrices, columns, add=True)
+        else:
+            products = workspace('pieces', y, 3, 3, *pieces.shape[2:])
+            multiply(products.flatten(4).flatten(0, 2), matrices, columns)
+            pieces.add_(sums(products))
 
 
-def row_blocks(y: Tensor, K: int, most: float = math.inf) -> Iterator[range]:
-    """The rows of y, (M, Ho, Wo, N), in blocks with at most `most` columns, and with at most 2^21 values (8 MB in
-    float32) in columns of K: what stays in a processor's cache. On a GPU 2^28 values: there large products are
-    fast. A row is the least."""
-    M, Ho, Wo, N = y.shape
-    columns = 2 ** 28 // K if y.is_cuda else min(2 ** 21 // K, most)
-    step = max(1, columns // max(1, Wo * N))
-    return (range(top, min(top + step, Ho)) for top in range(0, Ho, step))
+def sums(m: Tensor) -> Tensor:
+    """(3, 3, ..), overwritten -> (2, 2, ..): m0 + m1, m1 + m2, along both. (1, 1, ..) stays as it is."""
+    if len(m) == 3:
+        m[::2].add_(m[1])
+        m[::2, ::2].add_(m[::2, 1:2])
+    return m[::2, ::2]
 
 
-def matrix_of(y: Tensor, rows: range) -> Tensor:
-    """Some rows of (M, Ho, Wo, N), as a matrix (M, len(rows) Wo N)."""
-    return y[:, rows[0]:rows[-1] + 1].flatten(1)
+def sums_transposed(a: Tensor, m: Tensor) -> Tensor:
+    """(2, 2, ..) -> m, (3, 3, ..): a0, a0 + a1, a1, along both."""
+    m[::2, ::2] = a
+    m[::2, 1].copy_(m[::2, 0]).add_(m[::2, 2])
+    m[1].copy_(m[0]).add_(m[2])
+    return m
 
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
-    """out <- a @ b, or out + a @ b, in place. Of bfloat16 a and b, a @ b is rounded to it before it is added."""
-    if a.dtype == out.dtype:
-        out.addmm_(a, b, beta=int(add))
-    elif add:
-        out += a @ b
-    else:
-        out.copy_(a @ b)
+    """out <- a @ b, or out + a @ b, in place, in runs of 256 terms, since short sums round less. Of bfloat16, a @ b is
+    rounded to it as a whole, and then added."""
+    K = a.shape[2]
+    run = 256 if a.element_size() > 2 else max(1, K)
+    for k in range(0, K, run):
+        part = a[:, :, k:k + run], b[:, k:k + run]
+        if a.dtype == out.dtype:
+            out.baddbmm_(*part, beta=int(add or k > 0))
+        elif add or k > 0:
+            out.add_(part[0] @ part[1])
+        else:
+            out.copy_(part[0] @ part[1])
 
 
-def convolve(window: Window, x: Tensor, weight: Tensor, size: tuple, start=None) -> Tensor:
-    """x (C, H, W, N), weight (M, C, kh, kw), size (Ho, Wo) -> (M, Ho, Wo, N). `start`, (M,), is what the sums
-    begin with, if not with zero."""
-    matrix = weight.flatten(1)                                                  # (M, K)
-    y = x.new_empty(len(weight), *size, x.shape[3])
-    padded = window.pad(x, like=matrix)
-    if start is not None:
-        y.copy_(start.view(-1, 1, 1, 1))
-    for rows in row_blocks(y, matrix.shape[1]):
-        columns = window.unfold(padded, rows, size[1])                          # (K, rows Wo N)
-        multiply(matrix_of(y, rows), matrix, columns, add=start is not None)
-    return y
+def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], mixed: bool,
+             needs_dx: bool = True) -> tuple:
+    """y = A(V(w) @ U(x)) + b: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) -> y (M, Ho, Wo, N), and
+    vjp(dy, dw), which adds to the weight's gradient dw and returns dx, or None unless `needs_dx`. mixed: the products'
+    factors in bfloat16."""
+    factor = Tensor.bfloat16 if mixed else Tensor.detach
+    matrices = factor(window.flatten(weight))                                   # (B, M / groups, K)
+    # PyTorch's sums begin with the bias for one small image, and only so do the two agree to the last bit. Elsewhere
+    # it is added last, which rounds less where it is large.
+    first = x.shape[3] == 1 and x.numel() <= 20480 and min(window.kernel_size) <= 3 and window.groups == 1
+    y = filled(x, bias if first else None, len(weight), *window.places, x.shape[3])
+    padded = window.padded(x)
+    for rows in window.rows(weight, x.shape[3]):
+        columns = factor(window.unfold(padded, rows))                           # (B, K, P)
+        window.assemble(y, rows, matrices, columns)
+    if bias is not None and not first:
+        y.add_(bias.view(-1, 1, 1, 1))
+
+    def vjp(dy, dw):
+        padded, dx = window.padded(x), window.canvas(x, None, *x.shape) if needs_dx else None
+        products = window.sum_of_products(x, matrices.shape)
+        for rows in window.rows(weight, x.shape[3]):
+            columns = factor(window.unfold(padded, rows))                       # (B, K, P)
+            pieces = factor(window.disassemble(dy, rows))                       # (B, M / groups, P)
+            multiply(products, pieces, columns.transpose(1, 2), add=True)
+            if needs_dx:
+                window.fold(dx, rows, matrices.transpose(1, 2), pieces)
+        window.unflatten(products, dw)
+        return window.middle(dx) if needs_dx else None
+
+    return y, vjp
 
 
-def weight_gradient(window: Window, x: Tensor, gradient: Tensor, like: Tensor) -> Tensor:
-    """x (C, H, W, N), gradient (M, Ho, Wo, N) -> (M, C, kh, kw), computed in the precision of `like`."""
-    total = x.new_zeros(len(gradient), len(x) * math.prod(window.kernel_size))  # (M, K)
-    padded = window.pad(x, like)
-    most = 256 if like.dtype == x.dtype else math.inf       # a sum of short sums rounds less; no matter in bfloat16
-    for rows in row_blocks(gradient, total.shape[1], most):
-        columns = window.unfold(padded, rows, gradient.shape[2])                # (K, rows Wo N)
-        multiply(total, matrix_of(gradient, rows).to(like.dtype), columns.t(), add=True)
-    return total.view(len(gradient), len(x), *window.kernel_size)
+def convolve_transposed(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], size: tuple,
+                        mixed: bool) -> tuple:
+    """y = U^T(V(w)^T @ A^T(x)) + b: x (M, H, W, N), weight (M, C / groups, kh, kw), bias (C,), size (Ho, Wo) ->
+    y (C, Ho, Wo, N), and vjp(dy, dw), as above."""
+    factor = Tensor.bfloat16 if mixed else Tensor.detach
+    matrices = factor(window.flatten(weight))                                   # (B, M / groups, K)
+    y = window.canvas(x, bias, weight.shape[1] * window.groups, *size, x.shape[3])
+    for rows in window.rows(weight, x.shape[3]):
+        pieces = factor(window.disassemble(x, rows))                            # (B, M / groups, P)
+        window.fold(y, rows, matrices.transpose(1, 2), pieces)
 
+    def vjp(dy, dw):
+        padded, dx = window.padded(dy), filled(x, None, *x.shape)
+        products = window.sum_of_products(x, matrices.shape)
+        for rows in window.rows(weight, x.shape[3]):
+            columns = factor(window.unfold(padded, rows))                       # (B, K, P)
+            pieces = factor(window.disassemble(x, rows))                        # (B, M / groups, P)
+            multiply(products, pieces, columns.transpose(1, 2), add=True)
+            window.assemble(dx, rows, matrices, columns)
+        window.unflatten(products, dw)
+        return dx
 
-def convolve_transposed(window: Window, gradient: Tensor, weight: Tensor, size: tuple) -> Tensor:
-    """gradient (M, Ho, Wo, N), weight (M, C, kh, kw), size (H, W) -> (C, H, W, N)."""
-    M, Ho, Wo, N = gradient.shape
-    matrix = weight.flatten(1)                                                  # (M, K)
-    padded, x = window.canvas(gradient, weight.shape[1], *size, N)
-    for rows in row_blocks(gradient, matrix.shape[1]):
-        columns = workspace(matrix, matrix.shape[1], len(rows) * Wo * N)
-        multiply(columns, matrix.t(), matrix_of(gradient, rows).to(matrix.dtype))   # (K, M) @ (M, rows Wo N)
-        window.fold(columns, padded, rows, Wo)
-    return x
-
-
-def by_group(function: Callable, groups: int, *tensors: Tensor) -> Tensor:
-    """Apply a function to each group of channels, the first dimension, on its own."""
-    if groups == 1:
-        return function(*tensors)
-    return cat([function(*parts) for parts in zip(*(tensor.chunk(groups) for tensor in tensors))])
+    return window.middle(y), vjp
 
 
 def batch_last(x: Tensor) -> Tensor:
@@ -340,7 +513,8 @@ class _Convolution(Module):
                              f'got {groups} for {in_channels} and {out_channels}')
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.window = Window(pair_of('kernel_size', kernel_size, 1), pair_of('stride', stride, 1),
-                             pair_of('padding', padding, 0), pair_of('dilation', dilation, 1))
+                             pair_of('padding', padding, 0), pair_of('dilation', dilation, 1), groups)
+        self.kernel_size, self.stride, self.padding, self.dilation = self.window[:4]
 
         def uniform(*shape: int) -> Tensor:                 # torch.nn's default: U(+-1 / sqrt(fan_in))
             return empty(*shape, device='cpu' if device is None else device, dtype=dtype).uniform_(-bound, bound)
@@ -355,20 +529,20 @@ class _Convolution(Module):
     def _weight_shape(self) -> tuple:
         return (self.out_channels, self.in_channels // self.groups, *self.window.kernel_size)
 
-    def _weight(self) -> Tensor:
-        """For computing: without history, in the precision of the products."""
-        weight = self.weight.detach()
-        return weight.bfloat16() if self.mixed_precision else weight
+    def _detached(self) -> tuple:
+        """Weight and bias, without history."""
+        return self.weight.detach(), None if self.bias is None else self.bias.detach()
 
-    def _add_bias(self, y: Tensor) -> Tensor:
-        """Add the bias in place to (out_channels, Ho, Wo, N)."""
-        return y if self.bias is None else y.add_(self.bias.detach().view(-1, 1, 1, 1))
+    def _accumulating(self, y: Tensor, linear_vjp: Callable) -> tuple:
+        """y (out_channels, Ho, Wo, N) and linear_vjp(dy, dw), of `convolve`, in the form of `forward_and_vjp`."""
+        def vjp(gradient):
+            dy = batch_last(gradient)
+            dx = linear_vjp(dy, self.grad_weight.detach())
+            if self.bias is not None:
+                self.grad_bias.detach().add_(dy.sum(3).double().sum((1, 2)))    # a long sum: doubles round less
+            return None if dx is None else batch_first(dx)
 
-    def _accumulate(self, weight_gradient: Tensor, gradient: Tensor) -> None:
-        """Add to the gradients. gradient: of the output, (out_channels, Ho, Wo, N)."""
-        self.grad_weight.detach().add_(weight_gradient)
-        if self.bias is not None:
-            self.grad_bias.detach().add_(gradient.sum(3).double().sum((1, 2)))  # a long sum: doubles round less
+        return batch_first(y), vjp
 
     def _check(self, x: Tensor, size: tuple) -> None:
         """ValueError unless x is (N, in_channels, H, W), H and W at least 1, of the weight's type and on its
@@ -392,7 +566,7 @@ class Conv2d(_Convolution):
     weight (out_channels, in_channels / groups, kh, kw), bias (out_channels,).
     kernel_size, stride, padding, dilation: an integer or a pair. ValueError for anything else.
     """
-    _needs_input_gradient = True            # the first layer of a network in training does not
+    needs_input_gradient = True             # False: `backward` returns None, which saves the first layer's share
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
                  groups=1, bias=True, *, device=None, dtype=None) -> None:
@@ -402,28 +576,9 @@ class Conv2d(_Convolution):
     def forward_and_vjp(self, x: Tensor) -> tuple:
         size = self.window.output_size(x.shape[2:])
         self._check(x, size)
-        x, weight, window = batch_last(x), self._weight(), self.window
-        if self._begins_with_bias(x):
-            y = convolve(window, x, weight, size, start=self.bias.detach())
-        else:
-            y = self._add_bias(by_group(lambda x, w: convolve(window, x, w, size), self.groups, x, weight))
-
-        def vjp(gradient):
-            dy = batch_last(gradient)
-            dw = by_group(lambda x, dy: weight_gradient(window, x, dy, weight), self.groups, x, dy)
-            self._accumulate(dw, dy)
-            if not self._needs_input_gradient:
-                return None
-            dx = by_group(lambda dy, w: convolve_transposed(window, dy, w, x.shape[1:3]), self.groups, dy, weight)
-            return batch_first(dx)
-
-        return batch_first(y), vjp
-
-    def _begins_with_bias(self, x: Tensor) -> bool:
-        """Where PyTorch's sums begin with the bias: for one small image, and only there do the two agree to
-        the last bit. Elsewhere it is added last, which rounds less where it is large."""
-        return (self.bias is not None and self.groups == 1 and min(self.window.kernel_size) <= 3
-                and x.shape[3] == 1 and x.numel() <= 20480)
+        weight, bias = self._detached()
+        return self._accumulating(*convolve(self.window.at(size, weight), batch_last(x), weight, bias,
+                                            self.mixed_precision, self.needs_input_gradient))
 
 
 class TransposeConv2d(_Convolution):
@@ -452,17 +607,9 @@ class TransposeConv2d(_Convolution):
         size = tuple((n - 1) * s - 2 * p + e + extra for n, s, p, e, extra in zip(
             x.shape[2:], window.stride, window.padding, window.extent, self.output_padding))
         self._check(x, size)
-        x, weight = batch_last(x), self._weight()
-        y = self._add_bias(by_group(lambda x, w: convolve_transposed(window, x, w, size), self.groups, x, weight))
-
-        def vjp(gradient):
-            dy = batch_last(gradient)
-            dw = by_group(lambda x, dy: weight_gradient(window, dy, x, weight), self.groups, x, dy)
-            self._accumulate(dw, dy)
-            dx = by_group(lambda dy, w: convolve(window, dy, w, x.shape[1:3]), self.groups, dy, weight)
-            return batch_first(dx)
-
-        return batch_first(y), vjp
+        weight, bias = self._detached()
+        return self._accumulating(*convolve_transposed(window.at(x.shape[2:], weight), batch_last(x), weight, bias,
+                                                       size, self.mixed_precision))
 
 
 class NearestUpsampling(Module):
@@ -503,7 +650,7 @@ class Upsampling(Conv2d):
         # The transposed convolution's kernel and padding: k' = extent + s - 1, p' = extent - 1 - p.
         extent, scale = self.window.extent, self.nearest.scale_factor
         self.merged = Window(tuple(e + s - 1 for e, s in zip(extent, scale)), scale,
-                             tuple(e - 1 - p for e, p in zip(extent, self.window.padding)), (1, 1))
+                             tuple(e - 1 - p for e, p in zip(extent, self.window.padding)), (1, 1), groups)
 
     def _copies(self, merged: Tensor) -> Iterator[Tensor]:
         """The places (C, M, kh, kw) in the merged kernel at which the copies of w stand."""
@@ -512,35 +659,36 @@ class Upsampling(Conv2d):
 
     def _merge(self, weight: Tensor) -> Tensor:
         """(M, C, kh, kw) -> the transposed convolution's weight, (C, M, *merged.kernel_size)."""
-        M, C = weight.shape[:2]
-        merged = weight.new_zeros(C, M, *self.merged.kernel_size)
+        merged = weight.new_zeros(self.in_channels, self.out_channels // self.groups, *self.merged.kernel_size)
         for copy in self._copies(merged):
-            copy += weight.transpose(0, 1).flip(2, 3)
+            copy += self._swap(weight)
         return merged
+
+    def _swap(self, weight: Tensor) -> Tensor:
+        """Flip a weight and swap its channels, in each group: (M, C / groups, kh, kw) -> (C, M / groups, kh, kw)."""
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
 
     def _unmerge(self, merged: Tensor) -> Tensor:
         """The transpose of `_merge`: the gradient of the merged weight -> that of the weight."""
-        return sum(self._copies(merged)).flip(2, 3).transpose(0, 1)
+        return self._swap(sum(self._copies(merged)))
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
         if self.window.stride != (1, 1) or min(self.merged.padding) < 0:
             return self._one_after_the_other(x)
         size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.nearest.scale_factor)])
         self._check(x, size)
-        x, window = batch_last(x), self.merged
-        weight = by_group(self._merge, self.groups, self.weight.detach())
-        weight = weight.bfloat16() if self.mixed_precision else weight
-        y = self._add_bias(by_group(lambda x, w: convolve_transposed(window, x, w, size), self.groups, x, weight))
+        weight, bias = self._detached()
+        merged = self._merge(weight)
+        y, vjp = convolve_transposed(self.merged.at(x.shape[2:], merged), batch_last(x), merged, bias, size,
+                                     self.mixed_precision)
 
-        def vjp(gradient):
-            dy = batch_last(gradient)
-            dw = by_group(lambda x, dy: self._unmerge(weight_gradient(window, dy, x, weight)),
-                          self.groups, x, dy)
-            self._accumulate(dw, dy)
-            dx = by_group(lambda dy, w: convolve(window, dy, w, x.shape[1:3]), self.groups, dy, weight)
-            return batch_first(dx)
+        def vjp_unmerged(dy, dw):
+            dw_merged = merged.new_zeros(merged.shape)
+            dx = vjp(dy, dw_merged)
+            dw.add_(self._unmerge(dw_merged))
+            return dx
 
-        return batch_first(y), vjp
+        return self._accumulating(y, vjp_unmerged)
 
     def _one_after_the_other(self, x: Tensor) -> tuple:
         """The two modules in a row, for strides and paddings with which they are no transposed convolution."""
@@ -550,16 +698,14 @@ class Upsampling(Conv2d):
 
 
 class ReLU(Module):
-    """max(x, 0), any shape."""
+    """max(x, 0), any shape. inplace: overwrite x with it."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        self.inplace = inplace
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
-        y = x.detach().clamp(min=0)
-        return y, lambda gradient: gradient.detach().masked_fill(y <= 0, 0)
-
-    def in_place(self, x: Tensor) -> tuple:
-        """The same, overwriting x, and the gradient when its turn comes."""
-        y = x.detach().clamp_(min=0)
-        return y, lambda gradient: gradient.detach().masked_fill_(y <= 0, 0)
+        y = x.detach().clamp_(min=0) if self.inplace else x.detach().clamp(min=0)
+        return y, lambda gradient: y.clone().ne_(0).mul_(gradient.detach())     # 1 where y > 0, times the gradient
 
 
 class Sigmoid(Module):
@@ -570,13 +716,21 @@ class Sigmoid(Module):
         return y, lambda gradient: gradient.detach() * y * (1 - y)
 
 
+class Tanh(Module):
+    """tanh(x), any shape; y' = 1 - y^2."""
+
+    def forward_and_vjp(self, x: Tensor) -> tuple:
+        y = x.detach().tanh()
+        return y, lambda gradient: gradient.detach() * (1 - y * y)
+
+
 # ------------------------------------------------------------------------ the loss and the optimizer
 
 class MSE(Module):
     """The mean squared error: mean((prediction - target)^2), or the sum; a tensor of shape ().
 
     forward(prediction, target): two tensors of one shape. backward() returns the gradient with respect to the
-    prediction. ValueError if the shapes do not fit, if there is nothing to average or only integers, or if
+    prediction; backward(gradient), a number or a tensor of one, multiplies it. ValueError if the shapes do not fit, if there is nothing to average or only integers, or if
     `reduction` is neither 'mean' nor 'sum'.
     """
 
@@ -595,10 +749,29 @@ class MSE(Module):
                              f'got {prediction.dtype} of shape {tuple(prediction.shape)}')
         scale = 1 / difference.numel() if self.reduction == 'mean' else 1
 
-        def vjp(gradient=None):
-            return difference * (2 * scale if gradient is None else 2 * scale * gradient.detach())
+        def vjp(gradient=1.0):
+            return difference * (2 * scale * gradient)
 
         return (difference * difference).sum() * scale, vjp
+
+    def backward(self, gradient=1.0) -> Tensor:
+        if isinstance(gradient, (int, float)):
+            gradient = empty((), device='cpu').double().fill_(gradient)
+        if isinstance(gradient, Tensor) and gradient.numel() == 1:
+            gradient = gradient.detach().view(())
+        return super().backward(gradient)
+
+
+def at_least_zero(name: str, value) -> float:
+    """A number, of Python's, of NumPy's or a tensor of shape (); ValueError if it is another thing or negative."""
+    try:
+        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not number >= 0:
+        found = repr(value) if isinstance(value, (int, float, str, type(None))) else f'a {type(value).__name__}'
+        raise ValueError(f'{name} must be a number of at least 0, got {found}')
+    return number
 
 
 class SGD:
@@ -612,18 +785,22 @@ class SGD:
 
     def __init__(self, params, lr: float, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False) -> None:
-        for name, value in (('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)):
-            if not (isinstance(value, (int, float)) and value >= 0):
-                raise ValueError(f'{name} must be a number of at least 0, got {value!r}')
+        lr, momentum, weight_decay = (at_least_zero(name, value) for name, value in (
+            ('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)))
+        if not isinstance(dampening, (int, float)):
+            raise ValueError(f'dampening must be a number, got a {type(dampening).__name__}')
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f'nesterov needs a momentum and no dampening, got momentum {momentum!r} '
                              f'and dampening {dampening!r}')
+        if not isinstance(params, Iterable) or isinstance(params, Tensor):
+            raise ValueError(f'params must be pairs (parameter, gradient), got a {type(params).__name__}')
         self.params = list(params)
         if not self.params:
             raise ValueError('params must hold at least one pair (parameter, gradient), got none')
         for pair in self.params:
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or pair[0].shape != pair[1].shape:
-                raise ValueError('params must be pairs (parameter, gradient) of one shape, '
+            if not (isinstance(pair, (tuple, list)) and len(pair) == 2
+                    and all(isinstance(tensor, Tensor) for tensor in pair) and pair[0].shape == pair[1].shape):
+                raise ValueError('params must be pairs (parameter, gradient) of two tensors of one shape, '
                                  f'got a {type(pair).__name__}')
         self.lr, self.momentum, self.dampening = lr, momentum, dampening
         self.weight_decay, self.nesterov = weight_decay, nesterov
@@ -655,9 +832,9 @@ class SGD:
 def build_network() -> Sequential:
     """The assignment's network. Shape: (N, 3, H, W) -> the same, H and W multiples of 4.
     Values: centred, -0.5..0.5, in; 0..1 out."""
-    return initialise(Sequential(Conv2d(3, 128, 4, stride=2, padding=1), ReLU(),
-                                 Conv2d(128, 256, 4, stride=2, padding=1), ReLU(),
-                                 TransposeConv2d(256, 128, 4, stride=2, padding=1), ReLU(),
+    return initialise(Sequential(Conv2d(3, 128, 4, stride=2, padding=1), ReLU(inplace=True),
+                                 Conv2d(128, 256, 4, stride=2, padding=1), ReLU(inplace=True),
+                                 TransposeConv2d(256, 128, 4, stride=2, padding=1), ReLU(inplace=True),
                                  TransposeConv2d(128, 3, 4, stride=2, padding=1), Sigmoid()))
 
 
@@ -742,18 +919,21 @@ def swap_noise(first: Tensor, second: Tensor) -> tuple:
 
 
 def turn(first: Tensor, second: Tensor) -> tuple:
-    """Both images of each pair mirrored, transposed (square images only) and their colours permuted, at random
-    but alike. Shapes: (N, C, H, W)."""
+    """Both images of each pair mirrored and transposed (square images only), at random but alike.
+    Shapes: (N, C, H, W)."""
     N, C, H, W = first.shape
-    pairs = cat([first, second], 1).view(N, 2, C, H, W)
-    mirror, flip, transpose = coins(3, N, 1, 1, 1, 1).to(first.device)
+    pairs = cat([first, second], 1)                                    # (N, 2 C, H, W)
+    mirror, flip, transpose = coins(3, N, 1, 1, 1).to(first.device)
     pairs = pairs.flip(-1).where(mirror, pairs)
     pairs = pairs.flip(-2).where(flip, pairs)
     if H == W:
         pairs = pairs.transpose(-1, -2).where(transpose, pairs)
-    colours = empty(N, C, device='cpu').uniform_().argsort(1).to(first.device)
-    pairs = pairs.gather(2, colours.view(N, 1, C, 1, 1).expand(N, 2, C, H, W))
-    return pairs[:, 0], pairs[:, 1]
+    return pairs[:, :C], pairs[:, C:]
+
+
+def augment(first: Tensor, second: Tensor) -> tuple:
+    """A new training pair of each pair, (N, C, H, W)."""
+    return turn(*swap_noise(first, second))
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -765,8 +945,8 @@ OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET',
 
 
 def write_pickle(path, content: dict) -> None:
-    """Pickle plain data to `path`, atomically: on an error an older file stays as it was. What a kill left of an
-    earlier call is removed."""
+    """Pickle plain data to `path`, atomically: on an error an older file stays as it was. What a kill left of a
+    call of another day is removed; a younger one may be another process's, which is at it."""
     path = Path(path)
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
@@ -774,7 +954,9 @@ def write_pickle(path, content: dict) -> None:
         os.replace(temporary, path)
     finally:
         for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
-            rest.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
+                if rest == temporary or time.time() - rest.stat().st_mtime > 86400:
+                    rest.unlink()
 
 
 def read_pickle(path) -> dict:
@@ -920,7 +1102,7 @@ class Model:
     (products in bfloat16; off unless it is set), `is_trained` (whether the weights are more than random).
     """
     NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
-    BATCH_SIZE = 32
+    BATCH_SIZE = 16
     PEAK_LR = 8.0                   # of the cycle of rates
     FINE_TUNING = 0.025             # weights that are trained already meet this part of the rate
     MOMENTUM = 0.9
@@ -930,7 +1112,7 @@ class Model:
 
     def __init__(self) -> None:
         self.net = build_network()
-        self.net[0]._needs_input_gradient = False       # nobody asks for the gradient of an image
+        self.net[0].needs_input_gradient = False        # nobody asks for the gradient of an image
         self.loss = MSE()
         self.mixed_precision = self.is_trained = False
         self.to(default_device())
@@ -1061,7 +1243,7 @@ class Model:
     def step(self, first: Tensor, second: Tensor, optimizer: SGD, team: Team = ALONE) -> Tensor:
         """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255. Returns the loss, shape ().
         FloatingPointError, before anything has changed, if the loss or a gradient is not finite."""
-        pair = turn(*swap_noise(to_unit(first, self.device), to_unit(second, self.device)))
+        pair = augment(to_unit(first, self.device), to_unit(second, self.device))
         noisy, target = (pad_to_multiple(images, self.MULTIPLE) for images in pair)
         noisy, target, share = team.share(noisy, target)
         output = self.net.forward(noisy - 0.5)
@@ -1084,12 +1266,14 @@ class Model:
 
     # -- prediction
 
-    def predict(self, test_input: Tensor, *, ensemble: bool = True) -> Tensor:
+    def predict(self, test_input: Tensor, *, ensemble: bool = True,
+                progress: Optional[Callable[[float], None]] = None) -> Tensor:
         """Denoise (N, 3, H, W), 0..255, integers or floating point -> float32 in 0..255, on the same device.
 
         H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
         batches, large ones in tiles whose margins exceed what the network sees, so without seams.
         ensemble: average over the 8 flips and rotations of each image.
+        progress: called after each batch with its number of images, after a tile with its share of one.
         A warning if the values look as if they were in 0..1.
         """
         check_images('test_input', test_input)
@@ -1100,22 +1284,22 @@ class Model:
         chunk = max(1, self.PIXELS // ((H + -H % self.MULTIPLE) * (W + -W % self.MULTIPLE)))
         for i in range(0, N, chunk):
             x = pad_to_multiple(to_unit(test_input[i:i + chunk], self.device), self.MULTIPLE)
-            output[i:i + chunk] = self._tiled(x, ensemble)[:, :, :H, :W] * 255
+            output[i:i + chunk] = self._tiled(x, ensemble, progress)[:, :, :H, :W] * 255
         return output
 
-    def _tiled(self, x: Tensor, ensemble: bool) -> Tensor:
+    def _tiled(self, x: Tensor, ensemble: bool, progress: Optional[Callable[[float], None]]) -> Tensor:
         """Denoise tile by tile; an image that fits is one tile."""
         H, W = x.shape[2:]
-        side = math.isqrt(self.PIXELS)
-        if H * W <= self.PIXELS:
-            return self._denoise(x, ensemble)
+        side = max(H, W) if H * W <= self.PIXELS else math.isqrt(self.PIXELS)
+        corners = [(top, left) for top in range(0, H, side) for left in range(0, W, side)]
         output = x.clone()
-        for top in range(0, H, side):
-            for left in range(0, W, side):
-                row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
-                tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
-                tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
-                output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
+        for top, left in corners:
+            row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
+            tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
+            tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
+            output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
+            if progress is not None:
+                progress(len(x) / len(corners))
         return output
 
     def _denoise(self, x: Tensor, ensemble: bool) -> Tensor:

@@ -1,19 +1,22 @@
-"""What the tools have in common: mistakes told in one line, files written whole, our two models."""
+"""What the tools have in common: options, mistakes told in one line, files written whole, progress, tables, and
+our two models."""
 import argparse
+import contextlib
 import glob
 import importlib
+import io
 import json
+import math
 import os
-import platform
-import shlex
-import subprocess
+import re
 import sys
+import time
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Iterable, Iterator, Optional
 
 import torch
 
-from others.metrics import load_pairs, that_differ
+from others.metrics import load_pairs, psnr, that_differ
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,28 +31,98 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def parser(tool: str, doc: str) -> argparse.ArgumentParser:
-    """A parser for `python -m others.TOOL`, whose --help begins with the module's docstring."""
+    """A parser for `python -m others.TOOL`, whose --help begins with the module's docstring.
+
+    tool: with its room, as in 'studies.search'.
+    """
     return OneLineParser(prog=f'python -m others.{tool}', description=doc, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def run(main: Callable[[], int]) -> None:
-    """Exit with the status that `main()` returns; with 2 and one line if the user, or the disk, errs."""
+def integer(low: int) -> Callable[[str], int]:
+    """The type of an argument that is an integer of at least `low`."""
+    def parse(text: str) -> int:
+        value = int(text) if text.isdecimal() else -1
+        if not low <= value < 2 ** 63:              # a seed has 64 bits
+            raise argparse.ArgumentTypeError(f'expected an integer of at least {low}, got {text!r}')
+        return value
+    return parse
+
+
+def positive(text: str) -> float:
+    """The type of an argument that is a positive number."""
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f'{text}, expected a positive number')
+    return float(text)
+
+
+def record(text: str) -> Path:
+    """The type of an argument that names a record to append to, which is read before the work and not after it."""
+    from others import records                      # which writes by this module
+
     try:
-        sys.exit(main())
+        records.read(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(error) from error
+    records.revision()                              # of the code that runs, whatever is committed meanwhile
+    return Path(text)
+
+
+SHARED = {
+    'data': dict(type=Path, default=Path('data'), metavar='FOLDER', help='with both files (default: data)'),
+    'pairs': dict(type=integer(1), metavar='N', help='to train on, the first so many (default: all)'),
+    'epochs': dict(type=integer(1), default=1, metavar='N', help='(default: %(default)s)'),
+    'seed': dict(type=integer(0), default=0, metavar='N', help='of all that is random (default: 0)'),
+    'also': dict(type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on'),
+    'threads': dict(type=integer(1), default=torch.get_num_threads(), metavar='N',
+                    help='to compute with (default: %(default)s)'),
+    'record': dict(type=record, metavar='FILE', help='append the figures to FILE, a record as in others/results'),
+}
+
+
+def add_options(parser, *names: str, **changed: dict) -> None:
+    """Add the options of these names that tools share; `changed`: {name: what `add_argument` is told otherwise}."""
+    for name in (*names, *changed):
+        parser.add_argument(f'--{name}', **{**SHARED[name], **changed.get(name, {})})
+
+
+def run(main: Callable[[], int]) -> None:
+    """Exit with the status that `main()` returns; with 2 and one line if the user, the disk or the memory fails.
+
+    Ctrl-C and packages that are missing may come before this is imported: `others/__init__.py` tells them.
+    """
+    try:
+        try:
+            sys.exit(main())
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:         # nobody reads on: no mistake, and nothing to flush at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)               # what a shell gives for it
     except (UserError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        print(f'error: {error}: pip install -r others/requirements.txt', file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)               # what a shell gives for Ctrl-C
+        message = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search('memory|size calculation overflow', str(error)):
+            raise
+        message = f'not enough memory: {error}'.splitlines()[0]
+    print(f'error: {message}', file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def threads(n: int):
+    """Inside `with`, or as a decorator: compute with n threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def write(path, content: bytes) -> None:
     """Write a file whole or not at all: beside its place first, then renamed. Makes its folder; removes what a kill
-    left of an earlier call."""
+    left of a call of another day; a younger one may be another process's, which is at it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
@@ -58,11 +131,53 @@ def write(path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
-            rest.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
+                if rest == temporary or time.time() - rest.stat().st_mtime > 86400:
+                    rest.unlink()
 
 
 def write_json(path, content) -> None:
     write(path, (json.dumps(content, indent=2) + '\n').encode())
+
+
+def write_tensors(path, content) -> None:
+    """torch.save, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write(path, buffer.getvalue())
+
+
+def table(rows: list) -> str:
+    """Rows of strings as aligned lines: the first column to the left, the others to the right."""
+    first, *others = [max(map(len, column)) for column in zip(*rows)]
+    return '\n'.join('  '.join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in rows)
+
+
+def progress_bar(label: str, total: float, **options):
+    """tqdm's bar on stderr, which it clears at its end; nothing where that is no terminal."""
+    from tqdm import tqdm                           # when it is needed: see `progress`
+
+    return tqdm(desc=label, total=total, leave=False, disable=None, **options)
+
+
+def progress(items: Iterable, total: int, label: str) -> Iterator:
+    """Hand on the items with a bar on a terminal; elsewhere, as in a log file, a plain line tells the end."""
+    start, number, bar = time.monotonic(), 0, None
+    if sys.stderr.isatty():
+        try:
+            bar = progress_bar(label, total)
+        except ModuleNotFoundError:                 # test.py makes its demo set with torch alone
+            pass
+    try:
+        for number, item in enumerate(items, 1):
+            yield item
+            if bar is not None:
+                bar.update()
+    finally:                                        # also when the caller takes no more
+        if bar is not None:
+            bar.close()
+        elif number == total > 0:
+            print(f'{label}: {number} of {total}, {time.monotonic() - start:.0f} s', file=sys.stderr, flush=True)
 
 
 def read_pairs(argument: str, path, limit: Optional[int] = None) -> tuple:
@@ -90,33 +205,20 @@ def read_validation(argument: str, path) -> tuple:
     return noisy, clean
 
 
-def circumstances() -> dict:
-    """What a figure depends on, for its record: the command, the code, the versions, the machine."""
-    command = shlex.join(['python', '-m', f'others.{Path(sys.argv[0]).stem}', *sys.argv[1:]])
-    return {'command': command, 'revision': code_revision(),
-            'python': platform.python_version(), 'torch': torch.__version__,
-            'platform': f'{platform.system()} {platform.machine()}', 'processor': processor(),
-            'threads': torch.get_num_threads()}
+def read_sets(val_file: Path, also: list) -> dict:
+    """{name: (noisy, clean)}, each (N, 3, H, W): of the file of --data and of those of --also."""
+    sets = {}
+    for argument, path in [('--data', val_file), *(('--also', path) for path in also)]:
+        if path.stem in sets:
+            raise UserError(f'--also: two files are called {path.stem}, expected different names')
+        sets[path.stem] = read_validation(argument, path)
+    return sets
 
 
-def code_revision() -> Optional[str]:
-    """Of the git checkout that this file lies in; None if it lies in none."""
-    try:
-        return subprocess.run(['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=40'],
-                              check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def processor() -> str:
-    """The name of what a model trains on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.split(': ')[1] for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def measure(model, sets: dict, ensemble: bool = False) -> dict:
+    """{name: mean PSNR in dB} of a `Model` on `sets`."""
+    return {name: psnr(model.predict(noisy, ensemble=ensemble), clean).mean().item()
+            for name, (noisy, clean) in sets.items()}
 
 
 def has_fast_bfloat16() -> bool:

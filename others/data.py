@@ -9,14 +9,12 @@ The first two write two files for `torch.load`, each a pair of uint8 tensors (N,
 photograph serves both. The third writes (noisy, clean) of the largest square in the middle of each
 photograph that the first (with its default seed) keeps for validation.
 """
-import argparse
 import math
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Optional, Sequence
+from typing import Callable, Iterator, Optional, Sequence
 
 import torch
 
@@ -202,7 +200,7 @@ def usable_photos(folder: Path) -> list:
     paths = sorted(path for path in folder.rglob('*')
                    if path.suffix.lower() in PICTURES and path.is_file())
     usable, refused = [], []
-    for path in with_progress(paths, len(paths), 'checking photographs'):
+    for path in cli.progress(paths, len(paths), 'checking photographs'):
         try:
             read_photo(path)
             usable.append(path)
@@ -253,6 +251,7 @@ def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool
              lambda _: dead_leaves(generator), generator)
 
 
+@cli.threads(1)
 def make_centre(folder, out, pairs: int = 1000, seed: int = 0, seen: bool = False, force: bool = False) -> None:
     """Write (noisy, clean) of centre squares to the file `out`, the photographs in turn, the noise anew.
 
@@ -268,7 +267,7 @@ def make_centre(folder, out, pairs: int = 1000, seed: int = 0, seen: bool = Fals
         square = centre_square(read_photo(photos[i]))
         for k in range(i, pairs, len(photos)):
             noisy[k], _, clean[k] = point_sample(square, generator)
-    save_set(out.parent, out.name, (noisy, clean))
+    save_set(out.parent, {out.name: (noisy, clean)})
     print(f'{out}: {pairs} pairs of {min(len(photos), pairs)} photographs, '
           f'noisy against clean {psnr(noisy, clean).mean():.2f} dB')
 
@@ -285,12 +284,12 @@ def make_set(out: Path, train: tuple, val: tuple, read: Callable,
     """Make both files, each from (sources, n), and say so. `read`, `n`: see `make_pairs`."""
     noisy, _, clean = make_pairs(*val, 'validation pairs', read, generator)
     first, second, _ = make_pairs(*train, 'training pairs', read, generator)
-    save_set(out, VAL_FILE, (noisy, clean))
-    save_set(out, TRAIN_FILE, (first, second))
+    save_set(out, {VAL_FILE: (noisy, clean), TRAIN_FILE: (first, second)})
     print(f'{out}: {len(first)} training and {len(noisy)} validation pairs, '
           f'noisy against clean {psnr(noisy, clean).mean():.2f} dB')
 
 
+@cli.threads(1)     # many small operations, in which threads wait for each other, most of all beside other work
 def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
                generator: torch.Generator) -> tuple:
     """n squares in random order: (noisy, noisy, clean), each uint8 (n, 3, 32, 32).
@@ -307,62 +306,40 @@ def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
 
     pairs = tuple(torch.empty(n, 3, SIZE, SIZE, dtype=torch.uint8) for _ in range(3))
     order = torch.randperm(n, generator=generator).tolist()
-    for k, square in zip(order, with_progress(squares(), n, label)):
+    for k, square in zip(order, cli.progress(squares(), n, label)):
         for images, image in zip(pairs, point_sample(square, generator)):
             images[k] = image
     return pairs
 
 
 def prepare(files: list, force: bool) -> None:
-    """Make the folder of the files. UserError, before any work is done, if they cannot go there."""
+    """UserError, before any work is done, if the files cannot be written to their folder."""
     out = files[0].parent
     for path in files:
         if path.exists() and not force:
             raise cli.UserError(f'--out: {path} exists, only others.data with --force replaces it')
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
+        tempfile.TemporaryFile(dir=existing(out)).close()
     except OSError as error:
         raise cli.UserError(f'--out: {out} is no folder to write to ({error.strerror})') from error
 
 
-def save_set(folder: Path, name: str, tensors: tuple) -> None:
-    """torch.save, atomically: on an error an older file stays as it was."""
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        torch.save(tensors, Path(temporary, name))
-        os.replace(Path(temporary, name), folder / name)
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that there is."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def with_progress(items: Iterable, total: int, label: str) -> Iterator:
-    """Hand on the items, with a line on stderr at the last one; on a terminal it is live before."""
-    start, shown, live = time.monotonic(), 0.0, sys.stderr.isatty()
-    for number, item in enumerate(items, 1):
-        now = time.monotonic()
-        if number == total or live and now - shown > 0.5:
-            shown = now
-            print('\r' * live + f'{label}: {number} of {total}, {now - start:.0f} s',
-                  end='\n' if number == total else '', file=sys.stderr, flush=True)
-        yield item
+def save_set(folder: Path, files: dict) -> None:
+    """torch.save {name: tensors} to the folder, which is made, all or none: older files stay on an error."""
+    with tempfile.TemporaryDirectory(dir=existing(folder)) as temporary:
+        for name, tensors in files.items():
+            torch.save(tensors, Path(temporary, name))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            os.replace(Path(temporary, name), folder / name)
 
 
 # ------------------------------------------------------------------------------------- command line
-
-def integer(low: int) -> Callable[[str], int]:
-    """The type of an argument that is an integer of at least `low`."""
-    def parse(text: str) -> int:
-        value = int(text) if text.isdecimal() else -1
-        if not low <= value < 2 ** 63:              # a seed has 64 bits
-            raise argparse.ArgumentTypeError(f'expected an integer of at least {low}, got {text!r}')
-        return value
-    return parse
-
-
-def positive(text: str) -> float:
-    """The type of an argument that is a positive number."""
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f'{text}, expected a positive number')
-    return float(text)
-
 
 def main(arguments: Optional[Sequence] = None) -> int:
     parser = cli.parser('data', __doc__)
@@ -377,9 +354,9 @@ def main(arguments: Optional[Sequence] = None) -> int:
         command.set_defaults(make=make)
         option = command.add_argument
         option('--out', default=out, help='folder for the two files (%(default)s)')
-        option('--train', type=integer(1), default=train, help='training pairs (%(default)s)')
-        option('--val', type=integer(1), default=val, help='validation pairs (%(default)s)')
-        option('--seed', type=integer(0), default=0, help='of all that is random (%(default)s)')
+        option('--train', type=cli.integer(1), default=train, help='training pairs (%(default)s)')
+        option('--val', type=cli.integer(1), default=val, help='validation pairs (%(default)s)')
+        option('--seed', type=cli.integer(0), default=0, help='of all that is random (%(default)s)')
         option('--force', action='store_true', help='replace files that are there')
     centre = commands.add_parser('centre', help='(noisy, clean) of the middle of photographs, for measuring',
                                  epilog='example: python -m others.data centre Pictures --out data/centre.pkl')
@@ -387,8 +364,8 @@ def main(arguments: Optional[Sequence] = None) -> int:
     option = centre.add_argument
     option('folder', metavar='FOLDER', help='the one that the training set was made from')
     option('--out', default='data/centre.pkl', help='the file (%(default)s)')
-    option('--pairs', type=integer(1), default=1000, help='(%(default)s)')
-    option('--seed', type=integer(0), default=0, help='of the noise (%(default)s)')
+    option('--pairs', type=cli.integer(1), default=1000, help='(%(default)s)')
+    option('--seed', type=cli.integer(0), default=0, help='of the noise (%(default)s)')
     option('--seen', action='store_true', help='of the photographs for training instead')
     option('--force', action='store_true', help='replace a file that is there')
     options = vars(parser.parse_args(arguments))
@@ -397,8 +374,6 @@ def main(arguments: Optional[Sequence] = None) -> int:
         make(**options)
     except ValueError as error:
         raise cli.UserError(f'FOLDER: {error}') from error
-    except OSError as error:
-        raise cli.UserError(error) from error
     return 0
 
 

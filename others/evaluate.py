@@ -2,6 +2,8 @@
 
     python -m others.evaluate --data data --pictures out
     python -m others.evaluate --data data --submission ../theirs/Miniproject_1
+    python -m others.evaluate --data data --project 1 --weights runs/first/best.pth
+    python -m others.evaluate --images clean.png denoised.png
     python -m others.evaluate --real real_val.pkl --project 1 --floor 26.0 --json
 
 A submission is a folder with model.py and bestmodel.pth, whose `Model` has load_pretrained_model()
@@ -13,19 +15,24 @@ come in by mistake. The figures, over the images of a file of (noisy, clean) pai
     SSIM    mean structural similarity of the colour images
     ms      for an image, of predict in batches of 100
 
+With --weights, a line after the table tells how much better they are than the shipped ones, image by
+image, and the difference's standard error.
+
 The exit status is 1 if a model fails, or has a lower mean than --floor on the last file.
 """
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Optional
 
 import torch
-from tqdm import tqdm
 
-from others import cli, data, plots
+from others import cli, data, denoise, plots, records
 from others.metrics import psnr
 
 WORKER = Path(__file__).with_name('worker.py')
@@ -44,6 +51,7 @@ def predictions(folder: Path, sets: list, variants: list) -> dict:
         keywords = json.dumps([VARIANTS[variant] for variant in variants])
         process = subprocess.run(
             [sys.executable, '-B', WORKER, folder.resolve(), images, results, keywords], cwd=scratch,
+            env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             text=True, errors='replace')
         if process.returncode or not results.exists():
@@ -102,10 +110,25 @@ def table(rows: list) -> str:
     forms = {'psnr': '.2f', 'median': '.2f', 'worst': '.2f', 'best': '.2f', 'gain': '+.2f',
              'ssim': '.4f', 'ms': '.2f'}
     lines = [['', 'PSNR (dB)', 'median', 'worst', 'best', 'gain (dB)', 'SSIM', 'ms']]
-    lines += [[row['model'], *(cell(row, *form) for form in forms.items())] for row in rows]
-    first, *others = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('  '.join([name.ljust(first), *map(str.rjust, cells, others)])
-                     for name, *cells in lines)
+    return cli.table(lines + [[row['model'], *(cell(row, *form) for form in forms.items())] for row in rows])
+
+
+def psnr_of_files(paths: list) -> float:
+    """In dB, of two image files, as RGB. UserError if they have not one size."""
+    images = [denoise.read_image(path).convert('RGB') for path in paths]
+    if images[0].size != images[1].size:
+        found = (f'{path} is {image.width} x {image.height}' for path, image in zip(paths, images))
+        raise cli.UserError(f"--images: {' and '.join(found)}, expected one size")
+    return psnr(*map(denoise.to_tensor, images)).item()
+
+
+def with_weights(project: int, weights: Path, scratch: Path) -> Path:
+    """A submission made in `scratch`: the project with other weights. UserError if they do not fit."""
+    cli.trained_model(project, weights)
+    folder = scratch / f'Miniproject_{project}'
+    shutil.copytree(cli.ROOT / folder.name, folder, ignore=shutil.ignore_patterns('bestmodel.pth', '__pycache__'))
+    shutil.copy(weights, folder / 'bestmodel.pth')
+    return folder
 
 
 def prepare_pictures(folder: Path, names: list, force: bool) -> None:
@@ -136,13 +159,17 @@ def draw(montage: Path, curve: Path, noisy: torch.Tensor, clean: torch.Tensor, d
 
 def main(arguments=None) -> int:
     parser = cli.parser('evaluate', __doc__)
-    parser.add_argument('--data', type=Path, metavar='FOLDER',
-                        help='with val_data.pkl (default: data, unless --real is given)')
+    cli.add_options(parser, data={'default': None,
+                                  'help': 'with val_data.pkl (default: data, unless --real is given)'})
     parser.add_argument('--real', type=Path, nargs='+', default=[], metavar='FILE',
                         help='other files of (noisy, clean) pairs, with rows of their own')
     parser.add_argument('--project', type=int, choices=(1, 2), help='of ours, only this one')
     parser.add_argument('--submission', type=Path, nargs='+', default=[], metavar='FOLDER',
                         help='folders with model.py and bestmodel.pth, beside ours')
+    parser.add_argument('--weights', type=Path, metavar='FILE',
+                        help='of --project, as others.train makes them, beside the shipped ones')
+    parser.add_argument('--images', type=Path, nargs=2, metavar=('A', 'B'),
+                        help='print the PSNR between two image files, and no more')
     parser.add_argument('--no-ensemble', action='store_true',
                         help='a second row for each model whose predict can do without averaging over '
                              'flips and rotations')
@@ -152,16 +179,28 @@ def main(arguments=None) -> int:
     parser.add_argument('--floor', type=float, metavar='DB',
                         help='exit with status 1 if a model has a lower mean on the last file')
     parser.add_argument('--json', action='store_true', help='print a list of rows instead of the table')
-    parser.add_argument('--record', type=Path, metavar='FILE',
-                        help='write the rows to FILE, as JSON, with the command, the versions, the machine')
+    cli.add_options(parser, 'threads', 'record')
     options = parser.parse_args(arguments)
+    if options.images:
+        print(f'{psnr_of_files(options.images):.2f} dB')
+        return 0
+    if options.weights and not options.project:
+        raise cli.UserError(f'--weights: {options.weights} needs a --project, expected 1 or 2')
+    with cli.threads(options.threads), tempfile.TemporaryDirectory() as scratch:
+        return evaluate(options, Path(scratch))
 
+
+def evaluate(options, scratch: Path) -> int:
+    """The exit status. scratch: an empty folder."""
+    start = time.monotonic()
     folder = options.data or (None if options.real else Path('data'))
     files = [('--data', folder / data.VAL_FILE)] if folder else []
     files += [('--real', path) for path in options.real]
     sets = [cli.read_validation(*file) for file in files]
     models = {f'project {k}': cli.ROOT / f'Miniproject_{k}'
               for k in (1, 2) if options.project in (None, k)}
+    if options.weights:
+        models[str(options.weights)] = with_weights(options.project, options.weights, scratch)
     for folder in options.submission:
         if not (folder / 'model.py').is_file():
             raise cli.UserError(f'--submission: {folder} holds no model.py')
@@ -170,10 +209,9 @@ def main(arguments=None) -> int:
     if options.pictures:
         prepare_pictures(options.pictures, names, options.force)
 
-    record = cli.circumstances()
     variants = list(VARIANTS) if options.no_ensemble else ['']
     outputs, failed = {}, {}                    # {row: [(predictions, seconds), ..]}, {row: words}
-    for model, folder in tqdm(models.items(), disable=None, leave=False, unit=' models'):
+    for model, folder in cli.progress(models.items(), len(models), 'models'):
         try:
             results = predictions(folder, [noisy for noisy, _ in sets], variants)
             outputs.update({model + variant: result for variant, result in results.items()})
@@ -187,16 +225,25 @@ def main(arguments=None) -> int:
         here = [{'model': 'noisy input', **figures(noisy, clean)}]
         here += [{'model': model, **figures(result[i][0], clean, before, result[i][1] / N)}
                  for model, result in outputs.items()]
+        given, shipped = (outputs.get(model) for model in (str(options.weights), f'project {options.project}'))
+        better = {}
+        if given and shipped:
+            mean, error = mean_and_error(psnr(given[i][0], clean) - psnr(shipped[i][0], clean))
+            better = {'over_shipped': mean, 'over_shipped_error': error}
+            next(row for row in here if row['model'] == str(options.weights)).update(better)
         rows += [{'file': str(path), 'images': N, **row} for row in here]
         if not options.json:
             print(f'{path}: {N} images, {H} x {W}\n{table(here)}\n')
+            if better:
+                error = '' if error is None else f' ± {error:.3f}'
+                print(f'{options.weights}: {mean:+.3f}{error} dB over the shipped weights\n')
         if options.pictures:
             draw(*pictures(options.pictures, names[i]), noisy, clean,
                  {model: result[i][0] for model, result in outputs.items()})
     if options.json:
         print(json.dumps(rows, indent=2))
     if options.record:
-        cli.write_json(options.record, {**record, 'rows': rows})
+        records.append(options.record, rows, time.monotonic() - start)
 
     low = [row for row in here[1:] if options.floor is not None and not row['psnr'] >= options.floor]
     for model, words in failed.items():

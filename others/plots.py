@@ -48,6 +48,18 @@ def montage(path, versions: dict, scale: int) -> None:
     _save(figure, path)
 
 
+def tiles(path, versions: list) -> None:
+    """A PNG of nothing but images: a row for each, a column for each version, (N, 3, H, W), 0..255."""
+    from PIL import Image
+
+    rows = torch.stack([images.float().round().byte() for images in versions], 3)       # (N, 3, H, versions, W)
+    N, C, H, columns, W = rows.shape
+    pixels = rows.permute(0, 2, 3, 4, 1).reshape(N * H, columns * W, C)
+    content = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(content, format='png')
+    write(path, content.getvalue())
+
+
 def spread(noisy: torch.Tensor, clean: torch.Tensor, count: int) -> torch.Tensor:
     """Indices of `count` images (of all, if there are fewer) from the noisiest to the cleanest."""
     order = psnr(noisy, clean).argsort()

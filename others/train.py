@@ -2,11 +2,17 @@
 
     python -m others.train --project 1 --data data --epochs 10 --seed 0 --out runs/first
     python -m others.train --resume runs/first
+    python -m others.train --resume runs/first --epochs 20
     python -m others.train --resume runs/first --promote
+    python -m others.train --project 1 --data mine --weights pretrained --out runs/mine
+    torchrun --nproc-per-node 2 -m others.train --project 1 --data data --out runs/second
 
 Ctrl-C finishes the step and saves; --resume goes on from there and ends with the result of an
 uninterrupted training (to the last bit on the CPU). A run that was killed goes on from the end of
-its last complete epoch. The folder of a run holds
+its last complete epoch. With more --epochs it is lengthened: the rate begins another cycle there.
+
+torchrun's processes share each batch, on a CPU or each on a GPU of its own, and end with the weights
+of one process, to rounding. The folder of a run, which only the first of them writes, holds
 
     settings.json           what was asked for; versions, code revision, machine
     log.txt, metrics.jsonl  a line per epoch, for people and for programs
@@ -17,11 +23,11 @@ its last complete epoch. The folder of a run holds
 There is no best.pth and no montage.png without a validation set, the file val_data.pkl of --data.
 """
 import datetime
-import io
 import json
 import math
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Optional
@@ -29,7 +35,7 @@ from typing import Optional
 import torch
 from tqdm import tqdm
 
-from others import cli, data, plots
+from others import cli, data, plots, records, team
 from others.metrics import psnr
 
 VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
@@ -56,7 +62,8 @@ class StopRequest:
     def receive(self, number: int, frame) -> None:
         self.made = True
         signal.signal(number, signal.SIG_DFL)
-        os.write(2, b'\nstopping after this step; once more stops without saving\n')
+        if team.rank() == 0:
+            os.write(2, b'\nstopping after this step; once more stops without saving\n')
 
     def __exit__(self, *error) -> None:
         for number, handler in self.before.items():
@@ -115,6 +122,7 @@ class Run:
         self.validation = validation and tuple(images[:VALIDATION_IMAGES] for images in validation)
         self.history = []                           # the lines of metrics.jsonl
         self.loss_sum, self.seconds = ZERO, 0.0     # of this epoch, up to the last stop
+        self.lengthened = {}                        # where the cycle of rates began, if not at the start
         self.bar = None
 
     def train(self) -> bool:
@@ -124,40 +132,63 @@ class Run:
             saved = torch.load(self.folder / 'state.pt', map_location='cpu', weights_only=True)
             self.history, self.loss_sum = saved['history'], saved['loss_sum']
             self.seconds = saved['seconds']
-        epochs = self.settings['epochs']
+        epochs, training = self.settings['epochs'], saved['training']
         if len(self.history) == epochs:
             return True
         self.say_head()
+        if training:
+            self.lengthen(training)
+        module = sys.modules[type(self.model).__module__]
         try:
             with StopRequest() as self.stop:
                 self.clock = time.monotonic()
-                self.pairs.draw(saved['epoch'], self.stop)
+                self.draw_pairs(saved['epoch'])
                 torch.set_rng_state(saved['random'])
                 self.model.train(self.pairs.first, self.pairs.second, epochs, batch_size=self.settings['batch'],
-                                 peak_lr=self.settings['lr'], callback=self, verbose=False, resume=saved['training'])
+                                 peak_lr=self.settings['lr'], callback=self, verbose=False, resume=training,
+                                 team=module.Team(team.rank(), team.size(), team.add_up))
         except Stopped:
             return False
         finally:
             self.close_bar()
         return True
 
+    def lengthen(self, training: dict) -> None:
+        """Lay the cycle of rates out anew, from the saved step, if the settings ask for more epochs than it has."""
+        steps = math.ceil(self.settings['pairs'] / self.settings['batch'])
+        if training['num_steps'] != self.settings['epochs'] * steps:
+            training.update(start=training['step'], num_steps=self.settings['epochs'] * steps)
+        if training['start']:
+            self.lengthened = {'lengthened_at_epoch': round(training['start'] / steps, 3)}
+            self.say('lengthened after {lengthened_at_epoch} epochs, from where the rate runs through another cycle'
+                     .format(**self.lengthened))
+
+    def draw_pairs(self, epoch: int) -> None:
+        try:
+            self.pairs.draw(epoch, self.stop)
+        except Stopped:
+            pass                                    # other processes may have finished theirs
+        if team.any_of(self.stop.made):
+            raise Stopped
+
     def __call__(self, progress) -> None:
         steps = progress.num_steps // progress.num_epochs
         done = (progress.step - 1) % steps + 1      # of this epoch
         self.loss_sum = self.loss_sum + progress.loss.double()
         self.show(progress, done, steps)
-        epoch_ends = done == steps
-        if epoch_ends:
-            self.close_bar()
-            self.end_epoch(progress, steps)
-        if epoch_ends or self.stop.made:
-            self.save_state(progress, next_epoch=progress.epoch + epoch_ends)
+        epoch_ends, stops = done == steps, team.any_of(self.stop.made)      # all stop after the same step
+        if team.rank() == 0:
+            if epoch_ends:
+                self.close_bar()
+                self.end_epoch(progress, steps)
+            if epoch_ends or stops:
+                self.save_state(progress, next_epoch=progress.epoch + epoch_ends)
         if progress.step == progress.num_steps:
             return
-        if self.stop.made:
+        if stops:
             raise Stopped
         if epoch_ends:
-            self.pairs.draw(progress.epoch + 1, self.stop)
+            self.draw_pairs(progress.epoch + 1)
 
     def end_epoch(self, progress, steps: int) -> None:
         """Measure, and write everything but the state."""
@@ -171,7 +202,8 @@ class Run:
         loss, seconds = self.loss_sum.item() / steps, self.seconds + time.monotonic() - self.clock
         self.loss_sum, self.seconds, self.clock = ZERO, 0.0, time.monotonic()
         self.history.append({'epoch': progress.epoch, 'loss': loss, 'lr': progress.lr,
-                             'val_psnr': val_psnr, 'seconds': round(seconds, 1)})
+                             'val_psnr': val_psnr, 'seconds': round(seconds, 1),
+                             'planned_epochs': progress.num_epochs, **self.lengthened})
         count = f'{progress.epoch}/{progress.num_epochs}'
         decibels = '-' if val_psnr is None else f'{val_psnr:.3f} dB'
         duration = str(datetime.timedelta(seconds=round(seconds)))
@@ -191,11 +223,10 @@ class Run:
 
     def save_state(self, progress, next_epoch: int) -> None:
         """The last thing that is written: if the run is killed before, its epoch is done again."""
-        content = io.BytesIO()
-        torch.save({'epoch': next_epoch, 'training': progress.state(), 'random': torch.get_rng_state(),
-                    'history': self.history, 'loss_sum': self.loss_sum.cpu(),
-                    'seconds': self.seconds + time.monotonic() - self.clock}, content)
-        cli.write(self.folder / 'state.pt', content.getvalue())
+        cli.write_tensors(self.folder / 'state.pt', {
+            'epoch': next_epoch, 'training': progress.state(), 'random': torch.get_rng_state(),
+            'history': self.history, 'loss_sum': self.loss_sum.cpu(),
+            'seconds': self.seconds + time.monotonic() - self.clock})
 
     def say_head(self) -> None:
         self.say('project {project}, {pairs} pairs, {epochs} epochs, seed {seed}, {precision} precision'
@@ -206,16 +237,20 @@ class Run:
 
     def say(self, line: str) -> None:
         """To the terminal, above the bar, and to log.txt."""
+        if team.rank() > 0:
+            return
         tqdm.write(line)
         with open(self.folder / 'log.txt', 'a') as log:
             print(line, file=log)
 
     def show(self, progress, done: int, steps: int) -> None:
         """Bring the bar, on a terminal, to `done` of `steps`."""
+        if team.rank() > 0:
+            return
         N = len(self.pairs.first)
         if self.bar is None:
-            self.bar = tqdm(desc=f'epoch {progress.epoch}/{progress.num_epochs}', total=N,
-                            initial=N * (done - 1) // steps, unit=' pairs', leave=False, disable=None)
+            self.bar = cli.progress_bar(f'epoch {progress.epoch}/{progress.num_epochs}', N,
+                                        initial=N * (done - 1) // steps, unit=' pairs')
         if self.bar.update(N * done // steps - self.bar.n):
             self.bar.set_postfix_str(f'loss {self.loss_sum.item() / done:.5f}', refresh=False)
 
@@ -225,8 +260,8 @@ class Run:
             self.bar = None
 
 
-def promote(project: int, weights: Path, shipped: Path, validation: tuple) -> None:
-    """Copy `weights` to `shipped` if they score higher, ensembled, or if nothing is there; say so."""
+def promote(project: int, weights: Path, shipped: Path, validation: tuple, force: bool = False) -> bool:
+    """Copy `weights` to `shipped` if they score higher, ensembled, if nothing is there, or by force; say whether."""
     def score(path: Path) -> float:
         noisy, clean = validation
         figure = psnr(cli.trained_model(project, path).predict(noisy), clean).mean().item()
@@ -234,21 +269,25 @@ def promote(project: int, weights: Path, shipped: Path, validation: tuple) -> No
         return figure
 
     new = score(weights)
-    if shipped.exists() and score(shipped) >= new:
-        print('not better: nothing was copied')
-    else:
-        cli.write(shipped, weights.read_bytes())
-        print(f'copied to {shipped}')
+    if shipped.exists() and not new > score(shipped) and not force:
+        print('not better: nothing was copied (--force copies it)')
+        return False
+    cli.write(shipped, weights.read_bytes())
+    print(f'copied to {shipped}')
+    return True
 
 
 # ------------------------------------------------------------------------- settings, command line
 
 def new_settings(options: dict) -> dict:
     """The options of a new run, paths made absolute, and what it runs with."""
-    photos = options['fresh_noise']
+    photos, weights = options['fresh_noise'], options['weights']
+    if str(weights) == 'pretrained':
+        weights = cli.checkpoint(options['project'])
     return {**options, 'data': str((options['data'] or Path('data')).resolve()),
             'fresh_noise': photos and str(photos.resolve()), 'seed': options['seed'] or 0,
-            **cli.circumstances()}
+            'weights': weights and str(weights.resolve()),
+            'threads': options['threads'] or torch.get_num_threads(), **records.circumstances()}
 
 
 def read_settings(folder: Path) -> dict:
@@ -264,15 +303,17 @@ def read_validation(folder: Path) -> Optional[tuple]:
     return cli.read_validation('--data', path) if path.exists() else None
 
 
-def set_up(settings: dict) -> tuple:
-    """The model and the training pairs. What the settings leave open (None) is filled in."""
+def set_up(folder: Path, settings: dict) -> tuple:
+    """The model and the training pairs of the run in `folder`. What the settings leave open (None) is filled in."""
     torch.set_num_threads(settings['threads'])      # the last bits of a sum depend on it
     torch.manual_seed(settings['seed'])
     model = cli.new_model(settings['project'])
+    if settings.get('weights') and not (folder / 'state.pt').exists():      # which has weights of its own
+        model = cli.trained_model(settings['project'], settings['weights'])
     settings['precision'] = cli.set_precision(model, settings['precision'])
     settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
     settings['batch'] = settings.get('batch') or model.BATCH_SIZE
-    settings['lr'] = settings.get('lr') or model.PEAK_LR
+    settings['lr'] = settings.get('lr') or model.PEAK_LR * (model.FINE_TUNING if model.is_trained else 1)
     if settings['fresh_noise']:
         pairs = FreshPairs(Path(settings['fresh_noise']), settings['pairs'] or FRESH_PAIRS,
                            settings['seed'])
@@ -287,34 +328,45 @@ def main(arguments=None) -> int:
     new = parser.add_argument_group('a new run')
     new.add_argument('--project', type=int, choices=(1, 2), help='the mini-project')
     new.add_argument('--out', type=Path, metavar='FOLDER', help='for the run; must not exist')
-    new.add_argument('--data', type=Path, metavar='FOLDER',
-                     help='with train_data.pkl and, if wanted, val_data.pkl (default: data)')
+    cli.add_options(new, data={'default': None,
+                               'help': 'with train_data.pkl and, if wanted, val_data.pkl (default: data)'})
     new.add_argument('--fresh-noise', type=Path, metavar='PHOTOS',
                      help='a folder of photographs: instead of reading a fixed set, draw new squares '
                           'with new noise for every epoch, from the photographs that others.data '
                           '(by default) does not keep for validation')
-    new.add_argument('--pairs', type=data.integer(1), metavar='N',
-                     help=f'of an epoch (default: all of --data, {FRESH_PAIRS} with --fresh-noise)')
-    new.add_argument('--epochs', type=data.integer(1), metavar='N', help="(default: the model's own)")
-    new.add_argument('--batch', type=data.integer(1), metavar='N', help="(default: the model's own)")
-    new.add_argument('--lr', type=data.positive, help="peak rate (default: the model's own)")
-    new.add_argument('--seed', type=data.integer(0), metavar='N', help='of all draws (default: 0)')
+    cli.add_options(new, pairs={'help': f'of an epoch (default: all of --data, {FRESH_PAIRS} with --fresh-noise)'},
+                    epochs={'default': None, 'help': "(default: the model's own)"}, seed={'default': None})
+    new.add_argument('--weights', type=Path, metavar='FILE',
+                     help='fine-tune these, as others.train makes them, or the shipped ones: pretrained')
+    new.add_argument('--batch', type=cli.integer(1), metavar='N', help="(default: the model's own)")
+    new.add_argument('--lr', type=cli.positive, help="peak rate (default: the model's own, lower with --weights)")
+    cli.add_options(new, threads={'default': None, 'help': f'to compute with (default: {torch.get_num_threads()})'})
     new.add_argument('--precision', choices=('float32', 'mixed'),
                      help='mixed: products in bfloat16 (default: what is fast on this machine)')
     parser.add_argument('--resume', type=Path, metavar='FOLDER',
-                        help='go on with the run in FOLDER, with all its settings')
+                        help='go on with the run in FOLDER, with all its settings; with more --epochs, lengthen it')
     parser.add_argument('--promote', action='store_true',
                         help='when it is finished, copy best.pth to the bestmodel.pth of the project '
-                             'if, and only if, it scores higher on val_data.pkl, ensembled')
+                             'if, and only if, it scores higher on val_data.pkl, ensembled; if not, the exit '
+                             'status is 1')
+    parser.add_argument('--force', action='store_true', help='with --promote, copy it even if it does not')
+    cli.add_options(parser, record={'help': 'when it is finished, append its epochs to FILE, a record as in '
+                                            'others/results'})
     options = vars(parser.parse_args(arguments))
-    resume, promotes, folder = options.pop('resume'), options.pop('promote'), options.pop('out')
+    resume, promotes, force, folder, record = map(options.pop, ('resume', 'promote', 'force', 'out', 'record'))
 
     if resume:
+        epochs = options.pop('epochs')
         given = [name for name, value in {'out': folder, **options}.items() if value is not None]
         if given:
             raise cli.UserError(f"--resume: {resume} has its settings, expected no "
                                 f"--{given[0].replace('_', '-')}")
         folder, settings = resume, read_settings(resume)
+        if epochs and epochs != settings['epochs']:
+            if epochs < settings['epochs']:
+                raise cli.UserError(f"--epochs: {epochs}, expected more than the {settings['epochs']} of {resume}")
+            commands = filter(None, [settings.get('command'), records.command()])
+            settings.update(epochs=epochs, command=' && '.join(commands))
     elif not (folder and options['project']):
         raise cli.UserError('expected --project and --out for a new run, --resume for an old one')
     elif folder.exists():
@@ -325,17 +377,35 @@ def main(arguments=None) -> int:
     validation = read_validation(Path(settings['data']))
     if promotes and validation is None:
         raise cli.UserError(f"--promote: {settings['data']} holds no {data.VAL_FILE} to score on")
-    model, pairs = set_up(settings)
-    cli.write_json(folder / 'settings.json', settings)
+    with team.joined():
+        return train(folder, settings, validation, record, promotes, force)
 
+
+def train(folder: Path, settings: dict, validation: Optional[tuple], record: Optional[Path], promotes: bool,
+          force: bool) -> int:
+    """The exit status of a run that begins or goes on."""
+    model, pairs = set_up(folder, settings)
+    team.any_of(False)                              # all have seen what is there
+    if team.rank() == 0:
+        cli.write_json(folder / 'settings.json', settings)
     run = Run(folder, settings, model, pairs, validation)
-    if not run.train():
+    try:
+        finished = run.train()
+    except team.Lost as error:
+        run.say(f'{error}; to go on: python -m others.train --resume {folder}')
+        return 1
+    if not finished:
         run.say(f'stopped; to go on: python -m others.train --resume {folder}')
         return 130
     run.say(f'finished: {folder}')
-    if promotes:
-        project = settings['project']
-        promote(project, folder / 'best.pth', cli.checkpoint(project), validation)
+    if team.rank() > 0:
+        return 0
+    project = settings['project']
+    if record:
+        rows = [{'training': folder.name, 'project': project, **row} for row in run.history]
+        records.append(record, rows, sum(row['seconds'] for row in run.history), settings.get('command'))
+    if promotes and not promote(project, folder / 'best.pth', cli.checkpoint(project), validation, force):
+        return 1
     return 0
 
 

@@ -222,15 +222,6 @@ def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, c
         assert line.startswith(f'skipped {photos / name}: ') and reason in line
 
 
-def test_photos_without_pillow_says_what_to_install(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, 'PIL', None)
-    with pytest.raises(SystemExit) as stop:
-        cli.run(lambda: make('photos', photos, '--out', tmp_path / 'out'))
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert said.startswith('error: ') and said.endswith(': pip install -r others/requirements.txt\n')
-
-
 # -------------------------------------------------------------------------------------- dead leaves
 
 @pytest.fixture(scope='module')
@@ -345,6 +336,20 @@ def test_the_seed_decides_everything_and_nothing_else_does(command, tmp_path):
     assert not torch.equal(first, second) and not torch.equal(noisy, clean)
 
 
+def test_data_are_made_by_one_thread(photos, tmp_path, monkeypatch):
+    seen, read_photo, threads = [], data.read_photo, torch.get_num_threads()
+    monkeypatch.setattr(data, 'usable_photos', lambda folder: sorted(folder.rglob('*.*')))
+    monkeypatch.setattr(data, 'read_photo', lambda path: seen.append(torch.get_num_threads()) or read_photo(path))
+    try:
+        torch.set_num_threads(3)
+        make('photos', photos, '--out', tmp_path, '--train', 2, '--val', 2)
+        make('centre', photos, '--out', tmp_path / 'centre.pkl', '--pairs', 2)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert set(seen) == {1} and len(seen) == 6
+
+
 @pytest.mark.parametrize('kept', ['train_data.pkl', 'val_data.pkl'])
 def test_files_are_replaced_only_by_force(command, kept, tmp_path):
     (tmp_path / 'out').mkdir()
@@ -366,12 +371,11 @@ def test_a_failure_leaves_the_files_as_they_were(command, tmp_path, monkeypatch)
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(torch, 'save', full_disk)
-    with pytest.raises(cli.UserError, match='No space left'):
-        make(*command, '--out', out, '--seed', 1, '--force')
+    for folder, seed in ((out, 1), (tmp_path / 'new' / 'fresh', 0)):
+        with pytest.raises(OSError, match='No space left'):
+            make(*command, '--out', folder, '--seed', seed, '--force')
     assert contents(out) == before
-    with pytest.raises(cli.UserError):
-        make(*command, '--out', tmp_path / 'fresh')
-    assert contents(tmp_path / 'fresh') == {}
+    assert not (tmp_path / 'new').exists()
 
 
 # ----------------------------------------------------------------------------------------- mistakes
@@ -390,7 +394,15 @@ def test_one_photograph_is_not_enough(photos, tmp_path):
         path.unlink()
     with pytest.raises(cli.UserError, match='FOLDER: .* holds 1 usable'):
         make('photos', photos, '--out', tmp_path / 'out')
-    assert contents(tmp_path / 'out') == {}
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_set_too_large_for_memory_ends_with_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: make('demo', '--train', 10 ** 12, '--val', 1, '--out', tmp_path / 'out'))
+    progress, error = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and error.startswith('error: not enough memory: ')
+    assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('arguments, words', [

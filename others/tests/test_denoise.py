@@ -1,7 +1,11 @@
 """`others.denoise` against Model.predict on the bare pixels, for all the kinds of image files."""
+import os
+import re
+
 import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
+from skimage.io import imsave
 
 from others import cli, denoise
 
@@ -73,12 +77,29 @@ def test_no_ensemble(tmp_path, weights):
 
 def test_alpha_is_kept(tmp_path, weights):
     image = picture('RGBA')
+    image.putalpha(image.getchannel('A').point(lambda alpha: max(alpha, 1)))
     image.save(tmp_path / 'a.png')
     run(tmp_path / 'a.png')
     result = read(tmp_path / 'a_denoised.png')
     assert result.mode == 'RGBA'
     assert same(result.getchannel('A'), image.getchannel('A'))
     assert same(result.convert('RGB'), expected(image, weights))
+
+
+def test_no_colour_spreads_from_under_transparent_pixels(tmp_path, weights):
+    flat = Image.new('RGB', (13, 10), (200, 30, 90))
+    alpha = Image.new('L', flat.size)
+    alpha.paste(255, (0, 0, 7, 10))
+    hidden = picture()
+    hidden.paste(flat, mask=alpha)
+    hidden.putalpha(alpha)
+    hidden.save(tmp_path / 'a.png')
+    run(tmp_path / 'a.png')
+    assert same(read(tmp_path / 'a_denoised.png').convert('RGB'), expected(flat, weights))
+    hidden.putalpha(0)
+    hidden.save(tmp_path / 'b.png')                         # nothing to see, and no mistake
+    run(tmp_path / 'b.png')
+    assert read(tmp_path / 'b_denoised.png').getchannel('A').getextrema() == (0, 0)
 
 
 @pytest.mark.parametrize('mode', ['L', 'LA', '1'])
@@ -126,15 +147,22 @@ def test_orientation(tmp_path, weights, orientation):
     assert same(result, ImageOps.exif_transpose(result))    # nobody turns it once more
 
 
-def test_colour_profile(tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
-    picture().save(tmp_path / 'a.png', icc_profile=profile)
-    run(tmp_path / 'a.png')
-    assert read(tmp_path / 'a_denoised.png').info['icc_profile'] == profile
-    picture('CMYK').save(tmp_path / 'b.tif', icc_profile=profile)
-    run(tmp_path / 'b.tif')
-    result = read(tmp_path / 'b_denoised.png')
-    assert result.mode == 'RGB' and 'icc_profile' not in result.info
+@pytest.mark.parametrize('suffix', ['png', 'jpg', 'tif', 'webp'])
+def test_resolution_profile_and_exif_are_kept(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x010F] = 'a maker'
+    kept = {'dpi': (300, 300), 'exif': exif.tobytes(),
+            'icc_profile': ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()}
+    picture().save(tmp_path / 'a.jpg', **kept)
+    assert run(tmp_path / 'a.jpg', tmp_path / f'b.{suffix}') == 0
+    result = read(tmp_path / f'b.{suffix}')
+    assert result.info['icc_profile'] == kept['icc_profile'] and result.getexif()[0x010F] == 'a maker'
+    if suffix != 'webp':                                    # which has no resolution
+        assert result.info['dpi'] == pytest.approx((300, 300), rel=1e-4)
+    picture('CMYK').save(tmp_path / 'c.jpg', **kept)
+    run(tmp_path / 'c.jpg', tmp_path / f'd.{suffix}')
+    assert read(tmp_path / f'd.{suffix}').mode == 'RGB'     # of inks no more, and so without their profile
+    assert 'icc_profile' not in read(tmp_path / f'd.{suffix}').info
 
 
 def test_other_formats(tmp_path):
@@ -144,25 +172,95 @@ def test_other_formats(tmp_path):
         assert read(tmp_path / 'new' / name).size == (13, 10)
 
 
-def test_folder(tmp_path, weights, capsys):
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder of all that goes wrong in folders, and of what goes well."""
     folder = tmp_path / 'in'
     (folder / 'below').mkdir(parents=True)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    deep = (torch.rand(10, 13, 3) * 65535).numpy().astype('uint16')
     picture().save(folder / 'a.png')
     picture('L').save(folder / 'b.JPG')
+    picture('RGBA').save(folder / 'alpha.png')
     picture().save(folder / 'below' / 'c.png')
     (folder / 'broken.png').write_bytes((folder / 'a.png').read_bytes()[:200])
-    (folder / 'text.jpeg').write_text('text')
+    imsave(folder / 'deep.tif', deep, check_contrast=False)
+    imsave(folder / 'deep_grey.png', deep[..., 0], check_contrast=False)
+    picture().save(folder / 'moving.gif', save_all=True, append_images=[Image.new('RGB', (13, 10))])
     (folder / 'notes.txt').write_text('text')
-    Image.new('I;16', (5, 5)).save(folder / 'deep.png')
-    assert run(folder) == 1
-    refused = capsys.readouterr().err.splitlines()
-    assert len(refused) == 3
-    assert all(line.startswith(f'skipped {folder / name}: ')
-               for line, name in zip(refused, ('broken.png', 'deep.png', 'text.jpeg')))
-    out = tmp_path / 'in_denoised'
-    assert sorted(path.name for path in out.iterdir()) == ['a.png', 'b.png']
-    assert same(read(out / 'a.png'), expected(picture(), weights))
-    assert read(out / 'b.png').mode == 'L'
+    picture().save(folder / 'same.png')
+    picture().save(folder / 'Same.bmp')
+    picture().save(folder / 'same.png.bmp')                 # same.png.png, too, if names were only lengthened
+    (folder / 'text.jpeg').write_text('text')
+    picture(size=(5, 5)).save(folder / 'tiny.bmp')
+    picture().save(folder / 'turned.jpg', exif=turned)
+    return folder
+
+
+def test_folder(mixed, weights, capsys):
+    """Each file is denoised, or named with a reason."""
+    said = {'broken.png': 'skipped .*', 'deep.tif': '.*16 bits.*8', 'deep_grey.png': 'skipped .*more than 8 bits',
+            'moving.gif': '.*2 images, the first', 'notes.txt': 'left out .*', 'text.jpeg': 'skipped .*'}
+    assert run(mixed) == 1
+    out, err = capsys.readouterr()
+    assert len(err.splitlines()) == len(said)
+    for name, words in said.items():
+        reason, = [line for line in err.splitlines() if str(mixed / name) in line]
+        assert re.match(words, reason)
+    made = {'a.png': (13, 10), 'alpha.png': (13, 10), 'b.png': (13, 10), 'deep.png': (13, 10), 'moving.png': (13, 10),
+            'same.png.png': (13, 10), 'Same.bmp.png': (13, 10), 'same.png.bmp.png': (13, 10), 'tiny.png': (5, 5),
+            'turned.png': (10, 13)}
+    results = {path.name: read(path) for path in mixed.with_name('in_denoised').iterdir()}
+    assert {name: image.size for name, image in results.items()} == made
+    assert sorted(out.splitlines()) == sorted(str(mixed.with_name('in_denoised') / name) for name in made)
+    assert same(results['a.png'], expected(picture(), weights))
+    assert results['b.png'].mode == 'L'
+
+
+def test_a_folder_goes_on_where_it_was_interrupted(mixed, capsys, monkeypatch):
+    def interrupted(image, *rest):
+        if image.size == (5, 5):
+            raise KeyboardInterrupt
+        return image
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(denoise, 'denoise', interrupted)
+        run(mixed)
+    out = mixed.with_name('in_denoised')
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    os.utime(mixed / 'a.png')                               # has changed since
+    os.utime(out / 'a.png', (0, 0))
+    capsys.readouterr()
+    assert run(mixed) == 1
+    done, said = capsys.readouterr()
+    assert len(before) == 8 and {path.name for path in out.iterdir()} == {*before, 'tiny.png', 'turned.png'}
+    assert done.splitlines() == [str(out / 'tiny.png'), str(out / 'turned.png')]
+    assert all((out / name).read_bytes() == content for name, content in before.items())
+    assert said.count('done before: ') == 7 and f'skipped OUT: {out / "a.png"} exists' in said
+    run(mixed, '--force')
+    assert all((out / name).read_bytes() != content for name, content in before.items())
+
+
+@pytest.mark.parametrize('project', [1, 2])
+def test_progress_and_seams_of_tiles(project):
+    model, done = cli.new_model(project), []
+    images = torch.rand(2, 3, 150, 70) * 255
+    whole = model.predict(images, ensemble=False, progress=done.append)
+    assert done == [2]
+    model.PIXELS = 64 ** 2
+    tiled = model.predict(images, ensemble=False, progress=done.append)
+    assert done[1:] == pytest.approx([1 / 6] * 12)
+    assert torch.allclose(tiled, whole, atol=0.5)           # products in bfloat16
+
+
+def test_the_bar_follows_the_tiles_and_threads_are_set(tmp_path, monkeypatch):
+    seen, threads = [], torch.get_num_threads()
+    monkeypatch.setattr(denoise.tqdm, 'update', lambda bar, n: seen.append((n, torch.get_num_threads())))
+    monkeypatch.setattr(type(cli.new_model(1)), 'PIXELS', 64 ** 2)
+    picture(size=(100, 60)).save(tmp_path / 'a.png')
+    run(tmp_path / 'a.png', '--threads', 3)
+    assert seen == [(0, 3), (0.5, 3), (0.5, 3)] and torch.get_num_threads() == threads
 
 
 def test_nothing_is_replaced_without_force(tmp_path, weights):
@@ -185,7 +283,9 @@ def test_nothing_is_replaced_without_force(tmp_path, weights):
     ('deep.png', 'new.png', 'more than 8 bits'),
     ('text.png', 'new.png', 'text.png'),
     ('empty', 'new', 'IN: .*empty holds no images'),
-    ('twins', 'new', 'IN: .*would both give .*a.png'),
+    ('a.png', 'empty', 'OUT: .*empty is a folder, expected a file, .*empty/a.png'),
+    ('some', 'a.png', 'OUT: .*a.png is a file, expected a folder'),
+    ('some', 'some', 'OUT: .*some is IN, expected a folder of its own'),
 ])
 def test_mistakes(tmp_path, source, out, words):
     picture().save(tmp_path / 'a.png')
@@ -193,12 +293,12 @@ def test_mistakes(tmp_path, source, out, words):
     Image.new('I;16', (5, 5)).save(tmp_path / 'deep.png')
     (tmp_path / 'text.png').write_text('text')
     (tmp_path / 'empty').mkdir()
-    (tmp_path / 'twins').mkdir()
-    for name in ('a.png', 'a.bmp'):
-        picture().save(tmp_path / 'twins' / name)
+    (tmp_path / 'some').mkdir()
+    picture().save(tmp_path / 'some' / 'a.bmp')
+    before = sorted(tmp_path.rglob('*'))
     with pytest.raises(cli.UserError, match=words):
         run(tmp_path / source, tmp_path / out)
-    assert not (tmp_path / out).exists()
+    assert sorted(tmp_path.rglob('*')) == before
 
 
 def test_weights(tmp_path):
@@ -206,6 +306,6 @@ def test_weights(tmp_path):
     torch.manual_seed(1)
     cli.new_model(2).save(tmp_path / 'other.pth')
     assert run(tmp_path / 'a.png', '--project', 2, '--weights', tmp_path / 'other.pth') == 0
-    for path in (tmp_path / 'other.pth', tmp_path / 'none.pth'):
-        with pytest.raises(cli.UserError, match=f'weights of project 1: .*{path.name}'):
-            run(tmp_path / 'a.png', tmp_path / 'b.png', '--weights', path)
+    for name, words in (('other.pth', '.*it is one of mini-project 2'), ('none.pth', ': No such file')):
+        with pytest.raises(cli.UserError, match=f'weights of project 1: .*{name}{words}'):
+            run(tmp_path / 'a.png', tmp_path / 'b.png', '--weights', tmp_path / name)

@@ -90,6 +90,37 @@ def test_figures(run, val_data, tmp_path):
     assert rows[2]['ms'] > 0 and 'gain' not in rows[0] and 'ms' not in rows[0]
 
 
+def test_weights_beside_the_shipped_ones(run, val_data, tmp_path):
+    model = cli.new_model(2)
+    model.save(tmp_path / 'best.pth')
+    options = ('--project', 2, '--weights', tmp_path / 'best.pth', '--threads', 1)
+    status, out, _ = run(*options, '--json')
+    rows = json.loads(out)
+    assert status == 0 and [row['model'] for row in rows] == ['noisy input', 'project 2', str(tmp_path / 'best.pth')]
+    noisy, clean = torch.load(val_data / data.VAL_FILE, weights_only=True)
+    images = [other.predict(noisy).double() for other in (cli.trained_model(2, cli.checkpoint(2)), model)]
+    shipped, given = ([-10 * ((a - b) / 255).square().mean().log10().item() for a, b in zip(x, clean)] for x in images)
+    differences = [b - a for a, b in zip(shipped, given)]
+    assert rows[2]['over_shipped'] == pytest.approx(statistics.mean(differences), abs=1e-3)
+    assert rows[2]['over_shipped_error'] == pytest.approx(statistics.stdev(differences) / 130 ** 0.5, rel=1e-2)
+    assert f"best.pth: {rows[2]['over_shipped']:+.3f} ± " in run(*options)[1]
+    for arguments, words in ((options[2:], '--weights: .* needs a --project'),
+                             (('--project', 1, *options[2:]), 'weights of project 1: .*best.pth')):
+        with pytest.raises(cli.UserError, match=words):
+            run(*arguments)
+
+
+def test_two_image_files(tmp_path, capsys):
+    a, b = numpy.random.default_rng(0).integers(256, size=(2, 5, 7, 3), dtype='uint8')
+    for name, pixels in (('a.png', a), ('b.bmp', b), ('c.png', a[1:])):
+        Image.fromarray(pixels).save(tmp_path / name)
+    assert evaluate.main(['--images', str(tmp_path / 'a.png'), str(tmp_path / 'b.bmp')]) == 0
+    error = ((a.astype(float) - b) ** 2).mean()
+    assert capsys.readouterr().out == f'{-10 * numpy.log10(error / 255 ** 2):.2f} dB\n'
+    with pytest.raises(cli.UserError, match='--images: .*a.png is 7 x 5 and .*c.png is 7 x 4, expected one size'):
+        evaluate.main(['--images', str(tmp_path / 'a.png'), str(tmp_path / 'c.png')])
+
+
 def test_an_image_without_noise_is_left_out(val_data, tmp_path):
     noisy, clean = cli.read_pairs('--data', val_data / 'val_data.pkl')
     path = tmp_path / 'one.pkl'
@@ -135,7 +166,9 @@ def test_foreign_submissions_are_alone(run, tmp_path):
     noisy, ours, *rows = json.loads(out)
     assert [row['model'] for row in rows] == [str(one), str(two)]
     assert all(row['psnr'] == noisy['psnr'] and row['gain'] == 0 for row in rows)
-    assert error.splitlines() == [f"{three} failed: ModuleNotFoundError: No module named 'others'"]
+    progress, *failures = error.splitlines()
+    assert progress.startswith('models: 4 of 4, ')
+    assert failures == [f"{three} failed: ModuleNotFoundError: No module named 'others'"]
 
 
 @pytest.mark.parametrize('predict, words', [
@@ -164,7 +197,7 @@ def test_table_pictures_and_floor(run, val_data, tmp_path):
         for line, name in zip(lines[title + 2:], names):
             assert line.startswith(name + '  ') and len(line) == len(lines[title + 1])
     assert lines[8] == f'{real}: 9 images, 9 x 12'
-    assert [line.split(':')[0] for line in error.splitlines()] == names[1:]
+    assert [line.split(':')[0] for line in error.splitlines()] == ['models', *names[1:]]
     assert f'on {real} is below the floor of 200.0 dB' in error
 
     names = [f'{stem}_{kind}.png' for stem in ('real', 'val_data') for kind in ('montage', 'psnr')]

@@ -6,17 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid,
+from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, Tanh,
                                  TransposeConv2d, Upsampling)
+from others.studies.variants import TORCH, copy_weights, torch_twin
 
 
-def torch_upsampling(*arguments, scale_factor=2, **options):
-    return nn.Sequential(nn.Upsample(scale_factor=scale_factor), nn.Conv2d(*arguments, **options))
-
-
-TWINS = {'Conv2d': (Conv2d, nn.Conv2d), 'TransposeConv2d': (TransposeConv2d, nn.ConvTranspose2d),
-         'Upsampling': (Upsampling, torch_upsampling), 'ReLU': (ReLU, nn.ReLU), 'Sigmoid': (Sigmoid, nn.Sigmoid),
-         'NearestUpsampling': (NearestUpsampling, lambda scale_factor: nn.Upsample(scale_factor=scale_factor))}
+TWINS = {kind.__name__: (kind, twin) for kind, twin in TORCH.items()}
 
 
 def twins(block: str, *arguments, dtype=torch.float64, **options):
@@ -24,9 +19,7 @@ def twins(block: str, *arguments, dtype=torch.float64, **options):
     ours, theirs = (kind(*arguments, **options) for kind in TWINS[block])
     theirs.double()
     ours.to(dtype)
-    with torch.no_grad():
-        for (parameter, _), twin in zip(ours.param(), theirs.parameters()):
-            twin.copy_(parameter)
+    copy_weights(ours, theirs)
     return ours, theirs
 
 
@@ -103,6 +96,15 @@ def test_convolutions_in_double_precision(part):
         assert_equal(results(ours, x, gradient), results(theirs, x, gradient))
 
 
+def test_twin_of_a_network_has_its_arguments_and_weights():
+    for seed in range(50):
+        block, arguments, shape = configuration(seed)
+        ours, theirs = twins(block, **arguments, dtype=torch.float32)
+        twin, x = torch_twin(Sequential(ours, Sigmoid())), torch.rand(shape)
+        torch.testing.assert_close(twin(x), theirs(x.double()).sigmoid().float(), rtol=1e-4, atol=1e-5)
+        assert len(list(twin.parameters())) == len(ours.param())
+
+
 def test_convolutions_in_single_precision():
     """The error against float64 is at most 4 times torch's own in each case, at most 1.1 in the median."""
     ratios = {}
@@ -130,6 +132,7 @@ def test_convolutions_in_single_precision():
 
 @pytest.mark.parametrize('block, arguments, shape', [
     ('ReLU', (), (3, 2, 5, 4)), ('Sigmoid', (), (3, 2, 5, 4)), ('Sigmoid', (), (7,)), ('Sigmoid', (), (2, 0, 3)),
+    ('Tanh', (), (3, 2, 5, 4)), ('Tanh', (), (7,)), ('Tanh', (), (2, 0, 3)),
     ('NearestUpsampling', (2,), (2, 3, 5, 4)), ('NearestUpsampling', ((3, 1),), (2, 3, 1, 4))])
 def test_blocks_without_parameters(block, arguments, shape):
     torch.manual_seed(0)
@@ -167,7 +170,7 @@ def finite_difference(f, x, direction, step=1e-5):
 @pytest.mark.parametrize('build', [
     lambda: Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2), 2), lambda: TransposeConv2d(4, 6, 3, 2, 1, 1, 2),
     lambda: Upsampling(4, 3, 3, padding=1), lambda: Upsampling(4, 2, (2, 3), stride=2, padding=3, groups=2),
-    lambda: NearestUpsampling((2, 3)), Sigmoid,
+    lambda: NearestUpsampling((2, 3)), Sigmoid, Tanh,
     lambda: Sequential(Conv2d(4, 5, 4, 2, 1), ReLU(), TransposeConv2d(5, 3, 4, 2, 1), Sigmoid())])
 def test_finite_differences(build):
     """The gradient along random directions, of a random linear function of the output: torch has no part in it."""
@@ -367,7 +370,7 @@ def test_wrong_inputs_are_refused(build):
 
 @pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
                                    lambda: Upsampling(3, 4, 3, stride=2), lambda: NearestUpsampling(2), ReLU, Sigmoid,
-                                   lambda: Sequential(Conv2d(3, 4, 3), ReLU())])
+                                   Tanh, lambda: Sequential(Conv2d(3, 4, 3), ReLU())])
 def test_wrong_gradients_are_refused(build):
     block = build()
     N, C, H, W = block.forward(torch.randn(2, 3, 6, 5)).shape
@@ -517,13 +520,8 @@ def test_training_curve_is_torchs():
     torch.manual_seed(0)
     ours = Sequential(Conv2d(3, 8, 4, 2, 1), ReLU(), Conv2d(8, 12, 3, 2, 1), ReLU(),
                       Upsampling(12, 8, 3, padding=1), ReLU(), TransposeConv2d(8, 3, 4, 2, 1), Sigmoid())
+    theirs = torch_twin(ours).double()
     ours.to(torch.float64)
-    theirs = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.ReLU(),
-                           nn.Upsample(scale_factor=2), nn.Conv2d(12, 8, 3, padding=1), nn.ReLU(),
-                           nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Sigmoid()).double()
-    with torch.no_grad():
-        for (parameter, _), twin in zip(ours.param(), theirs.parameters()):
-            twin.copy_(parameter)
     loss, optimizer = MSE(), SGD(ours.param(), lr=1, momentum=0.9, nesterov=True)
     twin_optimizer = torch.optim.SGD(theirs.parameters(), lr=1, momentum=0.9, nesterov=True)
     batches = torch.rand(5, 4, 3, 16, 12, dtype=torch.float64)

@@ -3,7 +3,6 @@
 Sizes are tiny and the weights mostly random: no property but that of learning depends on their values.
 """
 import ast
-import collections
 import functools
 import inspect
 import io
@@ -16,6 +15,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 import Miniproject_1.model
 import Miniproject_2.model
+from others import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
@@ -396,8 +397,7 @@ def test_train_learns_from_noisy_pairs(project):
 
 def test_the_loss_is_the_mean_squared_error(project, monkeypatch):
     """Of images in 0..1; those of 10 rows as padded with the last one to 12."""
-    monkeypatch.setattr(project, 'swap_noise', lambda first, second: (first, second))
-    monkeypatch.setattr(project, 'turn', lambda first, second: (first, second))
+    monkeypatch.setattr(project, 'augment', lambda first, second: (first, second))
     model, losses = new_model(project), []
     first, second = pairs(2, 10, 8)
     noisy, target = (F.pad(x.double() / 255, (0, 0, 0, 2), mode='replicate') for x in (first, second))
@@ -653,22 +653,25 @@ def test_swap_noise(project):
 
 @pytest.mark.parametrize('H, W', [(4, 4), (4, 6)])
 def test_turn(project, H, W):
-    """A search over all symmetries and colour orders finds the one that each pair went through."""
-    N = 480
+    """A search over all symmetries finds the one that each pair went through."""
+    N, kinds = 480, 8 if H == W else 4
     torch.manual_seed(0)
     first, second = torch.rand(2, N, 3, H, W)
     noisy, other = project.turn(first, second)
-    orders, seen = list(itertools.permutations(range(3))), collections.Counter()
-    for order in orders:
-        for k, (a, b) in enumerate(zip(symmetries(first[:, order]), symmetries(second[:, order]))):
-            if a.shape == noisy.shape:
-                seen[order, k] += int(((noisy == a) & (other == b)).flatten(1).all(1).sum())
-    assert sum(seen.values()) == N, 'a pair that no symmetry explains'
-    kinds = len(orders) * (8 if H == W else 4)
-    assert len(seen) == kinds
-    # Binomial counts: the bounds are 4 standard deviations away, or more.
-    mean = N / kinds
-    assert all(abs(count - mean) < 4.5 * mean ** 0.5 for count in seen.values()), seen
+    seen = [int(((noisy == a) & (other == b)).flatten(1).all(1).sum())
+            for a, b in zip(symmetries(first), symmetries(second)) if a.shape == noisy.shape]
+    assert sum(seen) == N, 'a pair that no symmetry explains'
+    # Binomial counts: the bound is 4 standard deviations away, or more.
+    assert len(seen) == kinds and all(abs(count - N / kinds) < 4.5 * (N / kinds) ** 0.5 for count in seen), seen
+
+
+def test_permute_colours():
+    N, orders = 480, list(itertools.permutations(range(3)))
+    torch.manual_seed(0)
+    first, second = torch.rand(2, N, 3, 2, 4)
+    noisy, other = PROJECTS[1].permute_colours(first, second)
+    seen = [int(((noisy == first[:, order]) & (other == second[:, order])).flatten(1).all(1).sum()) for order in orders]
+    assert sum(seen) == N and all(abs(count - N / 6) < 4.5 * (N / 6) ** 0.5 for count in seen), seen
 
 
 # --------------------------------------------------------------------------------- save and load
@@ -720,14 +723,17 @@ def test_save_is_atomic(project, model, tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ['model.pth']
 
 
-def test_save_removes_what_a_kill_left(model, tmp_path):
-    """And nothing else."""
-    for name in ('model.pth.123.tmp', 'model.pth.tmp', 'model.pth.mine.tmp', 'model2.pth.5.tmp', 'm[o]del.pth.7.tmp'):
+@pytest.mark.parametrize('write', ['save', 'cli.write'])
+def test_save_removes_what_a_kill_left_a_day_ago(model, tmp_path, write):
+    """And nothing else: not what another process is writing."""
+    write = model.save if write == 'save' else lambda path: cli.write(path, b'all')
+    old = ('model.pth.123.tmp', 'model.pth.tmp', 'model.pth.mine.tmp', 'model2.pth.5.tmp', 'm[o]del.pth.7.tmp')
+    for name in (*old, 'model.pth.8.tmp'):
         (tmp_path / name).write_text('half')
-    model.save(tmp_path / 'model.pth')
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        'm[o]del.pth.7.tmp', 'model.pth', 'model.pth.mine.tmp', 'model.pth.tmp', 'model2.pth.5.tmp']
-    model.save(tmp_path / 'm[o]del.pth')
+        os.utime(tmp_path / name, (time.time() - 90000 * (name in old),) * 2)
+    write(tmp_path / 'model.pth')
+    assert {path.name for path in tmp_path.iterdir()} == {*old[1:], 'model.pth', 'model.pth.8.tmp'}
+    write(tmp_path / 'm[o]del.pth')
     assert not (tmp_path / 'm[o]del.pth.7.tmp').exists()
 
 

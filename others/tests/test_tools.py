@@ -1,4 +1,5 @@
 """What all the tools promise: a list of them, --help with an example, mistakes told in one line."""
+import os
 import runpy
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from others import cli
 from others.__main__ import tools
 
 
-def run(*arguments) -> tuple:
+def run(*arguments, **environment) -> tuple:
     """`python -m ARGUMENTS`: exit status, stdout, stderr."""
-    done = subprocess.run([sys.executable, '-m', *arguments], cwd=cli.ROOT,
+    done = subprocess.run([sys.executable, '-m', *arguments], cwd=cli.ROOT, env={**os.environ, **environment},
                           capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
@@ -32,13 +33,13 @@ def run_here(monkeypatch, capsys):
 def test_list():
     status, out, error = run('others')
     assert (status, error) == (0, '')
-    listed = dict(line.split(maxsplit=3)[2:] for line in out.splitlines())
-    names = ('data', 'train', 'evaluate', 'denoise', 'readme_picture')
+    listed = dict(line.split(maxsplit=3)[2:] for line in out.splitlines() if line.startswith('    '))
+    names = ('data', 'train', 'evaluate', 'denoise', 'studies.search', 'studies.readme_picture')
     assert listed.keys() >= {f'others.{name}' for name in names}
     assert len(set(listed.values())) == len(listed)
 
 
-@pytest.mark.parametrize('name', tools())
+@pytest.mark.parametrize('name', {**tools(), **tools('studies')})
 def test_help(name, run_here):
     status, out, error = run_here(name, '--help')
     assert (status, error) == (0, '')
@@ -55,7 +56,7 @@ def test_help(name, run_here):
     ('evaluate', ['--floor', 'high']),
     ('denoise', []),
     ('denoise', ['no_such_file']),
-    ('readme_picture', ['--out', 'requirements.txt']),
+    ('studies.readme_picture', ['--out', 'requirements.txt']),
 ])
 def test_mistakes(name, arguments, run_here):
     status, out, error = run_here(name, *arguments)
@@ -64,7 +65,23 @@ def test_mistakes(name, arguments, run_here):
     assert all(argument in error for argument in arguments[:1])
 
 
-def test_exit_status_of_a_process():
-    status, out, error = run('others.denoise', 'no_such_file')
-    assert (status, out) == (2, '')
-    assert error == 'error: IN: there is no no_such_file, expected an image or a folder of images\n'
+@pytest.mark.parametrize('tool, package', [('data', 'torch'), ('denoise', 'PIL'), ('train', 'tqdm')])
+def test_a_package_that_is_missing(tool, package, tmp_path):
+    (tmp_path / f'{package}.py').write_text('raise ModuleNotFoundError("it is missing")')
+    assert run(f'others.{tool}', '--help', PYTHONPATH=str(tmp_path)) == (
+        2, '', 'error: it is missing: pip install -r others/requirements.txt\n')
+
+
+def test_interrupted_at_once(tmp_path):
+    (tmp_path / 'torch.py').write_text('raise KeyboardInterrupt')
+    assert run('others.data', '--help', PYTHONPATH=str(tmp_path)) == (130, '', '')
+
+
+def test_nobody_reads_on(monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, 'stdout', open(writer, 'w'))
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: print('a line'))
+    sys.stdout.close()                                  # what is left in the buffer has somewhere to go
+    assert (stop.value.code, capsys.readouterr().err) == (141, '')

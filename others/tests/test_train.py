@@ -77,13 +77,13 @@ def assert_same_result(a, b) -> None:
 
 def test_run_folder(folder, tmp_path, capsys):
     run = tmp_path / 'runs' / 'first'
-    assert new_run(folder, run, '--seed', '3') == 0
+    assert new_run(folder, run, '--seed', '3', '--record', str(tmp_path / 'record.json')) == 0
     assert {path.name for path in run.iterdir()} == {
         'settings.json', 'log.txt', 'metrics.jsonl', 'curve.png', 'montage.png', 'last.pth', 'best.pth',
         'state.pt'}
     settings = json.loads((run / 'settings.json').read_text())
     assert (settings['project'], settings['epochs'], settings['seed'], settings['pairs']) == (1, 2, 3, 40)
-    assert settings['torch'] == torch.__version__
+    assert settings['versions']['torch'] == torch.__version__
     for name in ('curve.png', 'montage.png'):
         with Image.open(run / name) as picture:
             assert picture.format == 'PNG' and min(picture.size) > 200
@@ -93,6 +93,9 @@ def test_run_folder(folder, tmp_path, capsys):
 
     noisy, clean = torch.load(folder / data.VAL_FILE, weights_only=True)
     history = records(run)
+    (recorded,) = json.loads((tmp_path / 'record.json').read_text())['runs']
+    assert [row['val_psnr'] for row in recorded['rows']] == [record['val_psnr'] for record in history]
+    assert recorded['rows'][0]['project'] == 1 and recorded['rows'][0]['training'] == 'first'
     for name, expected in (('last.pth', history[-1]['val_psnr']),
                            ('best.pth', max(record['val_psnr'] for record in history))):
         error = cli.trained_model(1, run / name).predict(noisy, ensemble=False).double() - clean.double()
@@ -140,12 +143,45 @@ def test_batch_and_rate(folder, tmp_path, no_pictures, monkeypatch, project):
     assert [record['lr'] for record in records(tmp_path / 'run')] == pytest.approx(expected)
 
 
-def test_a_run_from_before_there_were_batch_and_rate(whole, tmp_path):
+def test_a_run_from_before_there_were_batch_and_rate(whole, tmp_path, no_pictures):
     run = shutil.copytree(whole, tmp_path / 'old')
     settings = json.loads((run / 'settings.json').read_text())
-    assert settings.pop('batch') == BATCH and settings.pop('lr') > 0
+    assert settings.pop('batch') == BATCH and settings.pop('lr') > 0 and settings.pop('command')
     (run / 'settings.json').write_text(json.dumps(settings))
-    assert train.main(['--resume', str(run)]) == 0
+    assert train.main(['--resume', str(run), '--epochs', '3', '--record', str(tmp_path / 'record.json')]) == 0
+
+
+def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
+    """Stopped within the second epoch of two, lengthened to four and stopped once more."""
+    def lengthen(run, *options) -> int:
+        return train.main(['--resume', str(run), '--epochs', '4', *options])
+
+    whole, parts, record = tmp_path / 'whole', tmp_path / 'parts', tmp_path / 'record.json'
+    at_step(monkeypatch, 7, lambda: signal.raise_signal(signal.SIGINT))
+    assert new_run(folder, whole, '--lr', '5e-4') == 130
+    shutil.copytree(whole, parts)
+    assert lengthen(whole, '--record', str(record)) == 0
+    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+    assert lengthen(parts) == 130
+    assert lengthen(parts) == 0                                 # as another --resume without --epochs would
+    assert records(whole) == records(parts) and len(records(whole)) == 4
+    assert (whole / 'last.pth').read_bytes() == (parts / 'last.pth').read_bytes()
+
+    settings = json.loads((whole / 'settings.json').read_text())
+    first, second = settings['command'].split(' && ')
+    assert settings['epochs'] == 4 and first.startswith('python -m ') and second.startswith('python -m ')
+    (recorded,) = json.loads(record.read_text())['runs']
+    assert recorded['command'] == settings['command']
+    assert [row['val_psnr'] for row in recorded['rows']] == [row['val_psnr'] for row in records(whole)]
+    assert [row.get('lengthened_at_epoch') for row in recorded['rows']] == [None, 1.4, 1.4, 1.4]
+    assert [row['planned_epochs'] for row in recorded['rows']] == [2, 4, 4, 4]
+    assert 'lengthened after 1.4 epochs' in (whole / 'log.txt').read_text()
+    # The last steps of the epochs: one of 10, and after 7 steps three of the other 13.
+    expected = [5e-4 * (0.001 + 0.999 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9)) / 2)
+                for progress in (4 / 10, 2 / 13, 7 / 13, 12 / 13)]
+    assert [row['lr'] for row in recorded['rows']] == pytest.approx(expected)
+    with pytest.raises(cli.UserError, match='--epochs: 3, expected more than the 4 of'):
+        train.main(['--resume', str(whole), '--epochs', '3'])
 
 
 @pytest.mark.parametrize('moment', ['show', 'save_state'])
@@ -209,14 +245,35 @@ def test_promote_copies_only_what_scores_higher(folder, tmp_path, capsys):
     model.save(tmp_path / 'identity.pth')
     random, identity = ((tmp_path / name).read_bytes() for name in ('random.pth', 'identity.pth'))
 
-    for weights, expected in (('random.pth', random), ('identity.pth', identity),
-                              ('random.pth', identity), ('identity.pth', identity)):
-        train.promote(1, tmp_path / weights, shipped, validation)
+    for weights, expected, force, copies in (
+            ('random.pth', random, False, True), ('identity.pth', identity, False, True),
+            ('random.pth', identity, False, False), ('identity.pth', identity, False, False),
+            ('random.pth', random, True, True)):
+        assert train.promote(1, tmp_path / weights, shipped, validation, force) == copies
         assert shipped.read_bytes() == expected
     noisy, clean = validation
     out = capsys.readouterr().out
-    assert out.count(f'{train.psnr(noisy, clean).mean():.3f} dB') == 4
-    assert (out.count('copied to'), out.count('not better')) == (2, 2)
+    assert out.count(f'{train.psnr(noisy, clean).mean():.3f} dB') == 5
+    assert (out.count('copied to'), out.count('not better')) == (3, 2)
+
+
+@pytest.mark.parametrize('project', [1, 2])
+def test_fine_tuning(folder, tmp_path, no_pictures, monkeypatch, project):
+    """It begins from the weights, at the lower rate."""
+    torch.manual_seed(5)
+    model, start = cli.new_model(project), tmp_path / 'start.pth'
+    model.save(start)
+    monkeypatch.setattr(cli, 'checkpoint', lambda project: start)
+    began = []
+    monkeypatch.setattr(type(model), 'train', lambda model, *images, **options: began.append(
+        (model.weights(), options['peak_lr'])))
+    for weights in ('pretrained', str(start)):
+        new_run(folder, tmp_path / weights.replace('/', '_'), '--weights', weights, '--threads', '1', project=project)
+    monkeypatch.undo()
+    for weights, rate in began:
+        assert all(torch.equal(weight, weights[name]) for name, weight in model.weights().items())
+        assert rate == pytest.approx(model.PEAK_LR * model.FINE_TUNING)
+    assert len(began) == 2 and json.loads((tmp_path / 'pretrained' / 'settings.json').read_text())['threads'] == 1
 
 
 def test_promote_from_the_command_line(folder, tmp_path, no_pictures, monkeypatch):

@@ -1,6 +1,8 @@
 """Make the README's picture: photographs, point-sampled, denoised by both projects, and the truth.
 
-    python -m others.readme_picture --force
+    python -m others.studies.readme_picture --force
+
+Beside it, in tiles.png, the same images without titles, a row for each photograph: the reports show them.
 
 The photographs come with scikit-image, whose documentation names their licences: `astronaut` (NASA,
 public domain) and `coffee` (Rachel Michetti, CC0). Of each, a square is divided into 96 x 96 blocks.
@@ -28,7 +30,7 @@ def sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser('readme_picture', __doc__)
+    parser = cli.parser('studies.readme_picture', __doc__)
     parser.add_argument('--out', type=Path, default=cli.ROOT / 'others' / 'pictures' / 'denoised.png',
                         metavar='FILE', help='(default: others/pictures/denoised.png)')
     parser.add_argument('--force', action='store_true', help='replace a picture that is there')
@@ -45,7 +47,9 @@ def main(arguments=None) -> int:
         pairs.append(sample(photo[:, top:top + SIDE * b, left:left + SIDE * b], generator))
     noisy, clean = map(torch.stack, zip(*pairs))
     denoised = {f'project {k}': cli.trained_model(k, cli.checkpoint(k)).predict(noisy) for k in (1, 2)}
-    plots.montage(options.out, {'point-sampled': noisy, **denoised, 'true average': clean}, scale=2)
+    versions = {'point-sampled': noisy, **denoised, 'true average': clean}
+    plots.montage(options.out, versions, scale=2)
+    plots.tiles(options.out.with_name('tiles.png'), list(versions.values()))
     print(f'{options.out}: {options.out.stat().st_size / 1000:.0f} kB')
     return 0
 

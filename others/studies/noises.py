@@ -1,7 +1,7 @@
 """How the denoisers do on noise that they were not trained for: one table, a row for each kind of noise.
 
-    python -m others.noises --photos ../photographs --data data
-    python -m others.noises --photos ../photographs --data data --record others/results/noises.json
+    python -m others.studies.noises --photos ../photographs --data data
+    python -m others.studies.noises --photos ../photographs --data data --record others/results/noises.json
 
 The first rows are the course's noise at other sizes of a block, from squares of the photographs that others.data
 keeps out of training; the others add Gaussian or Poisson noise to the clean images of val_data.pkl, rounded to
@@ -10,11 +10,12 @@ is more than a real blur could know. All figures are PSNR in dB, means of the im
 the noisy input.
 """
 import math
+import time
 from pathlib import Path
 
 import torch
 
-from others import cli, data
+from others import cli, data, records
 from others.metrics import psnr, that_differ
 
 BLOCKS = (2, 4, 8, 16)                      # pixels on a side
@@ -62,7 +63,8 @@ def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def figures(noisy: torch.Tensor, clean: torch.Tensor, models: dict) -> dict:
-    """PSNR (dB) of the noisy images that differ from the clean ones, of the best blur, with its width, of each model."""
+    """PSNR (dB) of the noisy images that differ from the clean ones, of the best blur, with its width, and of each
+    model."""
     noisy, clean = that_differ(noisy, clean)
 
     def score(images: torch.Tensor) -> float:
@@ -74,14 +76,12 @@ def figures(noisy: torch.Tensor, clean: torch.Tensor, models: dict) -> dict:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser('noises', __doc__)
+    parser = cli.parser('studies.noises', __doc__)
     option = parser.add_argument
     option('--photos', type=Path, required=True, metavar='FOLDER', help='photographs, as for others.data')
-    option('--data', type=Path, default=Path('data'), metavar='FOLDER', help='with val_data.pkl (default: data)')
-    option('--images', type=data.integer(1), default=500, metavar='N', help='of a row (default: 500)')
-    option('--seed', type=data.integer(0), default=0, metavar='N', help='of the noise (default: 0)')
-    option('--record', type=Path, metavar='FILE', help='write the rows to FILE, as JSON')
-    options = parser.parse_args(arguments)
+    option('--images', type=cli.integer(1), default=500, metavar='N', help='of a row (default: 500)')
+    cli.add_options(parser, 'data', 'seed', 'record')
+    options, start = parser.parse_args(arguments), time.monotonic()
     models = {f'project {k}': cli.trained_model(k, cli.checkpoint(k)) for k in (1, 2)}
     clean = cli.read_pairs('--data', options.data / data.VAL_FILE)[1][:options.images]
     try:
@@ -91,7 +91,7 @@ def main(arguments=None) -> int:
     photos = list(map(data.read_photo, paths))
     generator = torch.Generator().manual_seed(options.seed)
 
-    def rows():
+    def noises():
         for b in BLOCKS:
             large = [photo for photo in photos if min(photo.shape[1:]) >= data.SIZE * b]
             if large:
@@ -101,16 +101,15 @@ def main(arguments=None) -> int:
         for photons in PHOTONS:
             yield f'Poisson, {photons} photons', (poisson_noise(clean, photons, generator), clean)
 
+    kinds = len(BLOCKS) + len(SIGMAS) + len(PHOTONS)
+    rows = [{'noise': name, **figures(*pair, models)}
+            for name, pair in cli.progress(noises(), kinds, 'kinds of noise')]
     columns = ('noisy input', 'best blur', *models)
-    print(f'{"":<22}' + ''.join(f'{column:>13}' for column in columns))
-    record = {**cli.circumstances(), 'rows': []}
-    for name, pair in rows():
-        row = figures(*pair, models)
-        record['rows'].append({'noise': name, **row})
-        print(f'{name:<22}' + ''.join(f'{row[column]:13.2f}' for column in columns), flush=True)
+    print(cli.table([['', *columns],
+                     *([row['noise'], *(f'{row[column]:.2f}' for column in columns)] for row in rows)]))
     if options.record:
-        cli.write_json(options.record, record)
-    below = [f'{row["noise"]}: {name}' for row in record['rows'] for name in models if row[name] < row['noisy input']]
+        records.append(options.record, rows, time.monotonic() - start)
+    below = [f'{row["noise"]}: {name}' for row in rows for name in models if row[name] < row['noisy input']]
     if below:
         print(f'below the noisy input: {"; ".join(below)}')
     return 0

@@ -1,5 +1,5 @@
-"""The tools that compare: the search for a network, the speedrun, and other kinds of noise."""
-import json
+"""The studies: the search for a network, against torch, the speedrun, and other kinds of noise."""
+import copy
 import math
 
 import numpy
@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from others import bench_speedrun, cli, compare_torch, data, noises, search
+from others import cli, data, records
 from others.metrics import psnr
+from others.studies import bench_framework, compare_torch, noises, search, speedrun, variants
 
 
 @pytest.fixture(scope='module')
@@ -29,48 +30,52 @@ def pairs(tmp_path_factory):
 
 # ------------------------------------------------------------------------------------------- search
 
-@pytest.mark.parametrize('block', search.BLOCKS)
+@pytest.mark.parametrize('block', variants.BLOCKS)
 def test_every_block_keeps_the_shape_and_begins_near_the_identity(block):
     torch.manual_seed(0)
     x = torch.randn(2, 8, 6, 10)
-    y = search.BLOCKS[block](8)(x)
+    y = variants.BLOCKS[block](8)(x)
     assert y.shape == x.shape
     assert 0 < (y - x).norm() < 0.5 * x.norm()
 
 
-def test_attention_reaches_every_pixel():
-    torch.manual_seed(0)
-    layer, x = search.Attention(8), torch.randn(1, 8, 4, 6, requires_grad=True)
-    layer(x)[0, :, 0, 0].sum().backward()
-    assert bool((x.grad.abs().sum(1) > 0).all())
-
-
 @pytest.mark.parametrize('project', (1, 2))
 def test_the_default_variant_is_the_project_s_network(project):
-    variant = {1: search.Variant1, 2: search.Variant2}[project](search.parse(['x', '--project', str(project)]))
+    _, kind = search.VARIANTS[project]
+    variant = kind(search.parse(['x', '--project', str(project)]))
     net = cli.new_model(project).net
     weights = net.parameters() if project == 1 else [weight for weight, _ in net.param()]
     assert sorted(weight.shape for weight in variant.parameters()) == sorted(weight.shape for weight in weights)
 
 
-def test_search_writes_a_record(pairs, tmp_path, capsys):
+@pytest.fixture
+def threads():
+    """What the search sets for its process is set back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_search_appends_to_a_record(pairs, tmp_path, threads, capsys):
     record = tmp_path / 'new' / 'record.json'
-    threads = torch.get_num_threads()
-    try:
-        status = search.main(['tiny', '--project', '1', '--seconds', '2', '--widths', '8', '16', '--encoder', '1', '2',
-                              '--decoder', '0', '--attention', '--batch', '4', '--average', '0.5', '--block', 'batchnorm', '--ensemble',
-                              '--data', str(pairs), '--also', str(pairs / data.TRAIN_FILE), '--record', str(record)])
-    finally:
-        torch.set_num_threads(threads)
-    assert status == 0
-    written = json.loads(record.read_text())
-    assert written['psnr'].keys() == written['psnr_ensembled'].keys() == {'val_data', 'train_data'}
-    assert written['psnr'] != written['psnr_ensembled']
-    assert written['pairs_seen'] % 4 == 0 and len(written['loss_curve']) == written['pairs_seen'] // 400
-    assert f'psnr: val_data {written["psnr"]["val_data"]:.3f} dB' in capsys.readouterr().out
+    arguments = ['--seconds', '2', '--batch', '4', '--data', str(pairs), '--also', str(pairs / data.TRAIN_FILE),
+                 '--record', str(record)]
+    assert search.main(['tiny', '--project', '1', '--widths', '8', '16', '--encoder', '1', '2', '--decoder', '0',
+                        '--block', 'batchnorm', *arguments]) == 0
+    assert search.main(['small', '--project', '2', '--channels', '4', '6', '--seed', '3', '--precision', 'float32',
+                        *arguments]) == 0
+    (tiny,), (small,) = (run['rows'] for run in records.read(record))
+    assert (tiny['name'], tiny['widths'], tiny['block'], tiny['seed']) == ('tiny', [8, 16], 'batchnorm', 0)
+    assert (small['name'], small['channels'], small['precision'], small['seed']) == ('small', [4, 6], 'float32', 3)
+    lines = capsys.readouterr().out.splitlines()
+    for row, line in zip((tiny, small), lines):
+        assert row['psnr'].keys() == {'val_data', 'train_data'} and not row['oracle']
+        assert row['pairs_seen'] % 4 == 0 and len(row['loss_curve']) == row['pairs_seen'] // 400
+        assert line.startswith(f'{row["name"]}: {row["pairs_seen"] // 4} steps, ')
+        assert f'val_data {row["psnr"]["val_data"]:.3f} dB' in line
 
 
-def test_the_oracle_trains_towards_the_clean_images_turned_alike(tmp_path, monkeypatch):
+def test_the_oracle_trains_towards_the_clean_images_turned_alike(tmp_path, threads, monkeypatch):
     photos = tmp_path / 'photos'
     photos.mkdir()
     generator = torch.Generator().manual_seed(0)
@@ -80,71 +85,70 @@ def test_the_oracle_trains_towards_the_clean_images_turned_alike(tmp_path, monke
         Image.fromarray(pixels.numpy()).save(photos / f'{i}.png')
     folder = tmp_path / 'data'
     data.main(['photos', str(photos), '--out', str(folder), '--train', '12', '--val', '3'])
-    inputs, seen, forward, distance = [], [], search.Network.forward, search.Variant1.distance
+    seen, fit = [], search.Variant1.fit
 
-    def spy_on_forward(net, x):
-        if net.training:
-            inputs.append(x)
-        return forward(net, x)
+    def spy(self, noisy, target, rate):
+        seen.append((noisy, target))
+        return fit(self, noisy, target, rate)
 
-    def spy_on_distance(model, output, target):
-        seen.append((target, model.clean))
-        return distance(model, output, target)
-
-    monkeypatch.setattr(search.Network, 'forward', spy_on_forward)
-    monkeypatch.setattr(search.Variant1, 'distance', spy_on_distance)
-    threads = torch.get_num_threads()
+    monkeypatch.setattr(search.Variant1, 'fit', spy)
     arguments = ['x', '--project', '1', '--seconds', '1', '--widths', '8', '--encoder', '1', '--decoder',
-                 '--batch', '4', '--data', str(folder)]
-    try:
-        search.main([*arguments, '--oracle', str(photos)])
-        data.main(['photos', str(photos), '--out', str(tmp_path / 'other'), '--train', '12', '--val', '3', '--seed', '1'])
-        with pytest.raises(cli.UserError, match='--oracle'):
-            search.main([*arguments[:-1], str(tmp_path / 'other'), '--oracle', str(photos)])
-    finally:
-        torch.set_num_threads(threads)
-    noisy, target, clean = (torch.cat(images) for images in (inputs, *zip(*seen)))
-    noise = (noisy - target).square().mean() / 2                # of one version, from the two
-    for images in noisy, target:
-        assert (images - clean).square().mean() == pytest.approx(float(noise), rel=0.2)
+                 '--batch', '4', '--oracle', str(photos), '--data']
+    search.main([*arguments, str(folder)])
+    first, second = (images / 255 for images in cli.read_pairs('--data', folder / data.TRAIN_FILE))
+    noise = (first - second).square().mean() / 2                # of one version, from the two
+    noisy, clean = (torch.cat(images) for images in zip(*seen))
+    assert (noisy - clean).square().mean() == pytest.approx(float(noise), rel=0.2)
     assert (clean - clean.flip(-1)).square().mean() > 4 * noise > 0     # turned otherwise, they would be far off
+    data.main(['photos', str(photos), '--out', str(tmp_path / 'other'), '--train', '12', '--val', '3', '--seed', '1'])
+    with pytest.raises(cli.UserError, match='--oracle'):
+        search.main([*arguments, str(tmp_path / 'other')])
 
 
 @pytest.mark.parametrize('upsampling, kernel, up_kernel',
-                         [('transposed', 4, 4), ('transposed', 3, 6), ('nearest', 4, 3), ('nearest', 3, 5)])
+                         [('transposed', 4, 4), ('transposed', 3, 3), ('nearest', 4, 3), ('nearest', 3, 3)])
 def test_variants_of_project_2(upsampling, kernel, up_kernel):
     options = search.parse(['x', '--project', '2', '--channels', '4', '6', '--kernel', str(kernel),
-                            '--upsampling', upsampling, '--up-kernel', str(up_kernel)])
+                            '--upsampling', upsampling])
     variant = search.Variant2(options)
     assert variant.predict(torch.zeros(2, 3, 12, 20)).shape == (2, 3, 12, 20)
     size = (3 * 4 + 4 * 6) * kernel ** 2 + (6 * 4 + 4 * 3) * up_kernel ** 2 + 4 + 6 + 4 + 3
     assert sum(weight.numel() for weight in variant.parameters()) == size
     before = [weight.clone() for weight in variant.parameters()]
     images = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8)
-    variant.train_for(0.2, images, images)
+    search.train_for(0.2, variant, variants.project_2, 1, 4, images, images)
     assert all(not torch.equal(new, old) for new, old in zip(variant.parameters(), before))
 
 
-@pytest.mark.parametrize('options', [['1', '--widths', '8', '--encoder', '0', '--decoder'],
-                                     ['2', '--channels', '4', '6']])
-def test_the_loss_and_that_towards_clean_images(options):
+@pytest.mark.parametrize('project', (1, 2))
+def test_a_step_of_the_default_variant_is_one_of_the_mean_squared_error(project):
+    """Against Adam or SGD of torch, on the loss as it is written down here."""
     torch.manual_seed(0)
-    output, target, clean = torch.rand(3, 2, 3, 4, 5)
-    options = search.parse(['x', '--project', *options])
-    model = {1: search.Variant1, 2: search.Variant2}[options.project](options)
-    assert float(model.loss(output, target)) == pytest.approx(float((output - target).square().mean()))
-    model.clean = clean
-    assert float(model.loss(clean, target)) == 0
+    module, kind = search.VARIANTS[project]
+    variant = kind(search.parse(['x', '--project', str(project)]))
+    noisy, target = torch.rand(2, 2, 3, 8, 8)
+    if project == 1:
+        twin, shift = copy.deepcopy(variant.net), 0
+        optimizer = torch.optim.Adam(twin.parameters(), lr=1e-3, betas=module.Model.BETAS)
+    else:
+        twin, shift = variants.torch_twin(variant.net), 0.5         # its input is centred
+        optimizer = torch.optim.SGD(twin.parameters(), lr=1e-3, momentum=module.Model.MOMENTUM, nesterov=True)
+    expected = (twin(noisy - shift) - target).square().mean()
+    expected.backward()
+    optimizer.step()
+    assert variant.fit(noisy, target, 1e-3) == pytest.approx(expected.item(), rel=1e-5)
+    for weight, other in zip(variant.parameters(), twin.parameters()):
+        torch.testing.assert_close(weight.detach(), other.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_search_refuses_what_belongs_to_the_other_project():
     with pytest.raises(cli.UserError, match='--kernel is of project 2'):
         search.parse(['x', '--project', '1', '--kernel', '3'])
-    with pytest.raises(cli.UserError, match='--up-kernel: 4, expected an odd one'):
-        search.parse(['x', '--project', '2', '--upsampling', 'nearest', '--up-kernel', '4'])
+    with pytest.raises(cli.UserError, match='--block is of project 1'):
+        search.parse(['x', '--project', '2', '--block', 'plain'])
 
 
-@pytest.mark.parametrize('option, value', [('--lr', '0'), ('--lr', 'nan'), ('--average', '1'), ('--average', '-0.5')])
+@pytest.mark.parametrize('option, value', [('--lr', '0'), ('--lr', 'nan')])
 def test_search_refuses_numbers_out_of_range(option, value, capsys):
     with pytest.raises(SystemExit):
         search.parse(['x', '--project', '2', option, value])
@@ -161,8 +165,6 @@ def test_tools_name_what_they_cannot_use(pairs, tmp_path):
 def test_search_names_a_wrong_number_of_levels(pairs):
     with pytest.raises(cli.UserError, match='--encoder'):
         search.main(['x', '--project', '1', '--widths', '8', '--data', str(pairs)])
-    with pytest.raises(cli.UserError, match='--attention: .* 18, expected a multiple of 4'):
-        search.parse(['x', '--project', '1', '--widths', '8', '18', '--encoder', '1', '1', '--decoder', '1', '--attention'])
 
 
 def test_search_refuses_two_sets_of_one_name(pairs):
@@ -176,45 +178,42 @@ def test_the_two_trainings_end_alike(pairs, tmp_path, capsys):
     """They share their batches and differ in rounding: some 1e-7 a step, where a wrong gradient would show at once."""
     record = tmp_path / 'record.json'
     assert compare_torch.main(['--data', str(pairs), '--epochs', '3', '--record', str(record)]) == 0
-    written = json.loads(record.read_text())
-    ours, theirs = (written[name]['psnr']['val_data'] for name in ('ours', 'torch.nn'))
-    assert ours == pytest.approx(theirs, abs=1e-3)
+    (run,) = records.read(record)
+    ours, theirs = run['rows']
+    assert (ours['framework'], theirs['framework']) == ('ours', 'torch.nn')
+    assert ours['psnr']['val_data'] == pytest.approx(theirs['psnr']['val_data'], abs=1e-3)
     torch.manual_seed(0)
     noisy, clean = cli.read_pairs('--data', pairs / data.VAL_FILE)
     untrained = psnr(compare_torch.project.Model().predict(noisy, ensemble=False), clean).mean()
-    assert abs(ours - untrained) > 0.1
-    assert 'torch.nn' in capsys.readouterr().out
+    assert abs(ours['psnr']['val_data'] - untrained) > 0.1
+    assert f"{theirs['psnr']['val_data']:.3f}" in capsys.readouterr().out
+
+
+def test_weights_come_back_from_the_twin():
+    torch.manual_seed(0)
+    ours, x = variants.network_2((4, 6)), torch.rand(2, 3, 8, 8)
+    twin = variants.torch_twin(variants.network_2((4, 6)))
+    variants.copy_weights(ours, twin, back=True)
+    torch.testing.assert_close(ours.infer(x), twin(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', bench_framework.NETWORKS)
+def test_the_networks_that_are_timed_are_twins(name):
+    ours = variants.network_2(*bench_framework.NETWORKS[name])
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(variants.torch_twin(ours)(x), ours.infer(x), rtol=1e-4, atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------- speedrun
 
-def test_the_baseline_has_the_size_that_its_report_gives():
-    assert sum(weight.numel() for weight in bench_speedrun.Baseline().parameters()) == 188403
-
-
-def test_the_speedrun_goes_on_where_it_was_stopped(pairs, tmp_path, monkeypatch, capsys):
-    images = cli.read_pairs('--data', pairs / data.TRAIN_FILE)
-    validation = cli.read_pairs('--data', pairs / data.VAL_FILE)
-
-    def train(epochs: int, name: str) -> list:
-        return [row['psnr'] for row in bench_speedrun.train_baseline(images, validation, epochs, tmp_path / name)]
-
-    torch.manual_seed(0)
-    whole = train(3, 'whole.pt')
-    torch.manual_seed(0)
-    assert train(1, 'parts.pt') == whole[:1]
-    torch.manual_seed(1)
-    assert train(3, 'parts.pt') == whole
-
-
 def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path, capsys):
     arguments = ['--data', str(pairs), '--out', str(tmp_path / 'out'), '--epochs', '1', '--pairs', '16']
-    assert bench_speedrun.main([*arguments, '--record', str(tmp_path / 'record.json')]) == 0
-    record = json.loads((tmp_path / 'record.json').read_text())
-    assert len(record['baseline']) == 1 and record['ours'][0]['epochs'] == 1 / 4
-    assert all(run['seconds'] > 0 for run in record['ours'])
+    assert speedrun.main([*arguments, '--record', str(tmp_path / 'record.json')]) == 0
+    (run,) = records.read(tmp_path / 'record.json')
+    assert [(row['system'], row['epochs']) for row in run['rows'][:2]] == [('Mery', 1), ('project 1', 1 / 4)]
+    assert all(row['seconds'] > 0 and row['psnr'] > 0 and row['pairs'] == 16 for row in run['rows'])
     with pytest.raises(cli.UserError, match='--out'):
-        bench_speedrun.main([*arguments, '--seed', '1'])
+        speedrun.main([*arguments, '--seed', '1'])
 
 
 # ------------------------------------------------------------------------------------------- noises

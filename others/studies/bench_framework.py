@@ -1,7 +1,7 @@
 """Time our framework against torch.nn on the same networks, and compare the memory they take.
 
-    python -m others.bench_framework
-    python -m others.bench_framework --rounds 31 --record others/results/bench_framework.json
+    python -m others.studies.bench_framework
+    python -m others.studies.bench_framework --rounds 31 --record others/results/bench_framework.json
 
 A training step (forward, loss, backward, SGD with momentum) and a prediction, batch 100, images of
 32 x 32 pixels, of two networks: T, 3-100-200-100-3 channels, kernel 4, transposed convolutions; N,
@@ -11,7 +11,6 @@ run, so that a ratio means something on a noisy machine; the figures are medians
 training steps in a process of its own, less what the imports take. The last two columns are ratios to
 torch.nn's better format in float32.
 """
-import copy
 import resource
 import subprocess
 import sys
@@ -24,62 +23,30 @@ import torch
 from torch import nn
 
 from Miniproject_2 import model as framework
-from others import cli
-from others.data import integer
+from others import cli, records
+from others.studies.variants import network_2, step_2, torch_twin
 
 BATCH = 100
 MEMORY_STEPS = 3
+NETWORKS = {'T': ((100, 200), 4, 'transposed'), 'N': ((48, 96), 3, 'nearest')}      # for `network_2`
 VARIANTS = ('ours', 'torch.nn', 'channels-last', 'ours mixed', 'autocast')     # the last two in bfloat16
-
-
-def networks(name: str) -> tuple:
-    """The network of that name, (ours, torch.nn's), with the same weights."""
-    def upsampling(*arguments, **options) -> nn.Module:
-        return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(*arguments, **options))
-
-    def build(blocks, transposed, upsampling):
-        if name == 'T':
-            a, b, kernel, up = 100, 200, dict(kernel_size=4, padding=1), dict(kernel_size=4, stride=2, padding=1)
-            layer = transposed
-        else:
-            a, b, kernel, up = 48, 96, dict(kernel_size=3, padding=1), dict(kernel_size=3, padding=1)
-            layer = upsampling
-        return blocks.Sequential(blocks.Conv2d(3, a, stride=2, **kernel), blocks.ReLU(),
-                                 blocks.Conv2d(a, b, stride=2, **kernel), blocks.ReLU(),
-                                 layer(b, a, **up), blocks.ReLU(), layer(a, 3, **up), blocks.Sigmoid())
-
-    ours = build(framework, framework.TransposeConv2d, framework.Upsampling)
-    theirs = build(nn, nn.ConvTranspose2d, upsampling)
-    with torch.no_grad():
-        for parameter, (weight, _) in zip(theirs.parameters(), ours.param()):
-            parameter.copy_(weight)
-    return ours, theirs
 
 
 def workload(name: str, variant: str, device: str) -> dict:
     """{'step': one step of training, 'predict': one prediction}, functions without arguments."""
     torch.manual_seed(0)
-    ours, theirs = networks(name)
+    ours = network_2(*NETWORKS[name])
     noisy, target = torch.rand(2, BATCH, 3, 32, 32, device=device)
     if variant.startswith('ours'):
         ours.to(device)
-        ours[0]._needs_input_gradient = False           # as in Model.train; autograd spares it too
         for layer in ours:
             layer.mixed_precision = variant == 'ours mixed'
-        loss, optimizer = framework.MSE(), framework.SGD(ours.param(), lr=0.1, momentum=0.9)
-
-        def step() -> None:
-            output, network_vjp = ours.forward_and_vjp(noisy)
-            _, loss_vjp = loss.forward_and_vjp(output, target)
-            optimizer.zero_grad()
-            network_vjp(loss_vjp())
-            optimizer.step()
-
-        return {'step': step, 'predict': lambda: ours.infer(noisy)}
+        optimizer = framework.SGD(ours.param(), lr=0.1, momentum=0.9)
+        return {'step': lambda: step_2(ours, optimizer, noisy, target), 'predict': lambda: ours.infer(noisy)}
 
     layout = torch.contiguous_format if variant == 'torch.nn' else torch.channels_last
     precision = partial(torch.autocast, device, torch.bfloat16, enabled=variant == 'autocast')
-    net = copy.deepcopy(theirs).to(device, memory_format=layout)
+    net = torch_twin(ours).to(device, memory_format=layout)
     noisy, target = noisy.contiguous(memory_format=layout), target.contiguous(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
 
@@ -111,11 +78,12 @@ def times(name: str, device: str, rounds: int) -> dict:
     """{task: {variant: median milliseconds}}"""
     work = {variant: workload(name, variant, device) for variant in VARIANTS}
     measured = {task: {variant: [] for variant in VARIANTS} for task in ('step', 'predict')}
-    for round_ in range(-2, rounds):                    # two to warm up
+    warm_up = 2
+    for round_ in cli.progress(range(warm_up + rounds), warm_up + rounds, f'rounds of {name} on {device}'):
         for task, by_variant in measured.items():
             for variant in VARIANTS:
                 duration = seconds(work[variant][task], device)
-                if round_ >= 0:
+                if round_ >= warm_up:
                     by_variant[variant].append(1000 * duration)
     return {task: {variant: median(values) for variant, values in by_variant.items()}
             for task, by_variant in measured.items()}
@@ -123,7 +91,7 @@ def times(name: str, device: str, rounds: int) -> dict:
 
 def peak_memory(name: str, variant: str) -> float:
     """MB, on the CPU, of a process of its own."""
-    output = subprocess.run([sys.executable, '-m', 'others.bench_framework', '--memory', name, variant],
+    output = subprocess.run([sys.executable, '-m', 'others.studies.bench_framework', '--memory', name, variant],
                             check=True, capture_output=True, text=True, cwd=cli.ROOT).stdout
     return float(output)
 
@@ -144,42 +112,42 @@ def peak_so_far() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def row(device: str, name: str, task: str, values: dict, unit: str) -> str:
-    """One line of the table: the figures, and ours over torch.nn's better one in float32."""
-    best = min(values['torch.nn'], values['channels-last'])
-    figures = ''.join(f'{values[variant]:15.1f}' for variant in VARIANTS)
-    return (f'{device:<5} {name:<2} {task:<8} {unit:<3}{figures}'
-            f'{values["ours"] / best:9.2f}{values["ours mixed"] / best:9.2f}')
+def line(row: dict) -> list:
+    """Of the table: the figures, and ours over torch.nn's better one in float32."""
+    best = min(row['torch.nn'], row['channels-last'])
+    return [' '.join((row['device'], row['network'], row['task'], row['unit'])),
+            *(f'{row[variant]:.1f}' for variant in VARIANTS),
+            *(f'{row[variant] / best:.2f}' for variant in ('ours', 'ours mixed'))]
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser('bench_framework', __doc__)
-    parser.add_argument('--rounds', type=integer(1), default=21, metavar='N', help='(default: %(default)s)')
-    parser.add_argument('--record', type=Path, metavar='FILE', help='write the figures to FILE, as JSON')
+    parser = cli.parser('studies.bench_framework', __doc__)
+    parser.add_argument('--rounds', type=cli.integer(1), default=21, metavar='N', help='(default: %(default)s)')
     parser.add_argument('--memory', nargs=2, metavar=('NETWORK', 'VARIANT'),
                         help="print the peak memory of one variant's training steps, in MB, and no more")
-    options = parser.parse_args(arguments)
+    cli.add_options(parser, 'record')
+    options, start = parser.parse_args(arguments), time.monotonic()
     if options.memory:
         print_peak_memory(*options.memory)
         return 0
 
-    print(f'torch {torch.__version__}, {cli.processor()}, {torch.get_num_threads()} threads, '
-          f'medians of {options.rounds} rounds')
-    print(f'{"":<21}' + ''.join(f'{variant:>15}' for variant in VARIANTS) + '     ours    mixed')
-    record = {**cli.circumstances(), 'figures': []}
+    rows = []
 
-    def report(device: str, name: str, task: str, values: dict, unit: str) -> None:
-        print(row(device, name, task, values, unit), flush=True)
-        record['figures'].append({'device': device, 'network': name, 'task': task, 'unit': unit, **values})
+    def add(device: str, name: str, task: str, values: dict, unit: str) -> None:
+        rows.append({'device': device, 'network': name, 'task': task, 'unit': unit,
+                     **{variant: round(value, 3) for variant, value in values.items()}})
 
     for device in ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',):
-        for name in ('T', 'N'):
+        for name in NETWORKS:
             for task, values in times(name, device, options.rounds).items():
-                report(device, name, task, values, 'ms')
-    for name in ('T', 'N'):
-        report('cpu', name, 'memory', {variant: peak_memory(name, variant) for variant in VARIANTS}, 'MB')
+                add(device, name, task, values, 'ms')
+    for name in cli.progress(NETWORKS, len(NETWORKS), 'networks whose memory is measured'):
+        add('cpu', name, 'memory', {variant: peak_memory(name, variant) for variant in VARIANTS}, 'MB')
+    print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads, '
+          f'medians of {options.rounds} rounds')
+    print(cli.table([['', *VARIANTS, 'ours', 'mixed'], *map(line, rows)]))
     if options.record:
-        cli.write_json(options.record, record)
+        records.append(options.record, rows, time.monotonic() - start)
     return 0
 
 

@@ -1,0 +1,115 @@
+"""Records of what was measured, others/results/NAME.json: each run of a command appends one run.
+
+    {"runs": [{"command", "revision", "machine": {"processor", "platform", "threads"},
+               "versions": {"python", "torch"}, "seconds", "rows": [{..}, ..]}, ..]}
+
+`seconds` are those that the command took, None where nobody measured them; what a row holds, the command knows.
+"""
+import contextlib
+import functools
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator, Optional
+
+import torch
+
+from others import cli
+
+KEYS = ('command', 'revision', 'machine', 'versions', 'seconds', 'rows')    # of a run
+
+
+def read(path) -> list:
+    """The runs of a record, the oldest first; none if there is no such file. UserError if it holds anything else."""
+    try:
+        runs = json.loads(Path(path).read_text(encoding='utf-8'))['runs']
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise cli.UserError(f'{path} is no record, expected {{"runs": [..]}}') from error
+    for run in runs:
+        if tuple(run) != KEYS:
+            raise cli.UserError(f'{path}: a run has {", ".join(run)}, expected {", ".join(KEYS)}')
+    return runs
+
+
+def append(path, rows: list, seconds: Optional[float], commands: Optional[str] = None) -> None:
+    """Append a run of this process's command, or of `commands`; its rows are dicts of what JSON knows. Makes the file
+    and its folder."""
+    run = {**circumstances(), 'command': commands or command(), 'seconds': seconds and round(seconds, 1), 'rows': rows}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with alone(Path(path).parent):
+        cli.write(path, text([*read(path), run]).encode())
+
+
+def text(runs: list) -> str:
+    """The runs as JSON with a line for each row, so that a difference between two versions shows the rows."""
+    def one(run: dict) -> str:
+        head = ''.join(f'{json.dumps(key)}: {json.dumps(run[key])},\n ' for key in KEYS[:-1])
+        rows = ',\n'.join(f'  {json.dumps(row)}' for row in run['rows'])
+        return f'{{{head}"rows": [\n{rows}\n]}}'
+
+    return '{"runs": [\n' + ',\n'.join(map(one, runs)) + '\n]}\n'
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep out other processes that append to a record of this folder; two may end at once."""
+    try:
+        import fcntl
+    except ImportError:                                 # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+# -------------------------------------------------------------------------- what a figure depends on
+
+def circumstances() -> dict:
+    """The command, the code, the machine, the versions."""
+    return {'command': command(), 'revision': revision(), 'machine': machine(),
+            'versions': {'python': platform.python_version(), 'torch': torch.__version__}}
+
+
+def command() -> str:
+    """The command line of this process, `python -m others.NAME ..`, or torchrun's."""
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    name = spec.name.replace('.__main__', '') if spec else Path(sys.argv[0]).stem
+    here = os.environ.get('LOCAL_WORLD_SIZE')
+    start = ['torchrun', '--nproc-per-node', here] if here else ['python']
+    return shlex.join([*start, '-m', name, *sys.argv[1:]])
+
+
+@functools.lru_cache(maxsize=None)
+def revision() -> Optional[str]:
+    """Of the git checkout that this file lies in, when it was first asked for; None if it lies in none."""
+    try:
+        return subprocess.run(['git', '-C', cli.ROOT, 'describe', '--always', '--dirty', '--abbrev=40'],
+                              check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def machine() -> dict:
+    return {'processor': processor(), 'platform': f'{platform.system()} {platform.machine()}',
+            'threads': torch.get_num_threads()}
+
+
+def processor() -> str:
+    """The name of what a model trains on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return next(line.split(': ')[1] for line in lines if line.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

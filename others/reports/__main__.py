@@ -1,0 +1,36 @@
+"""Build the two reports, Miniproject_1/Report_1.pdf and Miniproject_2/Report_2.pdf, from the records.
+
+    python -m others.reports
+    python -m others.reports --out out --png
+
+The same records and sources give the same bytes. A record that does not exist yet is named, and what it would fill
+stays empty.
+"""
+from pathlib import Path
+
+from others import cli
+from others.reports import build
+
+
+def main(arguments=None) -> int:
+    parser = cli.parser('reports', __doc__)
+    parser.add_argument('--out', type=Path, metavar='FOLDER', help='(default: beside each mini-project)')
+    parser.add_argument('--png', action='store_true', help='write the pages as pictures, too')
+    options = parser.parse_args(arguments)
+    for k in build.REPORTS:
+        numbers, drawings, missing = build.content(k)
+        for name in missing:
+            print(f'report {k}: others/results/{name}.json does not exist yet, its figures are left out')
+        path = build.target(k, options.out)
+        pdf = build.typeset(k, numbers, drawings)
+        cli.write(path, pdf)
+        print(f'{path}: {len(pdf) / 1000:.0f} kB')
+        if options.png:
+            pages = build.typeset(k, numbers, drawings, format='png', ppi=110)
+            for i, page in enumerate(pages if isinstance(pages, list) else [pages], 1):
+                cli.write(path.with_name(f'{path.stem}_{i}.png'), page)
+    return 0
+
+
+if __name__ == '__main__':
+    cli.run(main)

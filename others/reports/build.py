@@ -1,0 +1,75 @@
+"""How a report comes to be: its values and figures from the records, a digest of all that, and Typst.
+
+The same records and sources give the same bytes. The digest stands in the PDF, as its keyword, for a test to compare.
+"""
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+from others import cli, data
+from others.metrics import psnr
+from others.reports import values
+
+SOURCES = Path(__file__).resolve().parent
+RESULTS = cli.ROOT / 'others' / 'results'
+TILES = cli.ROOT / 'others' / 'pictures' / 'tiles.png'
+FACE = (0, 110, 224)                # top, left and side of the square of `astronaut` that shows the noise
+REPORTS = {1: values.report_1, 2: values.report_2}
+
+
+def target(k: int, out=None) -> Path:
+    """Where report k goes: beside its mini-project, or into a folder."""
+    return Path(out or cli.ROOT / f'Miniproject_{k}', f'Report_{k}.pdf')
+
+
+def photograph():
+    """uint8 (3, 224, 224)"""
+    import torch
+    from skimage import data as photographs
+
+    top, left, side = FACE
+    return torch.tensor(photographs.astronaut()).permute(2, 0, 1)[:, top:top + side, left:left + side]
+
+
+def pictures() -> list:
+    """For each photograph of the README's picture [(image, its PSNR as text)], the clean one last."""
+    tiles = data.read_photo(TILES)
+    side = tiles.shape[2] // len(values.VERSIONS)
+    rows = [band.unfold(2, side, side).permute(2, 0, 1, 3) for band in tiles.split(side, 1)]    # (versions, 3, H, W)
+    return [[(image, '' if i + 1 == len(row) else f'{values.fixed(psnr(image[None], row[-1:]).item())} dB')
+             for i, image in enumerate(row)] for row in rows]
+
+
+def content(k: int, results: Path = RESULTS) -> tuple:
+    """Of report k: the values, with the digest; {name: a function that draws it}; the names of missing records."""
+    rec = values.Records(results)
+    numbers, drawings = REPORTS[k](rec, photograph, pictures)
+    return {**numbers, 'digest': digest(k, rec)}, drawings, rec.missing()
+
+
+def digest(k: int, rec: values.Records) -> str:
+    """Of the report's sources, of the pictures and of the records that it was made from."""
+    total = hashlib.sha256()
+    own = sorted(path for path in SOURCES.glob('*.*') if path.suffix in ('.py', '.typ'))
+    own.remove(SOURCES / f'report_{3 - k}.typ')
+    for path in (*own, TILES, *(rec.path(name) for name in sorted(rec.asked))):
+        content = path.read_bytes() if path.exists() else b''
+        total.update(f'{path.name} {len(content)} '.encode() + content)
+    return total.hexdigest()
+
+
+def typeset(k: int, numbers: dict, drawings: dict, **options):
+    """Compile report k -> the bytes of a PDF, or with format='png' a list of a picture's bytes for each page."""
+    import typst
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ('style.typ', f'report_{k}.typ'):
+            Path(folder, name).write_bytes((SOURCES / name).read_bytes())
+        for name, draw in drawings.items():
+            Path(folder, f'{name}.svg').write_bytes(draw())
+        Path(folder, 'values.json').write_text(json.dumps(numbers), encoding='utf-8')
+        try:
+            return typst.compile(Path(folder, f'report_{k}.typ'), root=folder, ignore_system_fonts=True, **options)
+        except typst.TypstError as error:
+            raise cli.UserError(f'report_{k}.typ: {error}') from error

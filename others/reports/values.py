@@ -1,0 +1,366 @@
+"""What the reports say, computed from the records: text for Typst, numbers for the figures.
+
+Each function takes `Records` and gives the numbers of one part of a report, as text. Nothing else reads a record, and
+the reports' sources hold no measured number of their own. `report_1` and `report_2` put the parts together.
+"""
+import re
+import statistics
+from pathlib import Path
+from typing import Callable
+
+from others import cli, records
+from others.reports import figures
+
+# What others report on the course's validation set, and what their weights give on its public genuine pairs, in dB.
+BEST_1 = {'reported': 25.832, 'real': 26.41, 'name': 'best public: 7 conv., 64 channels'}
+BEST_2 = {'reported': 25.09, 'real': 25.51, 'name': 'best public: 3-100-200-100-3'}
+NOISY = 20.72
+
+SETS = ('val_data', 'centre', 'real_val')
+VERSIONS = ('noisy', 'project 1', 'project 2', 'clean')             # of the photographs that are shown
+PARTS = [(10, 30), (58, 52)]                                        # of each that is enlarged: top, left
+
+# The systems of the documents that the project grew from: (name in the record, name in the report).
+SEEDS_1 = [('skip', 'T. Mery: 4 layers, one skip'), ('course, 8 convolutions', 'course: 8 convolutions'),
+           ('course, box of 3 x 3', 'course: box of 3 × 3'),
+           ('course, one 7 x 7 convolution', 'one 7 × 7 convolution'),
+           ('course, two 3 x 3 convolutions', 'two 3 × 3 convolutions')]
+SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'), ('nearest', 'Béchaz et al.'),
+           ('five', 'Gillyboeuf et al.'), ('five, rate 5', 'the same, rate 5')]
+
+# The trainings of equal length that Report 1 shows: (title, [(name in the record, name in the report)]), the first
+# what the others of the group change one thing of.
+SEARCH_1 = [
+    ('batches of 64, rate 2e-3', [
+        ('base', 'weighted loss'), ('mse', 'plain MSE'), ('oracle', 'clean targets (oracle)'), ('lr1', 'rate 1e-3'),
+        ('lr4', 'rate 4e-3'), ('batch16', 'batches of 16, rate 1e-3'), ('narrow', 'widths 32, 96, 256'),
+        ('average', 'averaged weights'), ('batchnorm', 'batch norm')]),
+    ('batches of 32, rate 1.5e-3', [
+        ('batch32', 'weighted loss'), ('mse_b32', 'plain MSE'), ('batch32_lr3', 'rate 3e-3'),
+        ('narrow_b32', 'widths 32, 96, 256'), ('twofull_b32', 'widths 48, 96, 96, 2 fine blocks'),
+        ('fullres_b32', 'full resolution only'), ('attention_b32', 'attention at the bottom'),
+        ('batchnorm_b32', 'batch norm'), ('batchnorm_b32_lr3', 'batch norm, rate 3e-3')]),
+    ('32, 2e-3, held, then falling', [
+        ('unnormed', 'without batch norm'), ('new', 'batch norm'), ('larger', 'batch norm, 5×5 kernels'),
+        ('depthwise', 'depthwise, gates')]),
+]
+SEARCH_2 = [
+    ('float32, rate 6', [('base', 'weighted loss'), ('mse', 'plain MSE')]),
+    ('bfloat16, rate 6', [
+        ('mixed', 'weighted loss'), ('mixed_mse', 'plain MSE'), ('mixed_lr9', 'rate 9'), ('mixed_lr14', 'rate 14'),
+        ('nearest', 'nearest, kernel 3'), ('wide', '192, 384 channels, rate 14')]),
+    ('bfloat16, rate 12, faster code', [
+        ('mixed_lr12', 'weighted loss'), ('oracle', 'clean targets (oracle)'), ('average', 'averaged weights')]),
+]
+
+
+class Records:
+    """Reads the records of a folder, and remembers which were asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked = Path(folder), set()
+
+    def path(self, name: str) -> Path:
+        return self.folder / f'{name}.json'
+
+    def runs(self, name: str) -> list:
+        """All runs of a record, the oldest first; none if there is no such record."""
+        self.asked.add(name)
+        return records.read(self.path(name))
+
+    def rows(self, name: str) -> list:
+        """The rows of all runs."""
+        return [row for run in self.runs(name) for row in run['rows']]
+
+    def last(self, name: str) -> list:
+        """The rows of the newest run; UserError if there is none."""
+        runs = self.runs(name)
+        if not runs:
+            raise cli.UserError(f'{self.path(name)} is missing, expected the record that the reports show')
+        return runs[-1]['rows']
+
+    def missing(self) -> list:
+        return sorted(name for name in self.asked if not self.path(name).exists())
+
+
+def fixed(value, digits: int = 2, sign: bool = False) -> str:
+    """A number as the reports print it; a dash for None."""
+    return '–' if value is None else f'{value:{"+" if sign else ""},.{digits}f}'.translate(figures.MINUS)
+
+
+def signed(value, digits: int = 2) -> str:
+    return fixed(value, digits, sign=True)
+
+
+# --------------------------------------------------------------------------------------- both reports
+
+def evaluation(rec: Records) -> dict:
+    """{model: {set: row}} of the newest evaluation."""
+    table = {}
+    for row in rec.last('evaluation'):
+        table.setdefault(row['model'], {})[Path(row['file']).stem] = row
+    return table
+
+
+def scores(rows: dict) -> dict:
+    """{set: dB, set_gain, set_ssim, ..} of a model, as text."""
+    text = {}
+    for name, row in rows.items():
+        text.update({name: fixed(row['psnr']), f'{name}_ssim': fixed(row['ssim'], 3),
+                     f'{name}_worst': fixed(row['worst'], 1)})
+        if 'gain' in row:
+            text[f'{name}_gain'] = f"{fixed(row['gain'])} ± {fixed(row['gain_error'])}"
+    return text
+
+
+def search(rec: Records, project: int) -> dict:
+    """{name: rows, one for each seed}, without the number of the seed in the name."""
+    found = {}
+    for row in rec.rows('search'):
+        if row['project'] == project:
+            found.setdefault(re.sub(r'_\d$', '', row['name']), []).append(row)
+    return found
+
+
+def groups(found: dict, wanted: list) -> list:
+    """For `figures.variants`: (title, [(name, [dB of each seed])]), of the rows that there are."""
+    shown = [(title, [(label, [row['psnr']['centre'] for row in found[name]]) for name, label in rows
+                      if name in found]) for title, rows in wanted]
+    return [(title, rows) for title, rows in shown if rows]
+
+
+def compare(found: dict, name: str, base: str) -> str:
+    """How many dB on the centre squares a variant is ahead of another one, in the mean of its seeds."""
+    if name not in found or base not in found:
+        return '–'
+    mean, other = (statistics.mean(row['psnr']['centre'] for row in found[key]) for key in (name, base))
+    return signed(mean - other)
+
+
+def training(rec: Records, project: int) -> dict:
+    """The training of the shipped weights: its curve, [(epoch, dB)], and what it took."""
+    runs = [run for run in rec.runs('training')
+            if run['rows'][0]['project'] == project and run['rows'][0].get('training', 'shipped') == 'shipped']
+    rows = [row for run in runs for row in run['rows']]
+    return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
+            'rate': f"{max(row['lr'] for row in rows):.2g}",
+            'command': re.sub(r' --(out|promote|record|resume) ?[^- ]*', '', runs[-1]['command']),
+            'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
+            'processor': runs[-1]['machine']['processor'], 'last': fixed(rows[-1]['val_psnr'])}
+
+
+def grading(rec: Records, project: int) -> dict:
+    """{check: its row} of test.py."""
+    return {row['check']: row for row in rec.last('test') if row['project'] == project}
+
+
+def seeds(rec: Records, names: list) -> list:
+    """The table's rows of the systems of these names that the record has: name, three sets, reported, as text."""
+    found = {}
+    for row in rec.rows('seeds'):
+        found.setdefault(row['system'], []).append(row)
+    return [[label, *(spread([row[key] for row in found[name]]) for key in SETS),
+             fixed(found[name][0]['reported'])] for name, label in names if name in found]
+
+
+def spread(values: list) -> str:
+    """Mean ± standard deviation, or the one value."""
+    mean = fixed(statistics.mean(values))
+    return mean if len(values) == 1 else f'{mean} ± {fixed(statistics.stdev(values))}'
+
+
+# ------------------------------------------------------------------------------------------- report 1
+
+def the_noise(rec: Records) -> dict:
+    """The numbers about the noise of the genuine pairs."""
+    row = next(row for row in rec.last('residual') if row['file'] == 'real_val.pkl')
+    around = [value for line in row['neighbours'] for value in line if value < 0.999]
+    flat, busy = row['by_contrast'][0][1], row['by_contrast'][-1][1]
+    return {'mean': f"{signed(row['mean'])} ± {fixed(row['mean_error'])}", 'low': signed(min(around), 3),
+            'high': signed(max(around), 3), 'error': fixed(row['neighbour_error'], 3),
+            'red_green': fixed(row['red_green']), 'flat': fixed(flat, 1), 'busy': fixed(busy, 1),
+            'ratio': fixed(busy / flat, 0)}
+
+
+def choices_1(found: dict) -> dict:
+    """The numbers of the section on choices."""
+    seeds_of = [[row['psnr']['centre'] for row in rows] for rows in found.values() if len(rows) > 2]
+    deviation = statistics.mean(map(statistics.stdev, seeds_of))
+    level = ('batch32', 'narrow_b32', 'twofull_b32', 'fullres_b32')
+    means = [statistics.mean(row['psnr']['centre'] for row in found[name]) for name in level]
+    sizes = [found[name][0]['parameters'] / 1e6 for name in level]
+    pairs = {'batch32': 'base', 'lr4': 'base', 'mse': 'base', 'mse_b32': 'batch32', 'new': 'unnormed',
+             'batchnorm_900': 'batch32_900', 'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new',
+             'average': 'base', 'oracle': 'base'}
+    return {'spread': fixed(deviation), 'visible': fixed(2 * deviation), 'level': fixed(max(means) - min(means), 3),
+            'pairs': f"{statistics.median(row['pairs_seen'] for row in found['batch32']):,.0f}",
+            'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
+            **{name: compare(found, name, base) for name, base in pairs.items()}}
+
+
+def saturation(rec: Records, found: dict) -> str:
+    """PSNR on val_data.pkl after longer and longer trainings, in words."""
+    short = [(f"{rows[0]['seconds']} s of one core", statistics.mean(row['psnr']['val_data'] for row in rows))
+             for name in ('batch32', 'batch32_900') if (rows := found.get(name))]
+    curve = dict(training(rec, 1)['curve'])
+    last = max(curve)
+    steps = [*short, *((f'{epoch} epochs', curve[epoch]) for epoch in (last // 4, last // 2, last) if epoch in curve)]
+    return ', '.join(f'{fixed(value)} dB after {what}' for what, value in steps)
+
+
+def courses(rec: Records, found: dict) -> tuple:
+    """For `figures.saturation`: PSNR on val_data.pkl over the pairs seen, of whole trainings and of short ones."""
+    pairs = 50_000
+    shipped = [(epoch * pairs, psnr) for epoch, psnr in training(rec, 1)['curve']]
+    slow = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun') if row['system'] != 'project 1']
+    ours = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun')
+            if row['system'] == 'project 1' and row['precision'] == 'float32' and row['batch'] == 32]
+
+    def short(*names: str) -> list:
+        return [(row['pairs_seen'], row['psnr']['val_data']) for name in names for row in found.get(name, [])]
+
+    ours += short('batch32', 'batch32_900')
+    norm = short('batchnorm_b32', 'new', 'batchnorm_900')
+    return [('the shipped training', shipped), ('T. Mery, reproduced', slow)], [
+        ('short trainings', sorted(ours)), ('the same, batch norm', sorted(norm))]
+
+
+def speedrun(rec: Records) -> dict:
+    """How long until the PSNR at which the slow system ends."""
+    rows = rec.rows('speedrun')
+    slow = [row for row in rows if row['system'] != 'project 1'][-1]
+    fast = {}
+    for row in rows:                                    # of the newest rows, the shortest training that gets there
+        if row['system'] == 'project 1' and row['psnr'] >= slow['psnr'] and row['seconds'] < fast.get(
+                row['precision'], slow)['seconds']:
+            fast[row['precision']] = row
+    return {'baseline': fixed(slow['seconds'], 0), 'baseline_psnr': fixed(slow['psnr']),
+            'seconds': fixed(fast['float32']['seconds'], 0), 'epochs': f"{fast['float32']['epochs']:g}",
+            'psnr': fixed(fast['float32']['psnr']), 'factor': fixed(slow['seconds'] / fast['float32']['seconds'], 0),
+            'mixed': fixed(slow['seconds'] / fast['mixed']['seconds'], 0)}
+
+
+def other_noise(rows: list, project: str) -> dict:
+    """Where a project is ahead of the best blur, and where it is worst."""
+    ahead = [row[project] - row['best blur'] for row in rows if row['noise'].startswith('blocks')]
+    worst = min(rows, key=lambda row: row[project] - row['noisy input'])
+    return {'images': str(max(row['images'] for row in rows)),
+            'blocks': f'{fixed(min(ahead), 1)} to {fixed(max(ahead), 1)}',
+            'worst': worst['noise'].replace('sigma', 'σ'), 'loss': fixed(worst['noisy input'] - worst[project], 1)}
+
+
+def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
+    """-> what report_1.typ says, and its figures: {name: a function that gives it as SVG}. photograph() -> uint8
+    (3, 224, 224); pictures() -> for each photograph the pairs (image, dB) of its VERSIONS."""
+    models, found, trained = evaluation(rec), search(rec, 1), training(rec, 1)
+    noisy, ours, single = models['noisy input'], models['project 1'], models['project 1, no ensemble']
+    parameters = found['base'][0]['parameters']
+    rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in SETS), fixed(NOISY)],
+            ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in SETS), ''],
+            ['without averaging', *(fixed(single[name]['psnr']) for name in SETS), ''],
+            [BEST_1['name'], '', '', fixed(BEST_1['real']), fixed(BEST_1['reported'])]]
+    checks = grading(rec, 1)
+    values = {
+        'parameters': f'{parameters:,}', 'images': {name: f"{ours[name]['images']:,}" for name in SETS},
+        'noisy': scores(noisy), 'p1': scores(ours), 'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
+        'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))} to "
+                    f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
+        'training': {key: text for key, text in trained.items() if key != 'curve'}, 'search': choices_1(found),
+        'table': rows, 'seeds': seeds(rec, SEEDS_1), 'speedrun': speedrun(rec), 'saturation': saturation(rec, found),
+        'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
+                 'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1)},
+        'noises': other_noise(rec.last('noises'), 'project 1'),
+    }
+    real = next(row for row in rec.last('residual') if row['file'] == 'real_val.pkl')
+    drawings = {
+        'noise': lambda: figures.noise(photograph(), real),
+        'network_1': lambda: figures.network_1(found['base'][0]['widths']),
+        'variants': lambda: figures.variants(groups(found, SEARCH_1), 'PSNR on centre squares (dB)'),
+        'saturation': lambda: figures.saturation(*courses(rec, found), 'PSNR on val_data (dB)'),
+        'noises': lambda: figures.noises(rec.last('noises')),
+        'pictures': lambda: figures.pictures(pictures(), VERSIONS, PARTS),
+    }
+    return values, drawings
+
+
+# ------------------------------------------------------------------------------------------- report 2
+
+def exactness(rec: Records) -> dict:
+    rows = rec.last('exactness')
+    bias = [row for row in rows if row['quantity'] == 'gradient of the bias']
+    return {'count': str(sum(row['configurations'] for row in rows if row['quantity'] == 'output')),
+            'worst': power(max(row['ours'][-1] for row in rows)),
+            'torch': power(max(row['torch.nn'][-1] for row in rows)),
+            'bias': fixed(statistics.mean(row['torch.nn'][3] / row['ours'][3] for row in bias), 0),
+            'finite': power(max(row['finite'] for row in rows if row['finite'] is not None))}
+
+
+def power(value: float) -> str:
+    """2.3e-07 -> 2.3 · 10⁻⁷"""
+    digits, exponent = f'{value:.1e}'.split('e')
+    return f'{digits} · 10' + str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))
+
+
+def bench(rec: Records) -> list:
+    """The rows of the newest run on a CPU, steps first, each network's in order."""
+    tasks = ('step', 'predict', 'memory')
+    rows = [row for row in rec.last('bench_framework') if row['device'] == 'cpu' and row['task'] in tasks]
+    return sorted(rows, key=lambda row: tasks.index(row['task']))
+
+
+def ratios(rows: list, task: str) -> list:
+    """[(network, ours / torch.nn's better format)]"""
+    return [(row['network'], row['ours'] / min(row['torch.nn'], row['channels-last']))
+            for row in rows if row['task'] == task]
+
+
+def speed(rec: Records) -> dict:
+    rows, run = bench(rec), rec.runs('bench_framework')[-1]
+    steps, memory = ratios(rows, 'step'), [ratio for _, ratio in ratios(rows, 'memory')]
+    return {'steps': f'{fixed(min(r for _, r in steps))} to {fixed(max(r for _, r in steps))}',
+            'list': ', '.join(f'{fixed(ratio)} ({network})' for network, ratio in steps),
+            'networks': ', '.join(network for network, _ in steps),
+            'memory': f'{fixed(min(memory))} to {fixed(max(memory))}',
+            'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores", 'limit': ''}
+
+
+def twin(rec: Records) -> dict:
+    """Our framework and torch.nn on the same training."""
+    of = {row['framework']: row for row in rec.last('compare_torch')}
+    ours, theirs = of['ours'], of['torch.nn']
+    table = [[f'{name}, dB', fixed(ours['psnr'][name], 3), fixed(theirs['psnr'][name], 3),
+              signed(ours['psnr'][name] - theirs['psnr'][name], 3)] for name in ours['psnr']]
+    table.append(['seconds', fixed(ours['seconds'], 0), fixed(theirs['seconds'], 0),
+                  f"× {fixed(ours['seconds'] / theirs['seconds'])}"])
+    return {'table': table, 'pairs': f"{ours['pairs']:,}", 'epochs': str(ours['epochs'])}
+
+
+def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
+    """The same of report_2.typ, which shows no photograph."""
+    models, found, trained = evaluation(rec), search(rec, 2), training(rec, 2)
+    noisy, ours, single = models['noisy input'], models['project 2'], models['project 2, no ensemble']
+    pairs = {'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
+             'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12'}
+    rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in SETS), fixed(NOISY)],
+            ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in SETS), ''],
+            ['without averaging', *(fixed(single[name]['psnr']) for name in SETS), ''],
+            [BEST_2['name'], '', '', fixed(BEST_2['real']), fixed(BEST_2['reported'])]]
+    values = {
+        'parameters': f"{found['base'][0]['parameters']:,}",
+        'images': {name: f"{ours[name]['images']:,}" for name in SETS},
+        'noisy': scores(noisy), 'p2': scores(ours), 'best': {'real': fixed(BEST_2['real'])}, 'exact': exactness(rec),
+        'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))} to "
+                    f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
+        'training': {key: text for key, text in trained.items() if key != 'curve'}, 'speed': speed(rec),
+        'twin': twin(rec),
+        'search': {name: compare(found, name, base) for name, base in pairs.items()}, 'table': rows,
+        'seeds': seeds(rec, SEEDS_2),
+        'noises': other_noise(rec.last('noises'), 'project 2'),
+    }
+    drawings = {
+        'network_2': lambda: figures.network_2(found['base'][0]['channels']),
+        'convolution': figures.convolution, 'winograd': figures.winograd,
+        'exactness': lambda: figures.exactness(rec.last('exactness')), 'speed': lambda: figures.speed(bench(rec)),
+        'variants': lambda: figures.variants(groups(found, SEARCH_2), 'PSNR on centre squares (dB)'),
+    }
+    return values, drawings

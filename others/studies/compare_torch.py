@@ -1,0 +1,75 @@
+"""Train mini-project 2's network twice, by its own framework and by torch.nn, and compare where the two end.
+
+    python -m others.studies.compare_torch --data data --pairs 6000 --epochs 2
+    python -m others.studies.compare_torch --data data --record others/results/compare_torch.json
+
+Both have the same initial weights, batches, augmentation, loss and schedule, in float32, and take turns. Torch's
+training is nn.Sequential, autograd and torch.optim.SGD. PSNR is without ensembling, on val_data.pkl and on the files
+of --also.
+"""
+import math
+import time
+
+import torch
+from torch import nn
+
+from Miniproject_2 import model as project
+from others import cli, data, records
+from others.studies.variants import copy_weights, step_2, torch_twin
+
+
+def train(model: project.Model, twin: nn.Module, first: torch.Tensor, second: torch.Tensor, epochs: int) -> dict:
+    """Train the model's network and its twin by the model's recipe. -> {framework: seconds}"""
+    options = dict(momentum=model.MOMENTUM, nesterov=True)
+    ours = project.SGD(model.net.param(), lr=0, **options)
+    theirs = torch.optim.SGD(twin.parameters(), lr=1, **options)
+
+    def torch_step(noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.mse_loss(twin(noisy - 0.5), target)
+        theirs.zero_grad()
+        loss.backward()
+        theirs.step()
+        return loss
+
+    steps = {'ours': lambda *pair: step_2(model.net, ours, *pair), 'torch.nn': torch_step}
+    seconds = dict.fromkeys(steps, 0.0)
+    num_steps = epochs * math.ceil(len(first) / model.BATCH_SIZE)
+    batches = (batch for _ in range(epochs) for batch in torch.randperm(len(first)).split(model.BATCH_SIZE))
+    for step, batch in enumerate(cli.progress(batches, num_steps, 'steps')):
+        ours.lr = theirs.param_groups[0]['lr'] = project.one_cycle(step / num_steps, model.PEAK_LR)
+        pair = project.augment(*(project.to_unit(images[batch], model.device) for images in (first, second)))
+        noisy, target = (project.pad_to_multiple(images, model.MULTIPLE) for images in pair)
+        for name, take in steps.items():
+            start = time.perf_counter()
+            take(noisy, target).item()            # waits for the device
+            seconds[name] += time.perf_counter() - start
+    return seconds
+
+
+def main(arguments=None) -> int:
+    parser = cli.parser('studies.compare_torch', __doc__)
+    cli.add_options(parser, 'data', 'pairs', 'epochs', 'seed', 'also', 'record')
+    options, start = parser.parse_args(arguments), time.monotonic()
+    pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
+    sets = cli.read_sets(options.data / data.VAL_FILE, options.also)
+
+    torch.manual_seed(options.seed)
+    model = project.Model()
+    twin = torch_twin(model.net).to(model.device)
+    seconds = train(model, twin, *pairs, options.epochs)
+    scores = {'ours': cli.measure(model, sets)}
+    copy_weights(model.net, twin, back=True)
+    scores['torch.nn'] = cli.measure(model, sets)
+
+    rows = [{'framework': name, 'pairs': len(pairs[0]), 'epochs': options.epochs, 'seed': options.seed,
+             'seconds': round(seconds[name], 1), 'psnr': scores[name]} for name in scores]
+    print(cli.table([['', 'seconds', *(f'{name} (dB)' for name in sets)],
+                     *([row['framework'], f"{row['seconds']:.1f}", *(f'{psnr:.3f}' for psnr in row['psnr'].values())]
+                       for row in rows)]))
+    if options.record:
+        records.append(options.record, rows, time.monotonic() - start)
+    return 0
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,153 @@
+"""How exact the framework's blocks are: random configurations against torch in float64, and finite differences.
+
+    python -m others.studies.exactness
+    python -m others.studies.exactness --configurations 500 --record others/results/exactness.json
+
+Each configuration (channels, kernel, stride, padding, dilation, groups, sizes, batch) is computed four times, with
+one weight, one input and one gradient of the output: by the framework and by torch.nn in float32, by both in
+float64. An error is the largest difference from torch's float64, divided by its largest value; that of torch.nn's
+own float32 is the yardstick. `finite` compares the framework's float64 gradients with central differences of its
+float64 output along a random direction; torch is not involved.
+"""
+import copy
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from Miniproject_2 import model as framework
+from others import cli, records
+
+STEP = 1e-3                     # of the finite differences; a convolution is linear in each of its arguments
+SHARES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)        # the quantiles that are recorded
+
+
+def torch_upsampling(*arguments, scale_factor, **options) -> nn.Module:
+    return nn.Sequential(nn.Upsample(scale_factor=scale_factor), nn.Conv2d(*arguments, **options))
+
+
+BLOCKS = {'Conv2d': (framework.Conv2d, nn.Conv2d), 'TransposeConv2d': (framework.TransposeConv2d, nn.ConvTranspose2d),
+          'Upsampling': (framework.Upsampling, torch_upsampling)}
+
+
+def draw(low: int, high: int) -> int:
+    return int(torch.randint(low, high + 1, ()))
+
+
+def configuration(block: str) -> tuple:
+    """Random arguments of a block and the shape of an input that is large enough for them.
+
+    Half of them have a kernel of twice the stride, many channels and an even size, as the assignment's network.
+    """
+    like_ours = draw(0, 1)
+    s = draw(1, 3)
+    groups = 1 if like_ours else draw(1, 2)
+    k = 2 * s if like_ours and block != 'Upsampling' else draw(1, 5)
+    p, d = (s // 2, 1) if like_ours else (draw(0, k // 2), draw(1, 2))
+    channels = [groups * draw(8, 40) if like_ours else groups * draw(1, 12) for _ in range(2)]
+    options = dict(kernel_size=k, stride=s, padding=p, dilation=d, groups=groups, bias=bool(draw(0, 3)))
+    if block == 'TransposeConv2d':
+        options['output_padding'] = draw(0, max(s, d) - 1) if not like_ours else 0
+    if block == 'Upsampling':
+        options['scale_factor'] = draw(1, 3)
+    least = d * (k - 1) + 1
+    H, W = (4 * s * draw(1, 3) + least - 2 * p if like_ours else least + draw(0, 9) for _ in range(2))
+    return (*channels, options), (draw(1, 12), channels[0], max(1, H), max(1, W))
+
+
+def parameters(module) -> list:
+    """[(parameter, gradient)] of a module of either kind."""
+    if isinstance(module, nn.Module):
+        return [(parameter, parameter.grad) for parameter in module.parameters()]
+    return module.param()
+
+
+def results(module, x: torch.Tensor, gradient: torch.Tensor) -> dict:
+    """The output and the gradients. Those of the parameters begin at zero."""
+    if isinstance(module, nn.Module):
+        x = x.clone().requires_grad_()
+        with torch.enable_grad():
+            y = module(x)
+            y.backward(gradient)
+        dx = x.grad
+    else:
+        y, vjp = module.forward_and_vjp(x)
+        dx = vjp(gradient)
+    names = ('gradient of the weight', 'gradient of the bias')
+    return {'output': y.detach(), 'gradient of the input': dx,
+            **{name: gradient.detach() for name, (_, gradient) in zip(names, parameters(module))}}
+
+
+def errors(block: str) -> dict:
+    """{quantity: (framework's error, torch.nn's error, finite differences' error)} of a random configuration."""
+    ours, theirs = BLOCKS[block]
+    (inputs, outputs, options), shape = configuration(block)
+    ours = ours(inputs, outputs, **options)
+    theirs = theirs(inputs, outputs, **options)
+    with torch.no_grad():
+        for (parameter, _), (weight, _) in zip(parameters(theirs), ours.param()):
+            parameter.copy_(weight)
+    x = torch.randn(shape)
+    gradient = torch.randn_like(ours.infer(x))
+    ours_double, theirs_double = copy.deepcopy(ours).to(torch.float64), copy.deepcopy(theirs).double()
+    truth = results(theirs_double, x.double(), gradient.double())
+    found, yardstick = results(ours, x, gradient), results(theirs, x, gradient)
+    finite = finite_differences(ours_double, x.double(), gradient.double())
+
+    def error(got: torch.Tensor, expected: torch.Tensor) -> float:
+        return ((got.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-300)).item()
+
+    return {name: (error(found[name], truth[name]), error(yardstick[name], truth[name]), finite.get(name))
+            for name in truth}
+
+
+def finite_differences(module, x: torch.Tensor, gradient: torch.Tensor) -> dict:
+    """{quantity: error of its gradient along a random direction, relative to the two vectors' lengths}"""
+    found = results(module, x, gradient)
+    variables = {'gradient of the input': x}
+    variables.update(zip(('gradient of the weight', 'gradient of the bias'), (weight for weight, _ in module.param())))
+    relative = {}
+    for name, variable in variables.items():
+        direction = torch.randn_like(variable)
+        values = []
+        for sign in (1, -2):                                # + STEP, then - STEP
+            variable.add_(direction, alpha=sign * STEP)
+            values.append((module.infer(x) * gradient).sum())
+        variable.add_(direction, alpha=STEP)
+        slope = (values[0] - values[1]) / (2 * STEP)
+        expected = (found[name] * direction).sum()
+        relative[name] = (abs(slope - expected) / (found[name].norm() * direction.norm())).item()
+    return relative
+
+
+def main(arguments=None) -> int:
+    parser = cli.parser('studies.exactness', __doc__)
+    option = parser.add_argument
+    option('--configurations', type=cli.integer(1), default=500, metavar='N', help='of all blocks (default: 500)')
+    option('--seed', type=cli.integer(0), default=0, metavar='N', help='(default: 0)')
+    option('--record', type=Path, metavar='FILE', help='append the rows to this record')
+    options = parser.parse_args(arguments)
+    torch.manual_seed(options.seed)
+    start, found = time.monotonic(), {}
+    with torch.no_grad():
+        for i in range(options.configurations):
+            block = list(BLOCKS)[i % len(BLOCKS)]
+            for name, triple in errors(block).items():
+                found.setdefault((block, name), []).append(triple)
+    rows, shares = [], torch.tensor(SHARES).double()
+    for (block, name), triples in found.items():
+        ours, theirs, finite = (torch.tensor([value or 0. for value in values]).double() for values in zip(*triples))
+        rows.append({'block': block, 'quantity': name, 'configurations': len(triples),
+                     'ours': ours.quantile(shares).tolist(), 'torch.nn': theirs.quantile(shares).tolist(),
+                     'finite': None if name == 'output' else finite.max().item()})
+        print(f'{block:<16} {name:<24} {len(triples):4d}  median {ours.median():.1e} '
+              f'(torch.nn {theirs.median():.1e})  largest {ours.max():.1e} ({theirs.max():.1e})  '
+              f'finite differences {finite.max():.1e}', flush=True)
+    if options.record:
+        records.append(options.record, rows, time.monotonic() - start)
+    return 0
+
+
+if __name__ == '__main__':
+    cli.run(main)

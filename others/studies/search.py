@@ -1,0 +1,201 @@
+"""Train a variant of a mini-project for a given time and measure it: one run in the search for the best one.
+
+    python -m others.studies.search plain --project 1 --seconds 420
+    python -m others.studies.search nearest --project 2 --upsampling nearest --record others/results/search.json
+
+Variants compare at equal training time, each in a process with one thread (two may run side by side, on two
+cores): the rate follows one cycle over that time, measured as the processor's. PSNR is that of val_data.pkl and of
+the files of --also, without ensembling.
+
+--oracle trains towards the clean images instead, which nobody who denoises has: what is then missing is due to
+the network and to the noise in its input, not to the noise in its targets.
+"""
+import argparse
+import time
+from pathlib import Path
+from typing import Iterator, Optional
+
+import torch
+from torch import nn
+
+from Miniproject_1 import model as project_1
+from Miniproject_2 import model as project_2
+from others import cli, data, records
+from others.studies.variants import BLOCKS, Network, network_2, step_2
+
+
+class Variant1(project_1.Model):
+    """Project 1's `Model` around a `Network`."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__()
+        self.net = Network(options.widths, options.encoder, options.decoder, options.block)
+        self.to('cpu')                                  # its time is the processor's
+        self.optimizer = torch.optim.Adam(self.net.parameters(), betas=self.BETAS)
+
+    def parameters(self) -> list:
+        return list(self.net.parameters())
+
+    def fit(self, noisy: torch.Tensor, target: torch.Tensor, rate: float) -> float:
+        """One step on (N, 3, H, W), 0..1. -> the loss"""
+        self.net.train()
+        self.optimizer.param_groups[0]['lr'] = rate
+        with torch.autocast('cpu', torch.bfloat16, enabled=self.mixed_precision):
+            output = self.net(noisy.contiguous(memory_format=torch.channels_last))
+        loss = nn.functional.mse_loss(output.float(), target)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+
+class Variant2(project_2.Model):
+    """Project 2's `Model` with other channels, kernels or upsampling."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__()
+        self.net = network_2(options.channels, options.kernel, options.upsampling)
+        self.to('cpu')
+        self.optimizer = project_2.SGD(self.net.param(), lr=0, momentum=self.MOMENTUM, nesterov=True)
+
+    def parameters(self) -> list:
+        return [weight for weight, _ in self.net.param()]
+
+    def fit(self, noisy: torch.Tensor, target: torch.Tensor, rate: float) -> float:
+        """One step on (N, 3, H, W), 0..1. -> the loss"""
+        self.optimizer.lr = rate
+        return step_2(self.net, self.optimizer, noisy, target).item()
+
+
+VARIANTS = {1: (project_1, Variant1), 2: (project_2, Variant2)}
+
+
+def train_for(seconds: float, variant, project, peak: float, batch_size: int, first: torch.Tensor,
+              second: torch.Tensor, clean: Optional[torch.Tensor] = None) -> list:
+    """Train on random batches for `seconds` of processor time -> the loss of each step.
+
+    project: the module with the arithmetic. peak: of the rate. clean: for the oracle, what the output is to be
+    compared with instead of another noisy version.
+    """
+    start, losses = time.process_time(), []
+
+    def shares() -> Iterator[float]:
+        while (share := (time.process_time() - start) / seconds) < 1:
+            yield share
+
+    bar = cli.progress_bar('training', 100, unit=' %')
+    for share in shares():
+        bar.update(int(100 * share) - bar.n)
+        batch = torch.randint(len(first), (batch_size,))
+        noisy, target = pair_of(project, first[batch], second[batch], None if clean is None else clean[batch])
+        losses.append(variant.fit(noisy, target, project.one_cycle(share, peak)))
+    bar.close()
+    return losses
+
+
+def pair_of(project, first: torch.Tensor, second: torch.Tensor, clean: Optional[torch.Tensor]) -> tuple:
+    """(input, target) for a step, 0..1, of a batch of pairs; the target is of `clean`, where that is not None.
+
+    All (N, 3, H, W), uint8 the arguments.
+    """
+    random = torch.get_rng_state()
+    noisy, target = project.augment(*(project.to_unit(images, 'cpu') for images in (first, second)))
+    if clean is not None:
+        torch.set_rng_state(random)                     # turned as the noisy ones are
+        target, _ = project.augment(*[project.to_unit(clean, 'cpu')] * 2)
+    return noisy, target
+
+
+def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
+    """(noisy, noisy) of `folder`, with the clean images that belong to them; UserError if they are of other
+    photographs."""
+    generator = torch.Generator().manual_seed(data.SPLIT_SEED)
+    try:
+        train_photos, val_photos = data.split_photos(photos, generator)
+    except ValueError as error:
+        raise cli.UserError(f'--oracle: {error}') from error
+    val = len(cli.read_pairs('--data', folder / data.VAL_FILE)[0])
+    data.make_pairs(val_photos, val, 'validation pairs', data.read_photo, generator)      # draws what the set drew
+    *again, clean = data.make_pairs(train_photos, len(images[0]), 'training pairs', data.read_photo, generator)
+    if not all(map(torch.equal, again, images)):
+        raise cli.UserError(f'--oracle: --data was not made from {photos} with the default seed')
+    return *images, clean
+
+
+OF_PROJECT = {
+    1: {'widths': [48, 96, 192], 'encoder': [1, 1, 1], 'decoder': [1, 1], 'block': 'plain'},
+    2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed'},
+}
+
+
+def parse(arguments) -> argparse.Namespace:
+    """The options; those of the project that were not given have its own values. UserError for the other's."""
+    parser = cli.parser('studies.search', __doc__)
+    option = parser.add_argument
+    option('name', metavar='NAME', help='of the variant, for the record')
+    option('--project', type=int, choices=(1, 2), required=True, help='the mini-project')
+    option('--seconds', type=cli.integer(1), default=420, metavar='N', help='of training (default: 420)')
+    option('--oracle', type=Path, metavar='FOLDER',
+           help='the photographs that --data was made from (with the default seed): train towards clean images')
+    option('--lr', type=cli.positive, help="peak rate (default: the project's own)")
+    option('--batch', type=cli.integer(1), metavar='N', help="(default: the project's own)")
+    option('--precision', choices=('float32', 'mixed'),
+           help='mixed: products in bfloat16 (default: what is fast on this machine)')
+    cli.add_options(parser, 'data', 'seed', 'also', 'record')
+    option = parser.add_argument_group('project 1').add_argument
+    option('--widths', type=cli.integer(1), nargs='+', metavar='N', help='channels of each level (default: 48 96 192)')
+    option('--encoder', type=cli.integer(0), nargs='+', metavar='N',
+           help='blocks of each level on the way down, the last is the bottom (default: 1 1 1)')
+    option('--decoder', type=cli.integer(0), nargs='*', metavar='N',
+           help='blocks of each level but the bottom on the way up, the finest first (default: 1 1)')
+    option('--block', choices=BLOCKS, help='kind of block (default: plain)')
+    option = parser.add_argument_group('project 2').add_argument
+    option('--channels', type=cli.integer(1), nargs=2, metavar='N', help='at half and quarter size (default: 128 256)')
+    option('--kernel', type=cli.integer(2), metavar='N',
+           help='of all convolutions; with --upsampling nearest, on the way up 1 less if even (default: 4)')
+    option('--upsampling', choices=('transposed', 'nearest'), help='on the way up (default: transposed)')
+    options = parser.parse_args(arguments)
+
+    for number, defaults in OF_PROJECT.items():
+        for name, default in defaults.items():
+            if number == options.project and getattr(options, name) is None:
+                setattr(options, name, default)
+            elif number != options.project and getattr(options, name) is not None:
+                raise cli.UserError(f'--{name} is of project {number}, expected none with --project {options.project}')
+    model = VARIANTS[options.project][0].Model
+    options.lr, options.batch = options.lr or model.PEAK_LR, options.batch or model.BATCH_SIZE
+    if options.project == 1 and not len(options.widths) == len(options.encoder) == len(options.decoder) + 1:
+        raise cli.UserError(f'--encoder, --decoder: expected {len(options.widths)} and {len(options.widths) - 1} '
+                            f'numbers for the levels of --widths')
+    return options
+
+
+def main(arguments=None) -> int:
+    options, start = parse(arguments), time.monotonic()
+    images = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
+    sets = cli.read_sets(options.data / data.VAL_FILE, options.also)
+    if options.oracle:
+        images = with_clean(images, options.data, options.oracle)
+
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+    project, kind = VARIANTS[options.project]
+    variant = kind(options)
+    precision = cli.set_precision(variant, options.precision)
+    losses = train_for(options.seconds, variant, project, options.lr, options.batch, *images)
+    scores = cli.measure(variant, sets)
+    decibels = ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items())
+    print(f'{options.name}: {len(losses)} steps, {decibels}')
+    if options.record:
+        settings = {name: getattr(options, name) for name in ('name', 'project', 'seconds', 'seed', 'batch', 'lr')}
+        row = {**settings, 'oracle': options.oracle is not None, 'precision': precision,
+               **{name: getattr(options, name) for name in OF_PROJECT[options.project]},
+               'parameters': sum(weight.numel() for weight in variant.parameters()),
+               'pairs_seen': len(losses) * options.batch, 'psnr': scores,
+               'loss_curve': [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]}
+        records.append(options.record, [row], time.monotonic() - start)
+    return 0
+
+
+if __name__ == '__main__':
+    cli.run(main)

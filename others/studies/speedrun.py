@@ -1,0 +1,88 @@
+"""Seconds of training until a known system's final PSNR: that system beside mini-project 1, on one machine.
+
+    python -m others.studies.speedrun --data data --out runs/speedrun --record others/results/speedrun.json
+    python -m others.studies.speedrun --data data --out runs/small --pairs 5000
+
+The system that the project grew from ("the baseline", `seeds.SKIP`) trains first, to its end.
+Ours then trains afresh, by its own `Model.train`, ever longer, from 1/4 of an epoch (an epoch of 1/4 of the
+pairs) to 8, until it ends at the baseline's PSNR or above. PSNR is that of val_data.pkl, without ensembling; measuring
+is not timed.
+
+The folder --out holds the state of the baseline: after a stop, the same command goes on from its last
+complete epoch.
+"""
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from others import cli, data, records
+from others.metrics import psnr
+from others.studies import seeds
+
+EPOCHS = (1 / 4, 1 / 2, 3 / 4, 1, 2, 4, 8)      # the lengths that ours tries, one after the other
+
+
+def train_ours(pairs: tuple, validation: tuple, epochs: float, precision: str, seed: int) -> dict:
+    """A fresh training; below 1, `epochs` is one epoch of that share of the pairs. -> its settings, seconds, PSNR."""
+    pairs = tuple(images[:max(1, int(epochs * len(images)))] for images in pairs)
+    torch.manual_seed(seed)
+    model = cli.new_model(1)
+    model.mixed_precision = precision == 'mixed'
+    start = time.perf_counter()
+    model.train(*pairs, max(1, int(epochs)), verbose=False)
+    next(model.net.parameters()).sum().item()                       # waits for the device
+    seconds = time.perf_counter() - start
+    figure = score(model.predict(validation[0], ensemble=False), validation)
+    print(f'ours      {precision:<8}  {epochs:6.4g} epochs  {seconds:7.1f} s  {figure:.3f} dB', flush=True)
+    return {'precision': precision, 'epochs': epochs, 'seconds': seconds, 'psnr': figure}
+
+
+def score(images: torch.Tensor, validation: tuple) -> float:
+    return psnr(images, validation[1]).mean().item()
+
+
+def main(arguments=None) -> int:
+    parser = cli.parser('studies.speedrun', __doc__)
+    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help="for the baseline's state")
+    cli.add_options(parser, 'data', 'seed', 'record',
+                    pairs={'type': cli.integer(seeds.SKIP.batch), 'help': 'of an epoch (default: all)'},
+                    epochs={'default': 10, 'help': "the baseline's (default: 10, its own)"})
+    options, start = parser.parse_args(arguments), time.monotonic()
+    pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
+    validation = cli.read_validation('--data', options.data / data.VAL_FILE)
+    settings = {'data': str(options.data), 'pairs': len(pairs[0]), 'epochs': options.epochs, 'seed': options.seed,
+                'torch': torch.__version__, **records.machine()}
+    settings_file = options.out / 'settings.json'
+    if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
+        raise cli.UserError(f'--out: {options.out} holds a run with other settings or of another machine, '
+                            'expected a new folder')
+    cli.write_json(settings_file, settings)
+
+    print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads')
+    system = dataclasses.replace(seeds.SKIP, pairs=len(pairs[0]), epochs=options.epochs)
+    _, baseline = seeds.train(system, options.seed, pairs, validation, options.out / 'baseline.pt', time.perf_counter)
+    goal, baseline_seconds = baseline[-1]['psnr'], baseline[-1]['seconds']
+    ours = []
+    for precision in ('float32', 'mixed') if cli.has_fast_bfloat16() else ('float32',):
+        for epochs in EPOCHS:
+            ours.append(train_ours(pairs, validation, epochs, precision, options.seed))
+            if ours[-1]['psnr'] >= goal:
+                print(f'{goal:.3f} dB: baseline {baseline_seconds:.1f} s, ours in {precision} '
+                      f'{ours[-1]["seconds"]:.1f} s, {baseline_seconds / ours[-1]["seconds"]:.1f} times faster')
+                break
+        else:
+            print(f'ours in {precision}: {goal:.3f} dB not reached in {EPOCHS[-1]} epochs')
+    if options.record:
+        common = {'pairs': settings['pairs'], 'seed': options.seed}
+        rows = [{'system': 'Mery', 'precision': 'float32', 'batch': seeds.SKIP.batch, 'epochs': i, **row, **common}
+                for i, row in enumerate(baseline, 1)]
+        rows += [{'system': 'project 1', 'batch': cli.new_model(1).BATCH_SIZE, **row, **common} for row in ours]
+        records.append(options.record, rows, time.monotonic() - start)
+    return 0
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,119 @@
+"""The zip: what is in it, what is refused, and that it is graded before it is written."""
+import io
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from others import cli, package
+
+SCIPERS = ['--scipers', '111111', '222222', '333333']
+PAGE = b'1 0 obj\n<</Type /Page /Parent 2 0 R>>\nendobj\n'
+
+
+def report(pages: int, compressed: bool = False) -> bytes:
+    """What matters here of a PDF with so many pages."""
+    objects = b'<</Type /Pages /Count 9>>' + pages * PAGE
+    if compressed:
+        objects = b'<</Type /ObjStm>> stream\n' + zlib.compress(objects) + b'\nendstream'
+    return b'%PDF-1.7\n' + objects
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """The root of a project with all that is handed in, and with more."""
+    for k in (1, 2):
+        folder = tmp_path / f'Miniproject_{k}'
+        (folder / '__pycache__').mkdir(parents=True)
+        (folder / '__pycache__' / 'model.pyc').touch()
+        (folder / 'notes.txt').touch()
+        (folder / '__init__.py').touch()
+        (folder / 'model.py').write_text(f'k = {k}')
+        (folder / 'bestmodel.pth').write_bytes(b'weights')
+        (folder / f'Report_{k}.pdf').write_bytes(report(3))
+    monkeypatch.setattr(cli, 'ROOT', tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def graded(monkeypatch) -> list:
+    """Stands for test.py: what was unpacked for it, {path: content} for each call."""
+    seen = []
+
+    def run(command):
+        folder = Path(command[-1])
+        assert command[1:4] == [cli.ROOT / 'test.py', '--quick', '-p']
+        assert re.fullmatch(r'Proj(_\d{6}){3}', folder.name)
+        seen.append({path.relative_to(folder).as_posix(): path.read_bytes()
+                     for path in folder.rglob('*') if path.is_file()})
+        return type('Done', (), {'returncode': 0})
+    monkeypatch.setattr(package.subprocess, 'run', run)
+    return seen
+
+
+def test_exactly_the_two_folders(project, graded, capsys):
+    assert package.main([*SCIPERS, '--out', str(project)]) == 0
+    path = project / 'Proj_111111_222222_333333.zip'
+    assert str(path) in capsys.readouterr().out
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        content = {name: archive.read(name) for name in archive.namelist()}
+    assert sorted(content) == sorted(f'Miniproject_{k}/{name}' for k in (1, 2) for name in (
+        '__init__.py', 'model.py', 'bestmodel.pth', f'Report_{k}.pdf'))
+    assert all(content[name] == (project / name).read_bytes() for name in content)
+    assert graded == [content]
+
+    first = path.read_bytes()
+    (project / 'Miniproject_1' / 'model.py').touch()
+    with pytest.raises(cli.UserError, match='exists.*--force'):
+        package.main([*SCIPERS, '--out', str(project)])
+    package.main([*SCIPERS, '--out', str(project), '--force'])
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize('name', ['Miniproject_1/Report_1.pdf', 'Miniproject_2/bestmodel.pth',
+                                  'Miniproject_2/__init__.py'])
+def test_a_file_is_missing(name, project, graded):
+    (project / name).unlink()
+    with pytest.raises(cli.UserError, match=name):
+        package.main([*SCIPERS, '--out', str(project)])
+    assert not graded and not list(project.glob('*.zip'))
+
+
+@pytest.mark.parametrize('compressed', [False, True])
+def test_a_report_is_too_long(compressed, project):
+    path = project / 'Miniproject_2' / 'Report_2.pdf'
+    path.write_bytes(report(3, compressed))
+    package.collect(project)
+    for pages in (4, 0):
+        path.write_bytes(report(pages, compressed))
+        with pytest.raises(cli.UserError, match=f'Report_2.pdf has {pages} pages, expected 1 to 3'):
+            package.collect(project)
+
+
+@pytest.mark.parametrize('scipers', [['11111', '222222', '333333'], ['1111111', '222222', '333333'],
+                                     ['11111a', '222222', '333333'], ['٣٣٣٣٣٣', '222222', '333333'],
+                                     ['111111', '222222']])
+def test_no_sciper(scipers, project, capsys):
+    with pytest.raises(SystemExit) as stop:
+        package.main(['--scipers', *scipers, '--out', str(project)])
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith('error: argument --scipers')
+
+
+def test_what_fails_is_not_written(project, tmp_path_factory, monkeypatch):
+    """By the real test.py, in a process of its own: a model.py that cannot be imported."""
+    root = Path(package.__file__).resolve().parents[1]
+    archive = package.pack(project, package.collect(project))
+    monkeypatch.setattr(cli, 'ROOT', root)
+    broken = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(broken, 'w') as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) if 'model.py' not in name else b'raise SystemExit(3)')
+    from others import data
+
+    small = tmp_path_factory.mktemp('data')
+    data.make_demo(small, train=4, val=4)
+    with pytest.raises(cli.UserError, match='does not pass'):
+        package.check(broken.getvalue(), 'Proj_111111_222222_333333', small)

@@ -1,0 +1,73 @@
+"""Records: what a run holds, that runs are appended, and that the committed ones have the shape."""
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from others import cli, records
+
+ROWS = [{'name': 'a', 'psnr': {'val_data': 25.5}}, {'name': 'b', 'psnr': None}]
+
+
+def test_a_run_is_appended(tmp_path, monkeypatch):
+    path = tmp_path / 'new' / 'record.json'
+    assert records.read(path) == []
+    records.append(path, ROWS, 1.26)
+    first = path.read_bytes()
+    records.append(path, [], None)
+    one, other = records.read(path)
+    assert one['rows'] == ROWS and one['seconds'] == 1.3
+    assert other['rows'] == [] and other['seconds'] is None
+    assert one['versions']['torch'] == torch.__version__
+    assert one['machine']['threads'] == torch.get_num_threads() and one['machine']['processor']
+    head = first.rsplit(b'\n]}\n')[0]
+    assert path.read_bytes().startswith(head + b',\n')          # what was there stays as it was
+    assert [path.name for path in path.parent.iterdir()] == ['record.json']
+
+
+def test_the_command_knows_its_package(tmp_path):
+    package = tmp_path / 'package'
+    package.mkdir()
+    (package / '__init__.py').touch()
+    for name in ('__main__', 'tool'):
+        (package / f'{name}.py').write_text('from others.records import command\nprint(command())\n')
+    for module in ('package.tool', 'package'):
+        out = subprocess.run([sys.executable, '-m', module, '--name', 'a b'], check=True, capture_output=True,
+                             text=True, cwd=tmp_path, env={'PYTHONPATH': str(cli.ROOT)}).stdout
+        assert out == f"python -m {module} --name 'a b'\n"
+
+
+def test_runs_that_end_at_once_are_all_there(tmp_path):
+    path = tmp_path / 'record.json'
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: records.append(path, [{'i': i}], 0), range(40)))
+    assert sorted(run['rows'][0]['i'] for run in records.read(path)) == list(range(40))
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"rows": []}', '{"runs": [{"rows": []}]}'])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / 'other.json'
+    path.write_text(content)
+    for touch in (lambda: records.read(path), lambda: records.append(path, ROWS, 1)):
+        with pytest.raises(cli.UserError, match='other.json'):
+            touch()
+    assert path.read_text() == content
+
+
+def test_a_record_is_what_json_reads(tmp_path):
+    records.append(tmp_path / 'record.json', ROWS, 1)
+    assert json.loads((tmp_path / 'record.json').read_text()) == {'runs': records.read(tmp_path / 'record.json')}
+
+
+@pytest.mark.parametrize('path', sorted(cli.ROOT.glob('others/results/*')), ids=lambda path: path.name)
+def test_the_committed_records_have_the_shape(path):
+    assert path.suffix == '.json'
+    runs = records.read(path)
+    assert path.read_text() == records.text(runs)
+    for run in runs:
+        assert run['machine'].keys() == {'processor', 'platform', 'threads'}
+        assert run['versions'].keys() == {'python', 'torch'}
+        assert run['rows'] and all(isinstance(row, dict) for row in run['rows'])

@@ -1,0 +1,114 @@
+"""The seeds: their systems are those that the documents describe, and one trainer trains them all."""
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from others import cli, data, records
+from others.studies import seeds
+
+SYSTEMS = {system.name: system for study in seeds.STUDIES.values() for system in study}
+REPORTED = {'skip': 188_403, 'skip, 4 layers': 20_259, 'skip, 6 layers': 20_533, 'skip, 8 layers': 20_729,
+            'skip, 10 layers': 20_131, 'skip, 12 layers': 20_253, 'nearest': 161_827, 'nearest, kernel 3': 161_827,
+            'nearest, kernel 5': 448_547, 'nearest, kernel 7': 878_627}
+
+
+@pytest.fixture
+def pairs():
+    """Two versions of flat images with noise, uint8 (24, 3, 32, 32)."""
+    torch.manual_seed(0)
+    clean = torch.randint(60, 190, (24, 3, 1, 1)).expand(24, 3, 32, 32)
+    return tuple((clean + 20 * torch.randn(clean.shape)).clamp(0, 255).byte() for _ in range(2))
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('name', REPORTED)
+def test_networks_have_as_many_parameters_as_their_authors_report(name):
+    assert seeds.parameters(SYSTEMS[name]) == SYSTEMS[name].reported_parameters == REPORTED[name]
+
+
+def test_every_system_has_a_name_of_its_own_and_keeps_the_shape():
+    assert len(SYSTEMS) == sum(map(len, seeds.STUDIES.values()))
+    for system in SYSTEMS.values():
+        if max(layer[1] for layer in system.layers if len(layer) > 1) <= 128:       # the wide ones differ in nothing
+            assert seeds.build(system).infer(torch.rand(2, 3, 32, 32)).shape == (2, 3, 32, 32), system.name
+
+
+def test_a_skip_joins_the_first_activation_to_the_last_input():
+    runner = seeds.build(seeds.SKIP)
+    w = [weight.detach() for weight in runner.weights()]
+    x = torch.rand(2, 3, 9, 7)
+    first = F.conv2d(x, w[0], w[1]).relu()
+    third = F.conv_transpose2d(F.conv2d(first, w[2], w[3]).relu(), w[4], w[5]).relu()
+    expected = F.conv_transpose2d(torch.cat([third, first], 1), w[6], w[7]).sigmoid()
+    torch.testing.assert_close(runner.infer(x), expected)
+
+
+def test_ours_and_torch_train_alike(pairs):
+    """From the same seed: the same weights to begin with, the same batches, and so the same network in the end."""
+    ours, theirs = (seeds.train(replace(system, epochs=2), 3, pairs, pairs)
+                    for system in (seeds.VJP, seeds.VJP_TORCH))
+    start = seeds.build(seeds.VJP).weights()
+    for before, a, b in zip(start, ours[0].weights(), theirs[0].weights()):
+        assert not torch.equal(before, a)
+        torch.testing.assert_close(a, b.detach(), rtol=1e-4, atol=1e-5)
+    assert ours[1][-1]['psnr'] == pytest.approx(theirs[1][-1]['psnr'], abs=1e-3)
+
+
+@pytest.mark.parametrize('name', ['vjp', 'skip, with'])
+def test_a_stopped_training_goes_on_to_the_same_end(name, pairs, tmp_path, monkeypatch):
+    system = replace(SYSTEMS[name], epochs=3, batch=10)
+    whole, history = seeds.train(system, 1, pairs, pairs)
+    write, written = cli.write_tensors, []
+
+    def stop_after_two(*arguments):
+        write(*arguments)
+        written.append(1)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, 'write_tensors', stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        seeds.train(system, 1, pairs, pairs, tmp_path / 'state')
+    resumed, history_of_resumed = seeds.train(system, 1, pairs, pairs, tmp_path / 'state')
+    assert len(written) == 3
+    assert [row['psnr'] for row in history] == [row['psnr'] for row in history_of_resumed]
+    assert all(torch.equal(a, b) for a, b in zip(whole.weights(), resumed.weights()))
+    with pytest.raises(cli.UserError, match='--out: .* other settings'):
+        seeds.train(replace(system, lr=2), 1, pairs, pairs, tmp_path / 'state')
+
+
+def test_all_runs_are_recorded_once(pairs, tmp_path, capsys, monkeypatch):
+    torch.save(pairs, tmp_path / data.TRAIN_FILE)
+    torch.save(tuple(images[:4] for images in pairs), tmp_path / data.VAL_FILE)
+    record = tmp_path / 'seeds.json'
+    arguments = ['all', '--quick', '--seeds', '2', '--data', str(tmp_path), '--record', str(record)]
+    assert seeds.main(arguments) == 0
+    rows = [row for run in records.read(record) for row in run['rows']]
+    headlines = [system for name, study in seeds.STUDIES.items() if '.' not in name for system in study]
+    assert [(row['system'], row['seed']) for row in rows] == [(s.name, seed) for s in headlines for seed in (0, 1)]
+    assert all(row['full'] is False and row['pairs'] == 8 for row in rows)
+    table = capsys.readouterr().out.splitlines()[-len(headlines):]
+    assert [line.split('  ')[0] for line in table] == [system.name for system in headlines]
+    monkeypatch.setattr(seeds, 'run', None)                     # what is recorded is not run again
+    assert seeds.main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-len(headlines):] == table
+    with pytest.raises(cli.UserError, match='--record: seeds.json holds no rows of --quick'):
+        seeds.main(['all', '--quick', '--data', str(tmp_path)])
+
+
+def test_pooled_is_the_assignments_own_function(pairs):
+    noisy, clean = (images.float() / 255 for images in pairs)
+    box = F.avg_pool2d(noisy, 3, 1, 1, count_include_pad=False)
+    row = seeds.measure(seeds.build(SYSTEMS['course, box of 3 x 3']), {'x': pairs})
+    assert row['x_pooled'] == pytest.approx(-10 * float((box - clean).square().mean().log10()), abs=1e-4)
+    each = -10 * (box - clean).square().mean((1, 2, 3)).log10()
+    assert row['x'] == pytest.approx(float(each.mean()), abs=1e-4)
+    assert row['x_error'] == pytest.approx(float(each.std()) / 24 ** 0.5, abs=1e-5)

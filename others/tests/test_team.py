@@ -1,0 +1,106 @@
+"""Several processes on one work, started by torchrun, against one process."""
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from others import cli, data, train
+
+STEPS = 5                           # of an epoch: 33 pairs in batches of 8, the last one of a single pair
+
+# Process 1 alone is told to stop, then everything goes on; with DIE it ends before a step of the second epoch.
+SCRIPT = f'''
+import contextlib, os, signal, sys
+from others import cli, team, train
+call = train.Run.__call__
+
+def act(run, progress):
+    if os.environ['RANK'] == '1' and progress.step == 3 and not stopped:
+        signal.raise_signal(signal.SIGTERM)
+    if os.environ['RANK'] == '1' and progress.step == {STEPS + 2} and 'DIE' in os.environ:
+        os._exit(9)
+    call(run, progress)
+
+def main():
+    with team.joined():                     # as a process does once
+        team.joined = contextlib.nullcontext
+        assert train.main() == 130
+        stopped.append(True)
+        return train.main(['--resume', sys.argv[-1]])
+
+stopped, train.Run.__call__ = [], act
+cli.run(main)
+'''
+
+
+def torchrun(*arguments, **environment) -> tuple:
+    """With two processes: exit status, stdout and stderr."""
+    start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+    done = subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, cwd=cli.ROOT, timeout=500,
+                          env={**os.environ, 'PYTHONPATH': str(cli.ROOT), **environment})
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A small set without validation images, and the script."""
+    folder = tmp_path_factory.mktemp('data')
+    images = torch.randint(256, (2, 33, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    torch.save(tuple(images.byte()), folder / data.TRAIN_FILE)
+    (folder / 'script.py').write_text(SCRIPT)
+    return folder
+
+
+def options(folder, project: int, out) -> list:
+    return ['--project', project, '--data', folder, '--epochs', 2, '--batch', 8, '--precision', 'float32',
+            '--out', out]
+
+
+def assert_same_weights(project: int, a, b) -> None:
+    """To the rounding of ten steps."""
+    ours, theirs = (cli.trained_model(project, run / 'last.pth').weights() for run in (a, b))
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], rtol=1e-4, atol=1e-5, msg=lambda text: f'{name}: {text}')
+
+
+@pytest.mark.parametrize('project', [1, 2])
+def test_two_processes_train_like_one(folder, tmp_path, project):
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    assert train.main([str(option) for option in options(folder, project, one)]) == 0
+    status, out, error = torchrun(folder / 'script.py', *options(folder, project, two))
+    assert status == 0, error
+    assert out == (two / 'log.txt').read_text() and out.count('stopped; to go on') == 1     # one process speaks
+    assert_same_weights(project, one, two)
+
+
+def test_a_process_that_dies_ends_the_run(folder, tmp_path):
+    """Which then goes on from its last complete epoch, with one process."""
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    assert train.main([str(option) for option in options(folder, 2, one)]) == 0
+    status, out, error = torchrun(folder / 'script.py', *options(folder, 2, two), DIE='1')
+    assert status == 1
+    assert re.search(f'another process has ended .*; to go on: python -m others.train --resume {two}', out), error
+    assert train.main(['--resume', str(two)]) == 0
+    assert_same_weights(2, one, two)
+
+
+def test_two_processes_share_a_folder(tmp_path):
+    """One of them has a file that fails, and the other one ends none the less."""
+    cli.new_model(2).save(tmp_path / 'weights.pth')
+    (tmp_path / 'in').mkdir()
+    for i in range(1, 6):
+        Image.effect_noise((9 + i, 8), 50).save(tmp_path / 'in' / f'{i}.png')
+    (tmp_path / 'in' / '0.png').write_bytes(b'no picture')
+    (tmp_path / 'in' / 'notes.txt').write_text('none, either')
+    status, out, error = torchrun('-m', 'others.denoise', tmp_path / 'in', '--project', 2,
+                                  '--weights', tmp_path / 'weights.pth')
+    written = tmp_path / 'in_denoised'
+    assert status == 1 and error.count('skipped') == 1 and error.count('left out') == 1
+    assert sorted(out.splitlines()) == [str(written / f'{i}.png') for i in range(1, 6)]
+    for path in written.iterdir():
+        with Image.open(path) as image, Image.open(tmp_path / 'in' / path.name) as noisy:
+            assert image.size == noisy.size
