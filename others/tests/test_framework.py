@@ -1,6 +1,4 @@
 """The framework of mini-project 2, block by block, against torch and against finite differences."""
-import random
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,10 +6,8 @@ from torch import nn
 
 from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, Tanh,
                                  TransposeConv2d, Upsampling)
-from others.studies.variants import TORCH, copy_weights, torch_twin
-
-
-TWINS = {kind.__name__: (kind, twin) for kind, twin in TORCH.items()}
+from others.studies.variants import copy_weights, torch_twin
+from others.tests.test_framework_properties import TWINS, distance, results
 
 
 def twins(block: str, *arguments, dtype=torch.float64, **options):
@@ -23,30 +19,6 @@ def twins(block: str, *arguments, dtype=torch.float64, **options):
     return ours, theirs
 
 
-def results(block, x, gradient) -> dict:
-    """Name -> value of the output and every gradient, ours or torch's."""
-    if isinstance(block, Module):
-        block.zero_grad()
-        output = block.forward(x)
-        named = {'output': output, 'gradient of the input': block.backward(gradient)}
-        named.update({f'gradient of parameter {i}': g for i, (_, g) in enumerate(block.param())})
-        return named
-    x = x.detach().clone().requires_grad_()
-    block.zero_grad()
-    with torch.enable_grad():
-        output = block(x)
-        output.backward(gradient)
-    named = {'output': output.detach(), 'gradient of the input': x.grad}
-    named.update({f'gradient of parameter {i}': p.grad for i, p in enumerate(block.parameters())})
-    return named
-
-
-def distance(a, b) -> float:
-    """In norm, relative to b."""
-    assert a.shape == b.shape
-    return float((a.double() - b).norm() / b.norm().clamp(min=1e-300))
-
-
 def assert_equal(got: dict, expected: dict, tolerance=1e-12) -> None:
     assert got.keys() == expected.keys()
     for name in expected:
@@ -54,81 +26,6 @@ def assert_equal(got: dict, expected: dict, tolerance=1e-12) -> None:
 
 
 # ---------------------------------------------------------------------- blocks, on random configurations
-
-def configuration(seed: int) -> tuple:
-    """(block, arguments, shape of the input), drawn until torch accepts it."""
-    rng = random.Random(seed)
-    while True:
-        def two(low, high):
-            return rng.choice([(rng.randint(low, high), rng.randint(low, high)), rng.randint(low, high)])
-
-        def larger(value):
-            return max(value) if isinstance(value, tuple) else value
-
-        block = rng.choice(['Conv2d', 'TransposeConv2d', 'Upsampling'])
-        groups = rng.choice([1, 1, 2, 3])
-        arguments = dict(in_channels=groups * rng.randint(1, 3), out_channels=groups * rng.randint(1, 3),
-                         kernel_size=two(1, rng.choice([3, 7])), padding=two(0, 3), dilation=two(1, 3), groups=groups,
-                         stride=two(1, 3), bias=rng.random() < 0.7)
-        if block == 'TransposeConv2d':
-            arguments['output_padding'] = rng.randint(0, 2)
-        if block == 'Upsampling':
-            arguments['scale_factor'] = two(1, 3)
-            arguments['stride'] = rng.choice([1, 1, arguments['stride']])
-        side = rng.choice([8, 20, 64])
-        shape = (rng.randint(1, 5), arguments['in_channels'], rng.randint(1, side), rng.randint(1, side))
-        try:
-            output = TWINS[block][1](**arguments)(torch.zeros(shape))
-            if 0 < output.numel() <= 2 ** 16:
-                return block, arguments, shape
-        except (RuntimeError, ValueError):
-            pass
-
-
-@pytest.mark.parametrize('part', range(4))
-def test_convolutions_in_double_precision(part):
-    for seed in range(part * 50, part * 50 + 50):
-        block, arguments, shape = configuration(seed)
-        torch.manual_seed(seed)
-        ours, theirs = twins(block, **arguments)
-        x = torch.randn(shape, dtype=torch.float64) * 10 ** random.Random(seed).uniform(-2, 2.4)
-        gradient = torch.randn_like(theirs(x))
-        assert_equal(results(ours, x, gradient), results(theirs, x, gradient))
-
-
-def test_twin_of_a_network_has_its_arguments_and_weights():
-    for seed in range(50):
-        block, arguments, shape = configuration(seed)
-        ours, theirs = twins(block, **arguments, dtype=torch.float32)
-        twin, x = torch_twin(Sequential(ours, Sigmoid())), torch.rand(shape)
-        torch.testing.assert_close(twin(x), theirs(x.double()).sigmoid().float(), rtol=1e-4, atol=1e-5)
-        assert len(list(twin.parameters())) == len(ours.param())
-
-
-def test_convolutions_in_single_precision():
-    """The error against float64 is at most 4 times torch's own in each case, at most 1.1 in the median."""
-    ratios = {}
-    for seed in range(1000, 1200):
-        block, arguments, shape = configuration(seed)
-        torch.manual_seed(seed)
-        ours, exact = twins(block, **arguments, dtype=torch.float32)
-        theirs = TWINS[block][1](**arguments)
-        theirs.load_state_dict(exact.state_dict())
-        x = torch.randn(shape) * 10 ** random.Random(seed).uniform(-2, 2.4)
-        gradient = torch.randn_like(theirs(x))
-        expected = results(exact, x.double(), gradient.double())
-        got, torchs = results(ours, x, gradient), results(theirs, x, gradient)
-        for name, value in expected.items():
-            ours_off, torchs_off = distance(got[name], value), distance(torchs[name], value)
-            # A correctly rounded result may be off by 2^-24, and torch's by less where it is lucky, which
-            # a single number or a few often are.
-            luck = 2 ** -24 if value.numel() >= 8 else 2 ** -21
-            assert ours_off <= max(4 * torchs_off, luck), (block, arguments, shape, name)
-            if torchs_off > 0:
-                ratios.setdefault(name, []).append(ours_off / torchs_off)
-    for name, values in ratios.items():
-        assert sorted(values)[len(values) // 2] <= 1.1, name
-
 
 @pytest.mark.parametrize('block, arguments, shape', [
     ('ReLU', (), (3, 2, 5, 4)), ('Sigmoid', (), (3, 2, 5, 4)), ('Sigmoid', (), (7,)), ('Sigmoid', (), (2, 0, 3)),
@@ -163,37 +60,6 @@ def test_mse(reduction):
     assert distance(loss.backward(), twin.grad) <= 1e-12
 
 
-def finite_difference(f, x, direction, step=1e-5):
-    return (f(x + step * direction) - f(x - step * direction)) / (2 * step)
-
-
-@pytest.mark.parametrize('build', [
-    lambda: Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2), 2), lambda: TransposeConv2d(4, 6, 3, 2, 1, 1, 2),
-    lambda: Upsampling(4, 3, 3, padding=1), lambda: Upsampling(4, 2, (2, 3), stride=2, padding=3, groups=2),
-    lambda: NearestUpsampling((2, 3)), Sigmoid, Tanh,
-    lambda: Sequential(Conv2d(4, 5, 4, 2, 1), ReLU(), TransposeConv2d(5, 3, 4, 2, 1), Sigmoid())])
-def test_finite_differences(build):
-    """The gradient along random directions, of a random linear function of the output: torch has no part in it."""
-    torch.manual_seed(1)
-    block = build().to(torch.float64)
-    x = torch.randn(3, 4, 6, 8, dtype=torch.float64)
-    upstream = torch.randn_like(block.forward(x))
-    gradient = block.backward(upstream)
-    direction = torch.randn_like(x)
-    expected = finite_difference(lambda x: (block.infer(x) * upstream).sum(), x, direction)
-    assert float((gradient * direction).sum()) == pytest.approx(float(expected), rel=1e-6)
-    for parameter, gradient in block.param():
-        start, direction = parameter.clone(), torch.randn_like(parameter)
-
-        def value(w):
-            parameter.copy_(w)
-            return (block.infer(x) * upstream).sum()
-
-        expected = finite_difference(value, start, direction)
-        parameter.copy_(start)
-        assert float((gradient * direction).sum()) == pytest.approx(float(expected), rel=1e-6)
-
-
 def test_upsampling_is_nearest_then_convolution():
     """Computed as one transposed convolution, it gives what the two blocks in a row give."""
     for options in (dict(kernel_size=3, padding=1), dict(kernel_size=(5, 2), padding=(2, 0), scale_factor=(3, 2)),
@@ -223,24 +89,6 @@ def small_network():
     return Sequential(Conv2d(3, 4, 3, stride=2, padding=1), ReLU(), Upsampling(4, 2, 3, padding=1), Sigmoid())
 
 
-def test_gradients_accumulate():
-    torch.manual_seed(0)
-    block, x = Conv2d(2, 3, 3), torch.randn(2, 2, 5, 7)
-    gradients = torch.randn(2, 2, 3, 3, 5)
-    singly = []
-    for gradient in gradients:
-        block.zero_grad()
-        block.forward(x)
-        block.backward(gradient)
-        singly.append([g.clone() for _, g in block.param()])
-    block.zero_grad()
-    for gradient in gradients:
-        block.forward(x)
-        block.backward(gradient)
-    for i, (_, total) in enumerate(block.param()):
-        torch.testing.assert_close(total, singly[0][i] + singly[1][i])
-
-
 def test_pending_closures_are_independent():
     torch.manual_seed(0)
     network = small_network().to(torch.float64)
@@ -257,16 +105,6 @@ def test_pending_closures_are_independent():
         for i, (_, total) in enumerate(network.param()):
             name = f'gradient of parameter {i}'
             assert distance(total, expected[0][name] + expected[1][name]) <= 1e-12
-
-
-def test_a_layer_may_stand_twice_in_a_sequential():
-    torch.manual_seed(0)
-    ours, theirs = twins('Conv2d', 3, 3, 3, padding=1)
-    x, gradient = torch.randn(2, 2, 3, 5, 7, dtype=torch.float64)
-    twice = Sequential(ours, Sigmoid(), ours)
-    assert len(twice.param()) == 2 and len(twice) == 3 and twice[0] is ours and list(twice)[2] is ours
-    assert_equal(results(twice, x, gradient), results(nn.Sequential(theirs, nn.Sigmoid(), theirs), x, gradient))
-    assert [weight for weight, _ in Sequential(Sequential(ours), ours).param()] == [ours.weight, ours.bias]
 
 
 @pytest.mark.parametrize('autograd', [False, True])
@@ -300,58 +138,12 @@ def test_any_layout_and_no_graph(build, autograd):
             torch.testing.assert_close(value, dense[name])
 
 
-@pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
-                                   lambda: NearestUpsampling(2), lambda: Sequential(Conv2d(3, 4, 3), ReLU())])
-def test_results_are_contiguous(build):
-    block = build()
-    output = block.forward(torch.randn(2, 3, 6, 5))
-    gradient = block.backward(torch.randn(output.shape))
-    assert output.view(-1).shape == (output.numel(),) and gradient.view(2, -1).shape == (2, 90)
-
-
 def test_a_convolution_outside_inference_mode_after_one_inside():
     conv, x = Conv2d(3, 200, 3, padding=1), torch.randn(2, 3, 40, 40)       # larger columns than any test's before
     with torch.inference_mode():
         inside = conv.infer(x)
     assert torch.equal(conv.forward(x), inside)
     assert conv.backward(torch.ones(2, 200, 40, 40)).shape == x.shape
-
-
-def test_modules_of_others():
-    class Double(Module):
-        def forward(self, x):
-            return 2 * x
-
-    class Leaky(ReLU):
-        def forward_and_vjp(self, x):
-            return x.where(x > 0, 0.1 * x), lambda gradient: gradient.where(x > 0, 0.1 * gradient)
-
-    x = torch.randn(2, 3, 6, 5)
-    assert torch.equal(Double()(x), 2 * x)
-    first, last = Conv2d(3, 4, 3), Conv2d(4, 2, 3)
-    expected = last(F.leaky_relu(first(x), 0.1))
-    torch.testing.assert_close(Sequential(first, Leaky(), last)(x), expected)
-
-
-def test_a_module_with_forward_and_backward_in_a_sequential():
-    class Square(Module):
-        def forward(self, x):
-            self.x = x
-            return x * x
-
-        def backward(self, gradient):
-            return 2 * self.x * gradient
-
-    torch.manual_seed(0)
-    (first, first_twin), (last, last_twin) = (twins('Conv2d', 3, 3, 3) for _ in range(2))
-    x = torch.randn(2, 3, 6, 7, dtype=torch.float64, requires_grad=True)
-    gradient = torch.randn(2, 3, 2, 3, dtype=torch.float64)
-    expected = last_twin(first_twin(x) ** 2)
-    expected.backward(gradient)
-    got = results(Sequential(first, Square(), last), x.detach(), gradient)
-    assert distance(got['output'], expected.detach()) <= 1e-12
-    assert distance(got['gradient of the input'], x.grad) <= 1e-12
-    assert distance(got['gradient of parameter 0'], first_twin.weight.grad) <= 1e-12
 
 
 @pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
@@ -366,18 +158,6 @@ def test_wrong_inputs_are_refused(build):
     for shape in (3, 6, 5), (2, 3, 0, 5):
         with pytest.raises(ValueError, match=r'H, W\)'):
             block.forward(torch.zeros(shape))
-
-
-@pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
-                                   lambda: Upsampling(3, 4, 3, stride=2), lambda: NearestUpsampling(2), ReLU, Sigmoid,
-                                   Tanh, lambda: Sequential(Conv2d(3, 4, 3), ReLU())])
-def test_wrong_gradients_are_refused(build):
-    block = build()
-    N, C, H, W = block.forward(torch.randn(2, 3, 6, 5)).shape
-    for shape in ((N, C, 1, 1), (N, C, H + 1, W), (1, C, H, W), (N, C + 1, H, W), (N, C, W, H), (W,)):
-        with pytest.raises(ValueError, match='the gradient must have the shape of the output'):
-            block.backward(torch.ones(shape))
-    assert not any(gradient.any() for _, gradient in block.param())
 
 
 def test_an_empty_batch():
@@ -440,11 +220,6 @@ def test_infer_keeps_nothing():
             module.backward(torch.ones(1))
 
 
-def test_sequential_refuses_what_is_no_module():
-    with pytest.raises(TypeError, match='modules .* got list'):
-        Sequential([Conv2d(3, 4, 3), ReLU()])
-
-
 @pytest.mark.parametrize('block, arguments', [
     ('Conv2d', (4, 6, 3, 2, 1)), ('TransposeConv2d', (4, 6, 4, 2, 1)), ('Upsampling', (4, 6, 3, 1, 1))])
 def test_mixed_precision(block, arguments):
@@ -461,35 +236,6 @@ def test_mixed_precision(block, arguments):
         assert off < 2 ** -7, name
         if name != 'gradient of parameter 1':       # the bias has no products
             assert off > 2 ** -14, name             # of float32 it would be 2^-22
-
-
-@pytest.mark.parametrize('build, message', [
-    (lambda: Conv2d(3, 4, 3, padding='same'), "padding must be an integer of at least 0.*'same'"),
-    (lambda: Conv2d(3, 4, 0), 'kernel_size .* got 0'),
-    (lambda: Conv2d(3, 4, (3, 3, 3)), 'kernel_size .* got'),
-    (lambda: Conv2d(3, 4, 3, stride=0), 'stride .* got 0'),
-    (lambda: Conv2d(3, 4, 3, groups=2), 'groups must divide'),
-    (lambda: Conv2d(0, 4, 3), 'in_channels .* got 0'),
-    (lambda: TransposeConv2d(3, 4, 3, output_padding=1), 'output_padding must be less'),
-    (lambda: NearestUpsampling(1.5), 'scale_factor .* got 1.5'),
-    (lambda: MSE(reduction='none'), "reduction .* got 'none'"),
-    (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
-    (lambda: Conv2d(3, 4, 3)(torch.zeros(2, 4, 8, 8)), r'\(N, 3, H, W\), .* got \(2, 4, 8, 8\)'),
-    (lambda: Conv2d(3, 4, 3)(torch.zeros(3, 8, 8)), r'\(N, 3, H, W\), .* got \(3, 8, 8\)'),
-    (lambda: Conv2d(3, 4, 3)(torch.zeros(1, 3, 2, 8)), 'too small'),
-    (lambda: setattr(Conv2d(3, 4, 3), 'weight', torch.zeros(4, 3, 3)), r'shape \(4, 3, 3, 3\), got \(4, 3, 3\)'),
-    (lambda: setattr(Conv2d(3, 4, 3, bias=False), 'bias', torch.zeros(4)), 'shape None'),
-    (lambda: MSE()(torch.zeros(2).byte(), torch.zeros(2).byte()), 'floating point .* torch.uint8'),
-    (lambda: MSE()(torch.zeros(0, 3), torch.zeros(0, 3)), r'hold a value .* \(0, 3\)'),
-    (lambda: SGD([torch.ones(2, 2)], lr=1), 'params must be pairs .* got a Tensor'),
-    (lambda: SGD([(torch.ones(2), torch.ones(3))], lr=1), 'params must be pairs .* of one shape'),
-    (lambda: SGD(Conv2d(1, 1, 1).param(), lr=None), 'lr .* got None'),
-    (lambda: SGD([], lr=1), 'params'), (lambda: SGD(Conv2d(1, 1, 1).param(), lr=-1), 'lr .* got -1'),
-    (lambda: SGD(Conv2d(1, 1, 1).param(), lr=1, nesterov=True), 'nesterov'),
-])
-def test_bad_arguments_are_named(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
 
 
 # -------------------------------------------------------------------------------- the optimizer and training

@@ -5,18 +5,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid,
+from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, Tanh,
                                  TransposeConv2d, Upsampling)
+from others.studies.variants import TORCH, copy_weights, torch_twin
 
 given_a_tally = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
-
-
-def torch_upsampling(*arguments, scale_factor=2, **options):
-    return nn.Sequential(nn.Upsample(scale_factor=scale_factor), nn.Conv2d(*arguments, **options))
-
-
-TWINS = {'Conv2d': (Conv2d, nn.Conv2d), 'TransposeConv2d': (TransposeConv2d, nn.ConvTranspose2d),
-         'Upsampling': (Upsampling, torch_upsampling)}
+TWINS = {kind.__name__: (kind, twin) for kind, twin in TORCH.items()}
+CONVOLUTIONS = ['Conv2d', 'TransposeConv2d', 'Upsampling']
 
 
 def results(block, x, gradient=None) -> dict:
@@ -43,12 +38,6 @@ def distance(a, b) -> float:
     return float((a.double() - b).norm() / b.norm().clamp(min=1e-300))
 
 
-def copy_parameters(ours, theirs) -> None:
-    with torch.no_grad():
-        for (parameter, _), twin in zip(ours.param(), theirs.parameters()):
-            twin.copy_(parameter)
-
-
 # ------------------------------------------------------------------------------------- configurations
 
 @st.composite
@@ -58,7 +47,7 @@ def any_configurations(draw):
         numbers = st.integers(low, high)
         return draw(st.one_of(numbers, st.tuples(numbers, numbers)))
 
-    block = draw(st.sampled_from(sorted(TWINS)))
+    block = draw(st.sampled_from(CONVOLUTIONS))
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     arguments = dict(in_channels=groups * draw(st.integers(1, 3)), out_channels=groups * draw(st.integers(1, 3)),
                      kernel_size=two(1, 7), stride=two(1, 3), padding=two(0, 3), dilation=two(1, 3), groups=groups,
@@ -77,7 +66,7 @@ sides = st.tuples(st.integers(1, 24), st.integers(1, 24))
 def fast_configurations(draw):
     """Those that a network for denoising has, which may be computed in a faster way: a kernel of twice the stride, or
     of 3, and many channels on both sides, with every remainder of the sides."""
-    block, stride = draw(st.sampled_from(sorted(TWINS))), draw(st.integers(1, 3))
+    block, stride = draw(st.sampled_from(CONVOLUTIONS)), draw(st.integers(1, 3))
     channels = st.sampled_from([16, 31, 48, 64, 96])
     kernel, padding = draw(st.sampled_from([(2 * stride, stride // 2), (2 * stride, 0), (2 * stride, 1), (3, 1)]))
     arguments = dict(in_channels=draw(channels), out_channels=draw(channels), kernel_size=kernel, padding=padding,
@@ -101,8 +90,8 @@ def twins(configuration: tuple) -> tuple:
         assume(False)
     assume(0 < output.numel() <= 2 ** 18)
     ours, exact = TWINS[block][0](**arguments), TWINS[block][1](**arguments).double()
-    copy_parameters(ours, theirs)
-    copy_parameters(ours, exact)
+    copy_weights(ours, theirs)
+    copy_weights(ours, exact)
     return ours, theirs, exact, torch.randn(shape), torch.randn_like(output)
 
 
@@ -230,7 +219,7 @@ def test_modules_in_a_row(tally, names, shared, nested):
         network = Sequential(*ours[:1], Sequential(*ours[1:])) if nested and len(ours) > 1 else Sequential(*ours)
         network.to(torch.float64)
         twin = nn.Sequential(*theirs).double()
-        copy_parameters(network, twin)
+        copy_weights(network, twin)
         got = results(network, x, gradient)
     except (ValueError, RuntimeError, TypeError) as error:
         assert is_refused and 'twice' in str(error), error

@@ -10,37 +10,26 @@ import itertools
 import json
 import math
 import os
-import pickle
 import re
 import subprocess
 import sys
-import threading
 import time
-import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-import Miniproject_1.model
-import Miniproject_2.model
 from others import cli
+from others.cli import ROOT
+from others.tests import conftest
+from others.tests.conftest import PROJECTS, bits, images, parameters, same
 
-ROOT = Path(__file__).resolve().parents[2]
-PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
 BLOCKS = ('Conv2d', 'TransposeConv2d', 'NearestUpsampling', 'Upsampling', 'ReLU', 'Sigmoid', 'Sequential',
           'MSE', 'SGD')
 
 # Another split of the work changes the order of sums in float32: some 1e-6 of the largest value, 255.
 ROUNDING = dict(rtol=0, atol=3e-4)
-
-
-@pytest.fixture(params=PROJECTS, ids='project {}'.format)
-def project(request):
-    """The module model.py."""
-    return PROJECTS[request.param]
 
 
 @pytest.fixture
@@ -49,35 +38,13 @@ def model(project):
 
 
 def new_model(project, seed=0, batch_size=4):
-    torch.manual_seed(seed)
-    model = project.Model().to('cpu')
+    model = conftest.new_model(project, seed)
     model.train = functools.partial(model.train, batch_size=batch_size)
     return model
 
 
-def images(*shape, seed=0, low=0, high=256) -> torch.Tensor:
-    """uint8 in low..high - 1, without a draw from the global generator."""
-    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed)).byte()
-
-
 def pairs(N, H=8, W=8) -> tuple:
     return images(N, 3, H, W, seed=1), images(N, 3, H, W, seed=2)
-
-
-def parameters(model) -> list:
-    """The tensors themselves."""
-    if isinstance(model.net, torch.nn.Module):
-        return list(model.net.parameters())
-    return [weight for weight, _ in model.net.param()]
-
-
-def bits(model) -> list:
-    """A copy of every weight's bits: unlike the values they tell -0 from 0."""
-    return [weight.detach().clone().contiguous().view(torch.int32) for weight in parameters(model)]
-
-
-def same(a: list, b: list) -> bool:
-    return len(a) == len(b) and all(map(torch.equal, a, b))
 
 
 def symmetries(x) -> list:
@@ -87,84 +54,6 @@ def symmetries(x) -> list:
 
 
 # ---------------------------------------------------------------------------------------- predict
-
-@pytest.mark.parametrize('ensemble', [False, True])
-def test_predict_takes_every_type(model, ensemble):
-    x = images(2, 3, 12, 8)
-    expected = model.predict(x, ensemble=ensemble)
-    assert expected.dtype is torch.float32 and expected.shape == x.shape and expected.device == x.device
-    assert 0 <= expected.min() < expected.max() <= 255
-    for dtype in (torch.int16, torch.int64, torch.float16, torch.float32, torch.float64):
-        converted = x.to(dtype)
-        output = model.predict(converted, ensemble=ensemble)
-        assert output.dtype is torch.float32 and torch.equal(output, expected), dtype
-        assert torch.equal(converted, x.to(dtype)), 'the input was changed'
-    assert torch.equal(x, images(2, 3, 12, 8)), 'the input was changed'
-    strided = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    assert torch.equal(model.predict(strided, ensemble=ensemble), expected)
-
-
-def test_predict_stays_in_range_far_from_the_training_set(model):
-    for value in (-1e6, 0, 255, 1e6):
-        output = model.predict(torch.full((1, 3, 8, 8), float(value)))
-        assert 0 <= output.min() <= output.max() <= 255, value
-
-
-@pytest.mark.parametrize('H, W', [(1, 1), (1, 7), (5, 3), (4, 4), (6, 8), (33, 47)])
-def test_predict_takes_every_size(model, H, W):
-    """As the image whose last row and column were repeated up to multiples of 4."""
-    x = images(2, 3, H, W)
-    output = model.predict(x)
-    assert output.shape == x.shape
-    assert 0 <= output.min() <= output.max() <= 255
-    padded = F.pad(x.float(), (0, -W % 4, 0, -H % 4), mode='replicate')
-    assert torch.equal(output, model.predict(padded)[:, :, :H, :W])
-
-
-def test_predict_takes_no_image(model):
-    output = model.predict(torch.empty(0, 3, 8, 8))
-    assert output.shape == (0, 3, 8, 8) and output.dtype is torch.float32
-
-
-@pytest.mark.parametrize('autograd', [False, True])
-def test_predict_and_autograd(model, autograd):
-    x = images(2, 3, 8, 8).float()
-    expected = model.predict(x)
-    with torch.set_grad_enabled(autograd):
-        output = model.predict(x.requires_grad_())
-        assert torch.is_grad_enabled() == autograd
-    assert not output.requires_grad and x.grad is None
-    assert torch.equal(output, expected)
-
-
-def test_predict_does_not_draw(model):
-    x = images(2, 3, 8, 8)
-    state = torch.manual_seed(1).get_state()
-    output = model.predict(x)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(2)
-    assert torch.equal(model.predict(x), output)
-
-
-def test_predict_in_two_threads(model):
-    """At the same time, as a server would."""
-    inputs = [images(4, 3, 16, 16, seed=seed) for seed in range(2)]
-    expected = [model.predict(x) for x in inputs]
-    outputs = [[], []]
-    barrier = threading.Barrier(2)
-
-    def work(i: int) -> None:
-        barrier.wait()
-        outputs[i].extend(model.predict(inputs[i]) for _ in range(5))
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for i in range(2):
-        assert len(outputs[i]) == 5 and all(torch.equal(output, expected[i]) for output in outputs[i])
-
 
 @pytest.fixture
 def seen(model, monkeypatch) -> list:
@@ -263,22 +152,6 @@ def test_mixed_precision(model):
     assert all(weight.dtype is torch.float32 and weight.isfinite().all() for weight in parameters(model))
 
 
-@pytest.mark.parametrize('H, W', [(9, 8), (5, 7), (1, 1)])
-def test_training_on_any_size(model, H, W):
-    x = images(2, 3, H, W)
-    before = bits(model)
-    model.train(x, x, 1, verbose=False)
-    assert not same(bits(model), before)
-    assert all(bool(weight.isfinite().all()) for weight in parameters(model))
-
-
-def test_training_after_inference_mode(model):
-    x = images(2, 3, 8, 8)
-    with torch.inference_mode():
-        model.predict(x)
-    model.train(x, x, 1, verbose=False)
-
-
 def test_training_in_inference_mode(project):
     """The same training, on tensors of that mode; resumed, too. Nothing of it reaches into the callback."""
     def train(states: list) -> list:
@@ -357,26 +230,6 @@ def trained(project, first, second, seed=3, num_epochs=1, **options) -> list:
     torch.manual_seed(seed)
     model.train(first, second, num_epochs, verbose=False, **options)
     return bits(model)
-
-
-def test_train_depends_on_the_seed_alone(project):
-    first, second = pairs(6)
-    expected = trained(project, first, second)
-    assert same(trained(project, first, second), expected)
-    assert not same(trained(project, first, second, seed=4), expected)
-    assert same(trained(project, first.float(), second.double()), expected), 'floating-point pairs'
-    assert same(trained(project, first.float().requires_grad_(), second), expected), 'pairs with a gradient'
-    for autograd in (False, True):
-        with torch.set_grad_enabled(autograd):
-            assert same(trained(project, first, second), expected), f'autograd {autograd}'
-            assert torch.is_grad_enabled() == autograd
-
-
-def test_train_takes_rectangles(model):
-    before = bits(model)
-    model.train(*pairs(3, 8, 12), 1, verbose=False)
-    assert not same(bits(model), before)
-    assert all(weight.isfinite().all() for weight in parameters(model))
 
 
 def test_train_learns_from_noisy_pairs(project):
@@ -481,20 +334,6 @@ def test_a_training_that_did_no_step_has_trained_nothing(model, monkeypatch):
     with pytest.raises(Stop):
         model.train(*pairs(2), 1, verbose=False, callback=stop)
     assert model.is_trained
-
-
-def test_callback_may_stop_the_training(model):
-    steps = []
-
-    def callback(progress) -> None:
-        steps.append(progress.step)
-        if progress.step == 3:
-            raise Stop
-
-    with pytest.raises(Stop):
-        model.train(*pairs(6), 3, verbose=False, callback=callback)
-    assert steps == [1, 2, 3]
-    assert model.predict(images(1, 3, 8, 8)).isfinite().all()
 
 
 def test_verbose(model, capsys, monkeypatch):
@@ -699,15 +538,6 @@ def test_round_trip_keeps_every_bit(project, model, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ['model.pth']
 
 
-def test_saved_model_predicts_the_same(project, model, tmp_path):
-    x = images(2, 3, 8, 8)
-    model.train(*pairs(4), 1, verbose=False)
-    model.save(tmp_path / 'model.pth')
-    other = new_model(project, seed=5)
-    other.load(tmp_path / 'model.pth')
-    assert torch.equal(other.predict(x), model.predict(x))
-
-
 def test_save_is_atomic(project, model, tmp_path, monkeypatch):
     path = tmp_path / 'model.pth'
     model.save(path)
@@ -742,110 +572,6 @@ def test_save_into_a_missing_folder(model, tmp_path):
         model.save(tmp_path / 'missing' / 'model.pth')
 
 
-class Malicious:
-    """Creates a file where it is unpickled."""
-
-    def __init__(self, path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self):
-        return open, (self.path, 'w')
-
-
-def dumped(project, content) -> bytes:
-    """Content as the project's checkpoints are written."""
-    if project is PROJECTS[2]:
-        return pickle.dumps(content, protocol=4)
-    file = io.BytesIO()
-    torch.save(content, file)
-    return file.getvalue()
-
-
-def wrong_checkpoints(project, good: bytes, trap: Path) -> dict:
-    """What is wrong with it -> the bytes of a file that is no checkpoint of the project."""
-    def changed(change) -> bytes:
-        content = (pickle.loads(good) if project is PROJECTS[2] else
-                   torch.load(io.BytesIO(good), weights_only=True))
-        change(content)
-        return dumped(project, content)
-
-    plain = {'weights': [{'shape': [1], 'float32': bytes(4)}]}
-    wrong = {
-        'empty': b'', 'truncated': good[:len(good) // 2], 'the last byte missing': good[:-1],
-        'random': np.random.default_rng(0).bytes(5000), 'text': b'weights: none\n',
-        'no dict': dumped(project, [1, 2]), 'an integer': dumped(project, 5), 'an empty dict': dumped(project, {}),
-        'no weights': changed(lambda content: content.pop('weights')),
-        'weights of no kind': changed(lambda content: content.update(weights=5)),
-        "the other project's": (dumped(PROJECTS[1], {'weights': {'x': torch.zeros(3)}}) if project is PROJECTS[2] else
-                                pickle.dumps(plain, protocol=2)),
-        'a class': dumped(project, {'weights': Malicious(trap)}),
-        'a class, as a bare pickle': pickle.dumps(Malicious(trap), protocol=2),
-    }
-    if project is PROJECTS[1]:
-        def reshape(weights):
-            weights['head.weight'] = weights['head.weight'][:1]
-
-        wrong.update({
-            'no widths': changed(lambda content: content.pop('widths')),
-            'other widths': changed(lambda content: content.update(widths=[8, 16, 32])),
-            'widths of no kind': changed(lambda content: content.update(widths=5)),
-            'a weight missing': changed(lambda content: content['weights'].pop('head.weight')),
-            'a weight too many': changed(lambda content: content['weights'].update(extra=torch.zeros(1))),
-            'a weight of another shape': changed(lambda content: reshape(content['weights'])),
-            'a number for a name': changed(lambda content: content['weights'].update({3: torch.zeros(1)})),
-            'a weight of no kind': changed(lambda content: content['weights'].update({'tail.bias': 3}))})
-    else:
-        def entry(**values) -> bytes:
-            return changed(lambda content: content['weights'][-1].update(values))     # of shape [3]
-
-        wrong.update({
-            'a weight missing': changed(lambda content: content['weights'].pop()),
-            'a weight too many': changed(lambda content: content['weights'].append(content['weights'][0])),
-            'a shape missing': changed(lambda content: content['weights'][0].pop('shape')),
-            'a weight of another shape': entry(shape=[1, 3]),
-            'a shape for more': entry(shape=[4]), 'a negative shape': entry(shape=[-1, -3]),
-            'a shape of no kind': entry(shape=7), 'a nested shape': entry(shape=[[3]]),
-            'a string for a shape': entry(shape='abc'), 'too few bytes': entry(float32=bytes(11)),
-            'a string for bytes': entry(float32='0123456789ab'), 'an integer for bytes': entry(float32=12),
-            'a declared length that is missing': b'\x80\x04B\xff\xff\xff\x7f' + bytes(100),
-            'a persistent id': b'\x80\x04Pname\n.', 'a global': b'cos\nsystem\n.', 'an extension': b'\x80\x04\x82\x01.',
-            'a stack underflow': b'\x80\x04}s.', 'an unknown memo': b'\x80\x04h\x05.'})
-    return wrong
-
-
-def test_wrong_checkpoints_are_refused(project, model, tmp_path):
-    path, trap = tmp_path / 'model.pth', tmp_path / 'trap'
-    new_model(project, seed=5).save(path)
-    good, before, faults = path.read_bytes(), bits(model), []
-    for name, data in wrong_checkpoints(project, good, trap).items():
-        path.write_bytes(data)
-        try:
-            model.load(path)
-            faults.append(f'{name}: loaded')
-        except ValueError as error:
-            if not re.match('path|weights', str(error)) or '\n' in str(error):
-                faults.append(f'{name}: not one line that names the argument: {error}')
-        except Exception as error:
-            faults.append(f'{name}: {error!r}')
-        if not same(bits(model), before):
-            faults.append(f'{name}: the weights have changed')
-            before = bits(model)
-        assert not trap.exists(), f'{name}: it ran code'
-    assert not faults, '\n'.join(faults)
-    assert not model.is_trained
-    path.write_bytes(good)                                      # the witness: unchanged it loads
-    model.load(path)
-    assert not same(bits(model), before)
-
-
-def test_the_other_projects_checkpoint_is_named(project, model, tmp_path, recwarn):
-    k = 2 if project is PROJECTS[1] else 1
-    new_model(PROJECTS[k]).save(tmp_path / 'model.pth')
-    with pytest.raises(ValueError, match=f'^path: .*model.pth .* mini-project {k}'):
-        model.load(tmp_path / 'model.pth')
-    assert not recwarn.list
-
-
 def test_weights_that_do_not_fit_are_named(model):
     weights, before = model.weights(), bits(model)
     name, weight = list(weights.items())[-1]
@@ -877,25 +603,6 @@ def test_missing_files_raise_their_own_error(project, model, tmp_path, monkeypat
     assert same(bits(model), before) and not model.is_trained
 
 
-HOSTILE = {
-    'LONG_BINPUT': b'\x80\x04Nr\xff\xff\xff\x7f.',                # a memo of 2^31 places, 34 GB
-    'PUT': b'\x80\x04Np2147483647\n.',
-    'BINBYTES': b'\x80\x04B\xff\xff\xff\x7f.',                    # 2 GB that are not there
-    'BINBYTES8': b'\x80\x04\x8e\xff\xff\xff\x7f\0\0\0\0' + bytes(8) + b'.',
-    'FRAME': b'\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN.',
-    'GLOBAL': pickle.dumps({'weights': print}, protocol=4),
-}
-
-
-@pytest.mark.parametrize('data', HOSTILE.values(), ids=HOSTILE)
-def test_project_2_refuses_before_unpickling(tmp_path, monkeypatch, data):
-    monkeypatch.setattr(pickle, 'loads', lambda data: pytest.fail('it was unpickled'))
-    path = tmp_path / 'model.pth'
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match='^path'):
-        new_model(PROJECTS[2]).load(path)
-
-
 def test_project_2_limits_the_size(tmp_path, monkeypatch):
     model, path = new_model(PROJECTS[2]), tmp_path / 'model.pth'
     model.save(path)
@@ -905,21 +612,6 @@ def test_project_2_limits_the_size(tmp_path, monkeypatch):
     monkeypatch.setattr(PROJECTS[2], 'LARGEST_CHECKPOINT', size - 1)
     with pytest.raises(ValueError, match='^path: .* larger'):
         model.load(path)
-
-
-def test_project_2_checkpoint_cannot_ask_for_memory(tmp_path, monkeypatch):
-    """A list times a number is a list of that many: here 80 MB, with another number all that there is."""
-    monkeypatch.setattr(PROJECTS[2], 'LARGEST_CHECKPOINT', 10 ** 5)     # reading takes a buffer of that size
-    path = tmp_path / 'model.pth'
-    path.write_bytes(pickle.dumps({'weights': [{'shape': [[0], 10 ** 7], 'float32': b''}]}, protocol=4))
-    model = new_model(PROJECTS[2])
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match='^path'):
-            model.load(path)
-        assert tracemalloc.get_traced_memory()[1] < 1e6
-    finally:
-        tracemalloc.stop()
 
 
 # -------------------------------------------------------------------------------------- bad input

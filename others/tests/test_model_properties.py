@@ -237,23 +237,6 @@ def test_a_model_from_inference_mode_trains(project, made, tally):
     tally()
 
 
-@pytest.mark.parametrize('step', [1, 4])
-def test_pairs_that_are_no_numbers_in_the_middle(project, step, tally):
-    """The error names epoch and step, 3 steps an epoch; the weights are those from before it."""
-    model, kept = new_model(project), {}
-    first, second = images(6, 3, 8, 8).float(), images(6, 3, 8, 8, seed=1).float()
-
-    def callback(progress) -> None:
-        kept[progress.step] = bits(model)
-        if progress.step == step:
-            first.fill_(math.nan)
-
-    with pytest.raises((ValueError, ArithmeticError), match=rf'epoch {step // 3 + 1}\b.*step {step + 1}\b'):
-        model.train(first, second, 3, batch_size=2, verbose=False, callback=callback)
-    assert same(bits(model), kept[step])
-    tally()
-
-
 @pytest.mark.parametrize('rate', [1e3, 1e10, 1e20, 1e30])
 def test_a_rate_that_is_far_too_high(project, rate, tally):
     """The training ends in words, or goes on with numbers."""
