@@ -15,6 +15,7 @@ from hypothesis import Phase, settings
 
 import Miniproject_1.model
 import Miniproject_2.model
+from others import records
 from others.cli import ROOT
 
 PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
@@ -85,6 +86,8 @@ def pytest_addoption(parser) -> None:
 
 def pytest_sessionstart(session) -> None:
     session.config.started = time.monotonic()
+    if session.config.getoption('--record'):
+        records.revision()                      # of what is run, whatever is written meanwhile
 
 
 def pytest_runtest_logreport(report) -> None:
@@ -94,7 +97,6 @@ def pytest_runtest_logreport(report) -> None:
 
 def pytest_sessionfinish(session) -> None:
     if session.config.getoption('--record'):
-        from others import records
         rows = [{'test': name, 'inputs': inputs, 'passed': outcomes.get(name, False)}
                 for name, inputs in tried.items()]
         records.append(RECORD, rows, time.monotonic() - session.config.started)
