@@ -160,9 +160,10 @@ class SkipNetwork(nn.Sequential):
     """Layers in a row, whose last convolution sees the first one's activation, too."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = None
         for i, layer in enumerate(self):
             x = layer(x if i != len(self) - 2 else torch.cat([x, seen], 1))
-            seen = x if i == 1 else None if i == 0 else seen
+            seen = x if i == 1 else seen
         return x
 
 

@@ -22,7 +22,8 @@ PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
 RECORD = ROOT / 'others' / 'results' / 'reliability.json'
 
 common = dict(deadline=None, database=None)     # a machine's speed and its earlier runs decide nothing
-settings.register_profile('short', derandomize=True, max_examples=20, phases=[Phase.explicit, Phase.generate], **common)
+settings.register_profile('short', derandomize=True, max_examples=20, phases=[Phase.explicit, Phase.generate],
+                          **common)
 settings.register_profile('long', max_examples=500, **common)
 
 

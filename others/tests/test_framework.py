@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, Tanh,
-                                 TransposeConv2d, Upsampling)
+from Miniproject_2.model import (MSE, SGD, Conv2d, NearestUpsampling, ReLU, Sequential, Sigmoid, TransposeConv2d,
+                                 Upsampling)
 from others.studies.variants import copy_weights, torch_twin
-from others.tests.test_framework_properties import TWINS, distance, results
+from others.tests.test_framework_properties import BLOCKS, TWINS, distance, results
 
 
 def twins(block: str, *arguments, dtype=torch.float64, **options):
@@ -25,7 +25,7 @@ def assert_equal(got: dict, expected: dict, tolerance=1e-12) -> None:
         assert distance(got[name], expected[name]) <= tolerance, name
 
 
-# ---------------------------------------------------------------------- blocks, on random configurations
+# ---------------------------------------------------------------------- what random configurations leave out
 
 @pytest.mark.parametrize('block, arguments, shape', [
     ('ReLU', (), (3, 2, 5, 4)), ('Sigmoid', (), (3, 2, 5, 4)), ('Sigmoid', (), (7,)), ('Sigmoid', (), (2, 0, 3)),
@@ -146,8 +146,7 @@ def test_a_convolution_outside_inference_mode_after_one_inside():
     assert conv.backward(torch.ones(2, 200, 40, 40)).shape == x.shape
 
 
-@pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
-                                   lambda: Upsampling(3, 4, 3, stride=2)])
+@pytest.mark.parametrize('build', BLOCKS)
 def test_wrong_inputs_are_refused(build):
     block, x = build(), torch.randn(2, 3, 6, 5)
     for wrong in (x.double(), (100 * x).long(), (100 * x).byte()):
@@ -155,9 +154,6 @@ def test_wrong_inputs_are_refused(build):
             block.forward(wrong)
     with pytest.raises(ValueError, match='on cpu as the weight is, got torch.float32 on meta'):
         block.forward(x.to('meta'))
-    for shape in (3, 6, 5), (2, 3, 0, 5):
-        with pytest.raises(ValueError, match=r'H, W\)'):
-            block.forward(torch.zeros(shape))
 
 
 def test_an_empty_batch():

@@ -21,6 +21,7 @@ def results(block, x, gradient=None) -> dict:
         output = block.forward(x)
         gradient_of_x = block.backward(gradient)
         gradients = [g.clone() for _, g in block.param()]
+        assert output.is_contiguous() and gradient_of_x.is_contiguous()
     else:
         x = x.detach().clone().requires_grad_()
         block.zero_grad()
@@ -107,22 +108,41 @@ def test_blocks_are_torchs_in_double_precision(tally, configuration, scale):
         assert distance(got[name], expected[name]) <= 1e-12, name
 
 
+def test_blocks_round_as_torchs_in_single_precision(tally):
+    """The error against float64 is at most 4 times torch's own, 1.1 in the median; 6 times where 9 products are taken
+    for 16, whose sums are larger than what is left of them (4.8 was the largest in 3,900, on images of a few pixels).
+    """
+    ratios = []
+
+    @given_a_tally
+    @given(configuration=configurations)
+    def check(configuration):
+        tally()
+        ours, theirs, exact, x, gradient = twins(configuration)
+        kernel, stride = configuration[1]['kernel_size'], configuration[1]['stride']
+        expected = results(exact, x.double(), gradient.double())
+        got, torchs = results(ours, x, gradient), results(theirs, x, gradient)
+        for name, value in expected.items():
+            # A correctly rounded result may be off by 2^-24, and torch's by less where it is lucky, which
+            # a single number or a few often are.
+            luck = 2 ** -24 if value.numel() >= 8 else 2 ** -21
+            error, torchs_error = distance(got[name], value), distance(torchs[name], value)
+            assert error <= max((6 if kernel == 2 * stride else 4) * torchs_error, luck), name
+            if kernel != 2 * stride and torchs_error > 0:
+                ratios.append(error / torchs_error)
+
+    check()
+    assert sorted(ratios)[len(ratios) // 2] <= 1.1
+
+
 @given_a_tally
-@given(configuration=configurations)
-def test_blocks_round_as_torchs_in_single_precision(tally, configuration):
-    """The error against float64 is at most 4 times torch's own; 6 times where 9 products are taken for 16, whose sums
-    are larger than what is left of them (4.8 was the largest in 3,900, at images of a few pixels)."""
+@given(configuration=any_configurations())
+def test_twin_of_a_network_has_its_arguments_and_weights(tally, configuration):
     tally()
-    kernel, stride = configuration[1]['kernel_size'], configuration[1]['stride']
-    times = 6 if kernel == 2 * stride else 4
-    ours, theirs, exact, x, gradient = twins(configuration)
-    expected = results(exact, x.double(), gradient.double())
-    got, torchs = results(ours, x, gradient), results(theirs, x, gradient)
-    for name, value in expected.items():
-        # A correctly rounded result may be off by 2^-24, and torch's by less where it is lucky, which
-        # a single number or a few often are.
-        luck = 2 ** -24 if value.numel() >= 8 else 2 ** -21
-        assert distance(got[name], value) <= max(times * distance(torchs[name], value), luck), name
+    ours, theirs, _, x, _ = twins(configuration)
+    twin = torch_twin(Sequential(ours, Sigmoid()))
+    torch.testing.assert_close(twin(x), theirs(x).sigmoid(), rtol=1e-4, atol=1e-5)
+    assert len(list(twin.parameters())) == len(ours.param())
 
 
 @given_a_tally
@@ -191,8 +211,14 @@ class TorchDoubled(nn.Conv2d):
         return 2 * super().forward(x)
 
 
+class FunctionalLeakyReLU(ReLU):
+    def forward_and_vjp(self, x):
+        return x.where(x > 0, x / 8), lambda gradient: gradient.where(x > 0, gradient / 8)
+
+
 LAYERS = {'conv': (lambda: Conv2d(3, 3, 3, padding=1), lambda: nn.Conv2d(3, 3, 3, padding=1)),
           'relu': (ReLU, nn.ReLU), 'sigmoid': (Sigmoid, nn.Sigmoid), 'square': (Square, TorchSquare),
+          'functional': (FunctionalLeakyReLU, lambda: nn.LeakyReLU(1 / 8)), 'tanh': (Tanh, nn.Tanh),
           'leaky': (LeakyReLU, lambda: nn.LeakyReLU(1 / 8)),
           'doubled': (lambda: DoubledConv2d(3, 3, 1), lambda: TorchDoubled(3, 3, 1))}
 
@@ -218,6 +244,7 @@ def test_modules_in_a_row(tally, names, shared, nested):
     try:
         network = Sequential(*ours[:1], Sequential(*ours[1:])) if nested and len(ours) > 1 else Sequential(*ours)
         network.to(torch.float64)
+        assert nested or list(network) == ours and network[-1] is ours[-1] and len(network) == len(ours)
         twin = nn.Sequential(*theirs).double()
         copy_weights(network, twin)
         got = results(network, x, gradient)
@@ -240,14 +267,14 @@ def after_forward(block, shape: tuple, gradient) -> None:
 CONV = dict(in_channels=3, out_channels=4, kernel_size=3)
 BLOCKS = [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
           lambda: Upsampling(3, 4, 3, stride=2)]
-OTHERS = [ReLU, Sigmoid, lambda: NearestUpsampling(2), lambda: Sequential(ReLU())]
+OTHERS = [ReLU, Sigmoid, Tanh, lambda: NearestUpsampling(2), lambda: Sequential(ReLU())]
 MISUSE = {
     **{f'backward before forward, {i}': (lambda block=block: block().backward(torch.zeros(1)),
                                          r'\w+: backward was called before forward')
        for i, block in enumerate([*BLOCKS, *OTHERS, MSE])},
     **{f'a gradient of shape {shape}, {i}': (lambda block=block, shape=shape: after_forward(
         block(), (2, 3, 9, 7), torch.zeros(shape)), r'\w+: .*shape .*got \(')
-       for i, block in enumerate([*BLOCKS, ReLU, Sigmoid]) for shape in [(2, 4, 1, 1), (1,), (2, 3, 9, 8), ()]},
+       for i, block in enumerate([*BLOCKS, *OTHERS]) for shape in [(2, 4, 1, 1), (1,), (2, 3, 9, 8), ()]},
     **{f'no tensor as a gradient, {i}': (lambda block=block: after_forward(block(), (2, 3, 9, 7), None),
                                          r'gradient.*None')
        for i, block in enumerate([*BLOCKS, ReLU, Sigmoid])},
@@ -266,7 +293,7 @@ MISUSE = {
        for block in (Conv2d, TransposeConv2d, Upsampling)
        for name, values in dict(
            stride=[0, -1, 1.5, (1, 0), (1, 2, 3), None, '2'], dilation=[0, (0, 1)], padding=[-1, 'same'],
-           kernel_size=[0, (3, 0), None], groups=[0, 2, 1.], in_channels=[0, '3', None],
+           kernel_size=[0, (3, 0), (3, 3, 3), None], groups=[0, 2, 1.], in_channels=[0, '3', None],
            out_channels=[-1, 2.]).items() for value in values},
     **{f'scale {value}': (lambda value=value: NearestUpsampling(value), 'scale_factor .*got')
        for value in (0, -2, 1.5, None)},
@@ -280,12 +307,18 @@ MISUSE = {
     'a dampening': (lambda: SGD(Conv2d(1, 1, 1).param(), lr=1, momentum=1, dampening='x'), 'dampening .*got'),
     'parameters for pairs': (lambda: SGD([torch.ones(2, 2)], lr=1), 'params must be pairs'),
     'pairs of numbers': (lambda: SGD([(1, 2)], lr=1), 'params must be pairs'),
+    'no pairs': (lambda: SGD([], lr=1), 'params'),
+    'pairs of two shapes': (lambda: SGD([(torch.ones(2), torch.ones(3))], lr=1), 'params must be pairs .* one shape'),
+    "Nesterov's without momentum": (lambda: SGD(Conv2d(1, 1, 1).param(), lr=1, nesterov=True), 'nesterov'),
     'a module for pairs': (lambda: SGD(Conv2d(1, 1, 1), lr=1), 'params must be pairs'),
     'MSE of two shapes': (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
     'MSE of a number': (lambda: MSE()(torch.zeros(2), 0.5), 'MSE: .* must be a tensor, got float'),
+    'MSE of bytes': (lambda: MSE()(torch.zeros(2).byte(), torch.zeros(2).byte()), 'floating point .* torch.uint8'),
+    'MSE of nothing': (lambda: MSE()(torch.zeros(0, 3), torch.zeros(0, 3)), r'hold a value .* \(0, 3\)'),
     'MSE, unknown': (lambda: MSE(reduction='none'), "reduction .* got 'none'"),
     'a weight of another shape': (lambda: setattr(Conv2d(3, 4, 3), 'weight', torch.zeros(4, 3, 3)),
                                   r'got \(4, 3, 3\)'),
+    'a bias where there is none': (lambda: setattr(Conv2d(3, 4, 3, bias=False), 'bias', torch.zeros(4)), 'shape None'),
     'a number for a weight': (lambda: setattr(Conv2d(3, 4, 3), 'weight', 5.), r'weight.*got'),
 }
 

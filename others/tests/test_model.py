@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -157,7 +156,8 @@ def test_training_in_inference_mode(project):
     def train(states: list) -> list:
         model = project.Model()
         model.train(*(x + 0 for x in pairs(2)), 2, verbose=False, callback=lambda progress: (
-            states.append(progress.state()), modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled()))))
+            states.append(progress.state()),
+            modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled()))))
         model.train(*pairs(2), 2, verbose=False, resume=states[0])
         return bits(model)
 
@@ -509,7 +509,8 @@ def test_permute_colours():
     torch.manual_seed(0)
     first, second = torch.rand(2, N, 3, 2, 4)
     noisy, other = PROJECTS[1].permute_colours(first, second)
-    seen = [int(((noisy == first[:, order]) & (other == second[:, order])).flatten(1).all(1).sum()) for order in orders]
+    seen = [int(((noisy == first[:, order]) & (other == second[:, order])).flatten(1).all(1).sum())
+            for order in orders]
     assert sum(seen) == N and all(abs(count - N / 6) < 4.5 * (N / 6) ** 0.5 for count in seen), seen
 
 

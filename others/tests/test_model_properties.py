@@ -73,8 +73,8 @@ LAYOUTS = ['plain', 'channels last', 'sliced', 'every other', 'transposed', 'exp
 def image_batches(draw, N=st.integers(0, 3), side=st.integers(1, 70), values=st.sampled_from(VALUES)):
     """(N, 3, H, W)"""
     shape = (draw(N), 3, draw(side), draw(side))
-    dtype = draw(st.sampled_from(FLOATING + [torch.uint8] * 3))
-    values = draw(values) if dtype is not torch.uint8 else 'bytes'
+    dtype = draw(st.sampled_from(FLOATING + [torch.uint8] * 3 + [torch.int16, torch.int64]))
+    values = draw(values) if dtype.is_floating_point else 'bytes'
     x = filled(shape, values, draw(st.integers(0, 999))).to(dtype)
     x = laid_out(x, draw(st.sampled_from(LAYOUTS)))
     return x.requires_grad_() if dtype.is_floating_point and draw(st.booleans()) else x
