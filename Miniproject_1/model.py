@@ -180,7 +180,7 @@ def augment(first: torch.Tensor, second: torch.Tensor) -> tuple:
 LARGEST_CHECKPOINT = 2 ** 24        # bytes, also when it is unpacked
 MOST_OPERATIONS = 2 ** 11           # of its pickle
 # What torch.save writes of tensors in dicts and lists. Those that are not float32 and dense are for `check_weights`.
-GLOBALS = re.compile(r'collections OrderedDict|torch \w+Storage|torch Size|torch float32|torch.serialization _get_layout|'
+GLOBALS = re.compile(r'collections OrderedDict|torch (\w+Storage|Size|float32)|torch.serialization _get_layout|'
                      r'torch._utils _rebuild_(tensor_v2|sparse_tensor|meta_tensor_no_storage)')
 
 
