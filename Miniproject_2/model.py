@@ -8,11 +8,12 @@ function, the vector-Jacobian product: given dL/dy it adds dL/dw to the gradient
 and returns dL/dx. That closure holds exactly what the derivative needs, and forward stands beside its
 derivative on the page. `forward` and `backward` are a few lines around it, written once.
 
-Why it is fast. From outside a tensor has the shape (N, C, H, W); in memory the order is C, H, W, N.
-One image after the other in the last dimension, a whole batch takes part in one matrix product, which
-is most of the work, and the sliding window moves runs of N numbers. The window's columns are laid out
-for a few rows of the output at a time, so that they stay in the processor's cache and need little memory.
-An upsampling (nearest, then convolution) is computed as the transposed convolution that it equals.
+Why it is fast. A convolution is a matrix product, in which a kernel of twice the stride needs 9 products
+instead of 16 (see "a convolution and its two derivatives"). From outside a tensor has the shape (N, C, H, W);
+in memory the order is C, H, W, N. One image after the other in the last dimension, a whole batch takes part in
+one product, and the sliding window moves runs of N numbers. What the window sees is laid out for some rows of
+the output at a time, in memory that is used again. An upsampling (nearest, then convolution) is computed as the
+transposed convolution that it equals.
 """
 import array
 import contextlib
@@ -233,14 +234,15 @@ def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
 
 
 def filled(like: Tensor, bias: Optional[Tensor], *shape: int) -> Tensor:
-    """A new tensor of the type of `like`, each of its first dimension filled with its bias, or zero."""
+    """A new tensor of the type of `like`, (C, ..), each channel filled with its bias, (C,), or with zero."""
     return like.new_zeros(shape) if bias is None else like.new_empty(shape).copy_(bias.view(-1, 1, 1, 1))
 
 
 class Window(NamedTuple):
-    """A sliding window, and the three maps U, V, A with their transposes. Four fields are pairs (vertical,
-    horizontal). tile: 2 where 2 x 2 outputs are computed together, from 3 x 3 blocks of the input and 2 x 2 blocks
-    of taps; else 1, for one output from one block, which is all that the window sees of the input.
+    """A sliding window, and the maps U (`unfold`), V (`flatten`), A (`assemble`) with their transposes (`fold`,
+    `unflatten`, `disassemble`). Four fields are pairs (vertical, horizontal). tile: 2 where 2 x 2 outputs are computed
+    together, from 3 x 3 blocks of the input and 2 x 2 blocks of taps; else 1: one output, from one block, which is
+    all that the window sees of the input.
 
     The products are those of matrices, (B, M / groups, K) @ (B, K, P): B = groups, times 9 for tiles of 2; K, the taps
     and channels that are summed; P, the tiles of all images in some rows of tiles.
@@ -272,10 +274,10 @@ class Window(NamedTuple):
         return self._replace(places=places, tile=2 if possible and saves else 1)
 
     def rows(self, weight: Tensor, N: int) -> Iterator[slice]:
-        """The rows of tiles, as many at a time as make 2^22 values of columns (16 MB); on a GPU 2^28."""
+        """The rows of tiles, as many at a time as make 2^21 values of columns (8 MB); on a GPU 2^28. A row is the least."""
         Th, Tw = (n // self.tile for n in self.places)
         row = (2 * self.tile - 1) ** 2 * weight[0].numel() * self.groups // self.tile ** 2 * Tw * N
-        step = max(1, 2 ** (28 if weight.is_cuda else 22) // max(1, row))
+        step = max(1, 2 ** (28 if weight.is_cuda else 21) // max(1, row))
         return (slice(top, min(top + step, Th)) for top in range(0, Th, step))
 
     def canvas(self, like: Tensor, bias: Optional[Tensor], C: int, H: int, W: int, N: int) -> Tensor:
@@ -328,8 +330,8 @@ class Window(NamedTuple):
         columns = workspace('columns', padded, *seen.shape)
         multiply(columns.flatten(6).flatten(3, 5).flatten(0, 2), matrices, pieces)
         if self.tile == 2:
-            columns[1].sub_(columns[0]).sub_(columns[2])
-            columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])
+            columns[1].sub_(columns[0]).sub_(columns[2])    # c0, c1 - c0 - c2, c2, vertically
+            columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])       # and horizontally
             for i in range(3):
                 for j in range(3):
                     seen[i, j].add_(columns[i, j])
