@@ -934,6 +934,8 @@ BAD_IMAGES = {
     'infinity': (GOOD.float().index_fill(3, torch.tensor(5), math.inf), ValueError),
     '-infinity': (GOOD.half().index_fill(3, torch.tensor(5), -math.inf), ValueError),
     'beyond 255': (GOOD.long() + 256, ValueError), 'negative': (GOOD.int() - 256, ValueError),
+    'beyond float32': (GOOD.double() * 1e300, ValueError), 'sparse': (GOOD.float().to_sparse(), ValueError),
+    'without values': (GOOD.to('meta'), ValueError),
     'bool': (GOOD.bool(), ValueError), 'complex': (GOOD.to(torch.complex64), ValueError),
     'None': (None, TypeError), 'list': (GOOD.tolist(), TypeError), 'string': ('images', TypeError),
     'array': (GOOD.numpy(), TypeError), 'floating-point array': (GOOD.float().numpy(), TypeError),
