@@ -1,7 +1,7 @@
 """What an examiner or a student types in a line or two, and what must come of it: mostly what torch does.
 
-A row is a name, ours, and torch's with the same weights; or, instead of torch's, the values, or the error, which is one
-line of at most 150 characters with these words in it.
+A row is a name, ours, and torch's with the same weights; or, instead of torch's, the values, or the error, which is
+one line of at most 150 characters with these words in it.
 """
 import copy
 import pickle
