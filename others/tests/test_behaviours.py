@@ -181,6 +181,8 @@ BEHAVIOURS = [
      lambda: trained(nn.Conv2d(3, 4, 3))),
     ('Sequential of Sequentials', lambda: trained(Sequential(Sequential(Conv2d(3, 4, 3), ReLU()), Sigmoid())),
      lambda: trained(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Sigmoid()))),
+    ('a part of a Sequential', lambda: trained(Sequential(Conv2d(3, 4, 3), ReLU(), Sigmoid())[:2]),
+     lambda: trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sigmoid())[:2])),
     ('the last of a Sequential', lambda: isinstance(Sequential(Conv2d(3, 4, 3), ReLU())[-1], ReLU), True),
 
     # The loss and the optimizer.
@@ -205,10 +207,11 @@ BEHAVIOURS = [
     ('an image alone for Conv2d', lambda: Conv2d(3, 4, 3)(X[0]), (ValueError, r'\(N, 3, H, W\).* \(3, 8, 6\)')),
     ('an image alone for NearestUpsampling', lambda: NearestUpsampling(2)(X[0]), (ValueError, r'\(N, C, H, W\)')),
     ('an array', lambda: Conv2d(3, 4, 3)(X.numpy()), (TypeError, 'Conv2d: the input must be a tensor, got ndarray')),
-    ('an array for a weight', lambda: setattr(Conv2d(3, 4, 3), 'weight', np.ones(4)), (TypeError, 'weight .* ndarray')),
+    ('an array for a weight', lambda: setattr(Conv2d(3, 4, 3), 'bias', np.ones(4)), (TypeError, 'bias .* ndarray')),
     ('backward before forward', lambda: Conv2d(3, 4, 3).backward(X), (RuntimeError, '^Conv2d: .* before forward')),
+    ('backward without a gradient', lambda: after_forward(ReLU()).backward(), (TypeError, 'one gradient, got 0')),
     ("a layer's backward after the network's forward",
-     lambda: after_forward(Conv2d(3, 4, 3), ReLU())[1].backward(X), (RuntimeError, "^ReLU: .* Sequential .* by its own")),
+     lambda: after_forward(Conv2d(3, 4, 3), ReLU())[1].backward(X), (RuntimeError, '^ReLU: .* Sequential .* its own')),
     ('a list of modules', lambda: Sequential([Conv2d(3, 4, 3), ReLU()]), (TypeError, 'modules .* got list')),
 
     # Copies.
@@ -235,6 +238,8 @@ BEHAVIOURS = [
      lambda: (nn.Conv2d(3, 4, 3)(X) + 1).sigmoid().detach()),
     ('a subclass that overrides backward', lambda: trained(Sequential(Doubled(3, 4, 3), Sigmoid()))[1:],
      lambda: [2 * gradient for gradient in trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid()))[1:]]),
+    ('no backward', lambda: after_forward(type('Half', (Module,), {'forward': lambda self, x: x / 2})()).backward(X),
+     (RuntimeError, '^Half: backward .* has to be defined')),
     ('a forgotten gradient', lambda: Forgetful().param(), (AttributeError, 'Forgetful .* no grad_factor')),
     ('neither way to apply it', lambda: Module()(X), (NotImplementedError, 'Module has no forward_and_vjp')),
 ]
