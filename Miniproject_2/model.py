@@ -90,8 +90,7 @@ class Module:
             if gradient.shape != self._output_shape:
                 raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
                                  f'{tuple(self._output_shape)}, got {tuple(gradient.shape)}')
-        gradient = self._vjp(*gradwrtoutput)
-        return None if gradient is None else gradient.contiguous()
+        return self._vjp(*gradwrtoutput).contiguous()
 
     def infer(self, *input) -> Tensor:
         """Return the output and keep nothing; safe in several threads."""
@@ -276,10 +275,10 @@ class Window(NamedTuple):
         return self._replace(places=places, tile=2 if possible and saves else 1)
 
     def rows(self, weight: Tensor, N: int) -> Iterator[slice]:
-        """The rows of tiles, as many at a time as make 2^21 values of columns (8 MB), on a GPU 2^28; at least one."""
+        """The rows of tiles, as many at a time as make 2^22 values of columns (16 MB), on a GPU 2^28; at least one."""
         Th, Tw = (n // self.tile for n in self.places)
         row = (2 * self.tile - 1) ** 2 * weight[0].numel() * self.groups // self.tile ** 2 * Tw * N
-        step = max(1, 2 ** (28 if weight.is_cuda else 21) // max(1, row))
+        step = max(1, 2 ** (28 if weight.is_cuda else 22) // max(1, row))
         return (slice(top, min(top + step, Th)) for top in range(0, Th, step))
 
     def canvas(self, like: Tensor, bias: Optional[Tensor], C: int, H: int, W: int, N: int) -> Tensor:
@@ -423,11 +422,9 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
             out.copy_(part[0] @ part[1])
 
 
-def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], mixed: bool,
-             needs_dx: bool = True) -> tuple:
+def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], mixed: bool) -> tuple:
     """y = A(V(w) @ U(x)) + b: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) -> y (M, Ho, Wo, N), and
-    vjp(dy, dw), which adds to the weight's gradient dw and returns dx, or None unless `needs_dx`. mixed: the products'
-    factors in bfloat16."""
+    vjp(dy, dw), which adds to the weight's gradient dw and returns dx. mixed: the products' factors in bfloat16."""
     factor = Tensor.bfloat16 if mixed else Tensor.detach
     matrices = factor(window.flatten(weight))                                   # (B, M / groups, K)
     # PyTorch's sums begin with the bias for one small image, and only so do the two agree to the last bit. Elsewhere
@@ -445,16 +442,15 @@ def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], 
         y.add_(bias.view(-1, 1, 1, 1))
 
     def vjp(dy, dw):
-        padded, dx = window.padded(x, matrices), window.canvas(x, None, *x.shape) if needs_dx else None
+        padded, dx = window.padded(x, matrices), window.canvas(x, None, *x.shape)
         products = window.sum_of_products(x, matrices.shape)
         for rows in window.rows(weight, x.shape[3]):
             columns = factor(window.unfold(padded, rows))                       # (B, K, P)
             pieces = factor(window.disassemble(dy, rows))                       # (B, M / groups, P)
             multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
-            if needs_dx:
-                window.fold(dx, rows, matrices.transpose(1, 2), pieces)
+            window.fold(dx, rows, matrices.transpose(1, 2), pieces)
         window.unflatten(products, dw)
-        return window.middle(dx) if needs_dx else None
+        return window.middle(dx)
 
     return y, vjp
 
@@ -555,7 +551,7 @@ class _Convolution(Module):
             dx = linear_vjp(dy, self.grad_weight.detach())
             if self.bias is not None:
                 self.grad_bias.detach().add_(dy.sum(3).double().sum((1, 2)))    # a long sum: doubles round less
-            return None if dx is None else batch_first(dx)
+            return batch_first(dx)
 
         return batch_first(y), vjp
 
@@ -582,7 +578,6 @@ class Conv2d(_Convolution):
     weight (out_channels, in_channels / groups, kh, kw), bias (out_channels,).
     kernel_size, stride, padding, dilation: an integer or a pair. ValueError for anything else.
     """
-    needs_input_gradient = True             # False: `backward` returns None, which saves the first layer's share
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
                  groups=1, bias=True, *, device=None, dtype=None) -> None:
@@ -594,7 +589,7 @@ class Conv2d(_Convolution):
         self._check(x, size)
         weight, bias = self._detached()
         return self._accumulating(*convolve(self.window.at(size, weight), batch_last(x), weight, bias,
-                                            self.mixed_precision, self.needs_input_gradient))
+                                            self.mixed_precision))
 
 
 class TransposeConv2d(_Convolution):
@@ -1155,7 +1150,6 @@ class Model:
 
     def __init__(self) -> None:
         self.net = build_network()
-        self.net[0].needs_input_gradient = False        # nobody asks for the gradient of an image
         self.loss = MSE()
         self.mixed_precision = self.is_trained = False
         self.to(default_device())

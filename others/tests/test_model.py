@@ -658,7 +658,7 @@ def test_bad_pairs(model, first, second, name):
 
 
 @pytest.mark.parametrize('name, values', [
-    ('num_epochs', [0, -1, 1.5, '3', None, math.nan]), ('batch_size', [0, 1.5, None]),
+    ('num_epochs', [0, -1, 1.0, 1.5, '3', None, math.nan]), ('batch_size', [0, 1.5, None]),
     ('peak_lr', [0, -1.0, math.nan, math.inf, '1'])])
 def test_bad_numbers(model, name, values):
     before = bits(model)
