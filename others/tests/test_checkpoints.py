@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, wrong or hostile: refused in one sentence that names the file, before a library
 warns, with nothing executed, every weight left to the last bit, and memory bounded."""
+import codecs
 import copyreg
 import io
 import os
@@ -32,6 +33,7 @@ def watch(event: str, arguments: tuple) -> None:
 @pytest.fixture(scope='module', autouse=True)
 def audit():
     sys.addaudithook(watch)                     # there is no way to remove one
+    codecs.lookup('cp437')                      # of names in an archive
     for k in PROJECTS:                          # what a first load imports is no event of a later one
         PROJECTS[k].Model().load_pretrained_model()
 

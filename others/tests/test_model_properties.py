@@ -96,7 +96,7 @@ def trained(project, _trained):
 
 def exact_bits(x: torch.Tensor) -> torch.Tensor:
     """To compare with NaN."""
-    return x.detach().contiguous().clone().view(torch.uint8)
+    return torch.empty(x.shape, dtype=x.dtype).copy_(x.detach()).view(torch.uint8)
 
 
 # ---------------------------------------------------------------------------------------- predict
