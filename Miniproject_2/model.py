@@ -1210,10 +1210,18 @@ class Model:
 
     def set_weights(self, weights: dict) -> None:
         """Copy `weights`, as `weights()` gives them, into the network; ValueError if they do not fit."""
+        self._leave_inference_mode()
         parameters = self._parameters()
         check_weights(parameters, weights)
         for name, parameter in parameters.items():
             parameter.detach().copy_(weights[name])
+
+    def _leave_inference_mode(self) -> None:
+        """Outside torch's inference mode, replace parameters that were made in it, and cannot be changed, by copies."""
+        for layer in self.net:
+            for name, value in list(vars(layer).items()):
+                if isinstance(value, Tensor) and value.is_inference() and not empty(0, device='cpu').is_inference():
+                    vars(layer)[name] = value.clone()
 
     # -- training
 
@@ -1254,6 +1262,7 @@ class Model:
 
         steps_per_epoch = math.ceil(N / batch_size)
         num_steps = num_epochs * steps_per_epoch
+        self._leave_inference_mode()
         optimizer = SGD(self.net.param(), lr=peak_lr, momentum=self.MOMENTUM, nesterov=True)
         first = start = 0                               # steps done; of these, before the cycle of rates
         if resume is not None:
