@@ -250,7 +250,7 @@ def variants(groups: list, label: str):
     """Trainings of equal length, a line each. groups: (title, [(name, [dB of each seed])], the first name is what
     the others of the group differ from by one thing)."""
     lines = sum(len(rows) + 1 for _, rows in groups)
-    figure = new_figure(COLUMN, 0.41 + 0.122 * lines)
+    figure = new_figure(COLUMN, 0.41 + 0.122 * (lines + 0.4 * len(groups)))
     H = figure.get_size_inches()[1]
     axes = place(figure, 1.72, 0.33, COLUMN - 1.76, H - 0.39)
     y, ticks = 0, []
@@ -267,8 +267,9 @@ def variants(groups: list, label: str):
             axes.plot([sum(values) / len(values)], [y], '|', color='black' if first else BLUE, markersize=7, mew=1.4)
             ticks.append((y, name))
             y += 1
+        y += 0.4
     axes.set_yticks(*zip(*ticks), size=7)
-    axes.set_ylim(y - 0.4, -0.6)
+    axes.set_ylim(y - 0.8, -0.6)
     axes.tick_params(axis='y', length=0)
     axes.tick_params(axis='x', labelsize=7)
     axes.set_xlabel(label, size=7.5)
@@ -353,8 +354,8 @@ def tensor(axes, x: float, y: float, name: str, colour: str, shape: str) -> floa
 def convolution():
     """The three maps of a convolution as products of matrices, with shapes."""
     figure, axes = canvas(PAGE, 0.97)
-    K, M, P, y = 0.34, 0.2, 0.42, 0.4               # the three sizes of the matrices; the height of the row
-    image, kernel, output = 'C × H × W × N', 'M × C × kh × kw', 'M × Ho × Wo × N'
+    K, M, P, y = 0.36, 0.22, 0.46, 0.4              # the three sizes of the matrices; the height of the row
+    image, kernel, output = 'C×H×W×N', 'M×C×kh×kw', 'M×Ho×Wo×N'
 
     def title(x: float, text: str) -> None:
         axes.text(x, 0.96, text, ha='left', va='top', size=8, weight='bold')
@@ -370,20 +371,20 @@ def convolution():
         return x + 0.3
 
     title(0, 'output')
-    x = move(tensor(axes, 0.2, y, 'y', GREEN, output), 'A')
-    x = dot(matrix(axes, x, y, K, M, 'Vw', RED, 'M', 'K'))
-    x = move(matrix(axes, x, y, P, K, 'Ux', BLUE, 'K', 'P'), 'U')
+    x = move(tensor(axes, 0.12, y, 'y', GREEN, output), 'A')
+    x = dot(matrix(axes, x, y, K, M, 'W', RED, 'M', 'K'))
+    x = move(matrix(axes, x, y, P, K, 'X', BLUE, 'K', 'P'), 'U')
     tensor(axes, x + 0.03, y, 'x', BLUE, image)
 
-    title(2.75, 'gradient of the weight')
+    title(2.8, 'gradient of the weight')
     x = move(tensor(axes, 2.95, y, 'dw', RED, kernel), 'Vᵀ')
-    x = dot(matrix(axes, x, y, P, M, 'Aᵀdy', GREEN, 'M', 'P'))
-    matrix(axes, x, y, K, P, '(Ux)ᵀ', BLUE, 'P', 'K')
+    x = dot(matrix(axes, x, y, P, M, 'dY', GREEN, 'M', 'P'))
+    matrix(axes, x, y, K, P, 'Xᵀ', BLUE, 'P', 'K')
 
-    title(5.08, 'gradient of the input')
-    x = move(tensor(axes, 5.25, y, 'dx', BLUE, image), 'Uᵀ')
-    x = dot(matrix(axes, x, y, M, K, '(Vw)ᵀ', RED, 'K', 'M'))
-    matrix(axes, x, y, P, M, 'Aᵀdy', GREEN, 'M', 'P')
+    title(5.06, 'gradient of the input')
+    x = move(tensor(axes, 5.13, y, 'dx', BLUE, image), 'Uᵀ')
+    x = dot(matrix(axes, x, y, M, K, 'Wᵀ', RED, 'K', 'M'))
+    matrix(axes, x, y, P, M, 'dY', GREEN, 'M', 'P')
     return figure
 
 
@@ -411,7 +412,7 @@ def winograd():
     axes.plot([0, COLUMN], [0.69, 0.69], color='#cccccc', lw=0.6)
     side, top = 0.13, 0.56
     middle = top - 1.5 * side
-    grids = [(0.05, 3, 'tile of x', BLUE), (0.8, 3, 'Ux', BLUE), (1.43, 3, 'Vw', RED), (2.13, 2, 'w', RED),
+    grids = [(0.05, 3, 'tile of x', BLUE), (0.8, 3, 'X', BLUE), (1.43, 3, 'W', RED), (2.13, 2, 'w', RED),
              (2.98, 2, 'tile of y', GREEN)]
     for x, n, name, colour in grids:
         cells(x, top - side * (3 - n) / 2, [[''] * n] * n, colour, side)
@@ -419,7 +420,7 @@ def winograd():
     for start, end, name, colour in ((0.49, 0.76, 'U', BLUE), (2.09, 1.87, 'V', RED)):
         arrow(axes, (start, middle), (end, middle), colour)
         axes.text((start + end) / 2, middle + 0.03, name, ha='center', va='bottom', size=7.5, color=colour)
-    axes.text(1.31, middle, '·', ha='center', va='center', size=12)
+    axes.text(1.31, middle, '·', ha='center', va='center', size=16)
     path(axes, [(1.31, middle + 0.06), (1.31, top + 0.06), (2.62, top + 0.06), (2.62, middle), (2.94, middle)], GREEN)
     axes.text(2.78, middle + 0.03, 'A', ha='center', va='bottom', size=7.5, color=GREEN)
     return figure

@@ -198,6 +198,12 @@ def seeds(rec: Records, names: list) -> list:
             for name, label in names if name in found]
 
 
+def pooling(rec: Records) -> str:
+    """By how much the mean of the images' PSNR is above that of the error over all images, in the record of the seeds."""
+    gaps = [row['val_data'] - row['val_data_pooled'] for row in rec.rows('seeds')]
+    return f'{fixed(min(gaps), 1)} to {fixed(max(gaps), 1)}' if gaps else ''
+
+
 def spread(values: list) -> str:
     """Mean ± standard deviation, or the one value."""
     mean = fixed(statistics.mean(values))
@@ -228,7 +234,7 @@ def choices_1(found: dict) -> dict:
              'batchnorm_900': 'batch32_900', 'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new',
              'average': 'base', 'oracle': 'base'}
     return {'spread': fixed(deviation), 'visible': fixed(2 * deviation), 'level': fixed(max(means) - min(means), 3),
-            'pairs': f"{statistics.median(row['pairs_seen'] for row in found['batch32']):,.0f}",
+            'pairs': f"{round(statistics.median(row['pairs_seen'] for row in found['batch32']), -3):,.0f}",
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
             **{name: compare(found, name, base) for name, base in pairs.items()}}
 
@@ -330,7 +336,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
                     f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
         'training': {key: text for key, text in trained.items() if key != 'curve'}, 'search': choices_1(found),
         'numbers': numbers(found, SEARCH_1 + LONGER_1), 'float32': float32(rec), 'batch_norm': batch_norm(rec),
-        'noise_table': noise_table(rec.last('noises')), 'speedrun_table': speedrun_table(rec), 'table': rows, 'seeds': seeds(rec, SEEDS_1), 'speedrun': speedrun(rec), 'saturation': saturation(rec, found),
+        'noise_table': noise_table(rec.last('noises')), 'speedrun_table': speedrun_table(rec), 'table': rows, 'seeds': seeds(rec, SEEDS_1), 'pooling': pooling(rec), 'speedrun': speedrun(rec), 'saturation': saturation(rec, found),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
                  'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1)},
         'noises': other_noise(rec.last('noises'), 'project 1'),
@@ -429,7 +435,7 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'training': {key: text for key, text in trained.items() if key != 'curve'}, 'speed': speed(rec),
         'speed_table': speed_table(rec), 'twin': twin(rec), 'numbers': numbers(found, SEARCH_2 + LONGER_2),
         'search': {name: compare(found, name, base) for name, base in pairs.items()}, 'table': rows,
-        'seeds': seeds(rec, SEEDS_2),
+        'seeds': seeds(rec, SEEDS_2), 'pooling': pooling(rec),
         'noises': other_noise(rec.last('noises'), 'project 2'),
     }
     drawings = {
