@@ -1,5 +1,5 @@
-from .model import (MSE, SGD, Conv2d, Model, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, TransposeConv2d,
-                    Upsampling)
+from .model import (MSE, SGD, Conv2d, Model, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, Tanh,
+                    TransposeConv2d, Upsampling)
 
-__all__ = ['MSE', 'SGD', 'Conv2d', 'Model', 'Module', 'NearestUpsampling', 'ReLU', 'Sequential', 'Sigmoid',
+__all__ = ['MSE', 'SGD', 'Conv2d', 'Model', 'Module', 'NearestUpsampling', 'ReLU', 'Sequential', 'Sigmoid', 'Tanh',
            'TransposeConv2d', 'Upsampling']

@@ -32,7 +32,6 @@ from typing import Callable, Iterable, Iterator, NamedTuple, Optional
 from torch import arange, cat, empty
 
 CHECKPOINT = Path(__file__).resolve().parent / 'bestmodel.pth'
-FEWEST_CHANNELS = 16
 Tensor = type(empty(0, device='cpu'))           # torch.Tensor, which may not be imported
 
 
@@ -79,9 +78,11 @@ class Module:
     def backward(self, *gradwrtoutput) -> Tensor:
         """Differentiate the last `forward`: accumulate the parameters' gradients, return the input's.
         ValueError unless the gradient has the shape of the output."""
+        if len(gradwrtoutput) != 1:
+            raise TypeError(f'{type(self).__name__}: backward takes one gradient, got {len(gradwrtoutput)}')
         if vars(self).get('_vjp') is None:
-            raise RuntimeError(f'{type(self).__name__}: backward was called before forward '
-                               '(what a Sequential applied is differentiated by its own backward)')
+            raise RuntimeError(f'{type(self).__name__}: backward was called before forward, or has to be defined beside '
+                               'it (what a Sequential applied is differentiated by its own backward)')
         for gradient in check_tensors(self, 'gradient', gradwrtoutput):
             if gradient.shape != self._output_shape:
                 raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
@@ -181,8 +182,9 @@ class Sequential(Module):
         pairs = [pair for module in self.modules for pair in module.param()]
         return list({id(parameter): (parameter, gradient) for parameter, gradient in pairs}.values())
 
-    def __getitem__(self, index: int) -> Module:
-        return self.modules[index]
+    def __getitem__(self, index) -> Module:
+        found = self.modules[index]
+        return Sequential(*found) if isinstance(index, slice) else found
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self.modules)
@@ -266,8 +268,8 @@ class Window(NamedTuple):
         M, C, kh, kw = weight.shape
         possible = ((kh, kw) == (2 * self.stride[0], 2 * self.stride[1]) and self.dilation == (1, 1)
                     and places[0] % 2 == places[1] % 2 == 0)
-        many = min(M // self.groups, C) >= FEWEST_CHANNELS
-        return self._replace(places=places, tile=2 if possible and many else 1)
+        saves = M // self.groups * C >= 64              # measured on a CPU: from 8 x 8 channels on, at any batch
+        return self._replace(places=places, tile=2 if possible and saves else 1)
 
     def rows(self, weight: Tensor, N: int) -> Iterator[slice]:
         """The rows of tiles, as many at a time as make 2^22 values of columns (16 MB); on a GPU 2^28."""
@@ -285,10 +287,11 @@ class Window(NamedTuple):
         (ph, pw), (_, H, W, _) = self.padding, padded.shape
         return padded[:, ph:H - ph, pw:W - pw]
 
-    def padded(self, x: Tensor) -> Tensor:
-        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zero around a copy of x."""
+    def padded(self, x: Tensor, factor: Tensor) -> Tensor:
+        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zero around a copy of x: of the type of the other factor, or, where
+        differences are to be taken, of x."""
         (ph, pw), (C, H, W, N) = self.padding, x.shape
-        padded = workspace('padded', x, C, H + 2 * ph, W + 2 * pw, N)
+        padded = workspace('padded', x if self.tile == 2 else factor, C, H + 2 * ph, W + 2 * pw, N)
         padded[:, :ph] = padded[:, ph + H:] = padded[:, :, :pw] = padded[:, :, pw + W:] = 0
         self.middle(padded).copy_(x)
         return padded
@@ -348,9 +351,8 @@ class Window(NamedTuple):
         return taps.flatten(4).flatten(0, 2)
 
     def sum_of_products(self, like: Tensor, shape: tuple) -> Tensor:
-        """Zero, (B, M / groups, K); the few numbers of tiles of 1 as doubles, since their long sums round less so."""
-        zeros = like.new_zeros(shape)
-        return zeros.double() if self.tile == 1 else zeros
+        """Uninitialised, (B, M / groups, K); those of tiles of 1, which are few, as doubles: long sums round less so."""
+        return like.new_empty(0).double().new_empty(shape) if self.tile == 1 else like.new_empty(shape)
 
     def unflatten(self, matrices: Tensor, gradient: Tensor) -> None:
         """V^T: add (B, M / groups, K), overwritten, to (M, C / groups, kh, kw)."""
@@ -375,15 +377,15 @@ class Window(NamedTuple):
             pieces = sums_transposed(pieces, workspace('pieces', y, 3, 3, *pieces.shape[2:]))
         return pieces.flatten(4).flatten(0, 2)
 
-    def assemble(self, y: Tensor, rows: slice, matrices: Tensor, columns: Tensor) -> None:
-        """A: add the products matrices @ columns to (M, Ho, Wo, N)."""
+    def assemble(self, y: Tensor, rows: slice, matrices: Tensor, columns: Tensor, add: bool = False) -> None:
+        """A: fill some rows of tiles of (M, Ho, Wo, N) with the products matrices @ columns, or add these."""
         pieces = self.pieces(y, rows)
         if self.tile == 1:
-            multiply(pieces.flatten(4).flatten(0, 2), matrices, columns, add=True)
+            multiply(pieces.flatten(4).flatten(0, 2), matrices, columns, add)
         else:
             products = workspace('pieces', y, 3, 3, *pieces.shape[2:])
             multiply(products.flatten(4).flatten(0, 2), matrices, columns)
-            pieces.add_(sums(products))
+            pieces.copy_(sums(products))
 
 
 def sums(m: Tensor) -> Tensor:
@@ -405,8 +407,8 @@ def sums_transposed(a: Tensor, m: Tensor) -> Tensor:
 def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
     """out <- a @ b, or out + a @ b, in place, in runs of 256 terms, since short sums round less. Of bfloat16, a @ b is
     rounded to it as a whole, and then added."""
-    K = a.shape[2]
-    run = 256 if a.element_size() > 2 else max(1, K)
+    K = max(1, a.shape[2])                              # of an empty batch, one run of nothing, which is zero
+    run = 256 if a.element_size() > 2 else K
     for k in range(0, K, run):
         part = a[:, :, k:k + run], b[:, k:k + run]
         if a.dtype == out.dtype:
@@ -427,21 +429,24 @@ def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], 
     # PyTorch's sums begin with the bias for one small image, and only so do the two agree to the last bit. Elsewhere
     # it is added last, which rounds less where it is large.
     first = x.shape[3] == 1 and x.numel() <= 20480 and min(window.kernel_size) <= 3 and window.groups == 1
-    y = filled(x, bias if first else None, len(weight), *window.places, x.shape[3])
-    padded = window.padded(x)
+    first = first and bias is not None
+    y = x.new_empty(len(weight), *window.places, x.shape[3])
+    if first:
+        y.copy_(bias.view(-1, 1, 1, 1))
+    padded = window.padded(x, matrices)
     for rows in window.rows(weight, x.shape[3]):
         columns = factor(window.unfold(padded, rows))                           # (B, K, P)
-        window.assemble(y, rows, matrices, columns)
+        window.assemble(y, rows, matrices, columns, add=first)
     if bias is not None and not first:
         y.add_(bias.view(-1, 1, 1, 1))
 
     def vjp(dy, dw):
-        padded, dx = window.padded(x), window.canvas(x, None, *x.shape) if needs_dx else None
+        padded, dx = window.padded(x, matrices), window.canvas(x, None, *x.shape) if needs_dx else None
         products = window.sum_of_products(x, matrices.shape)
         for rows in window.rows(weight, x.shape[3]):
             columns = factor(window.unfold(padded, rows))                       # (B, K, P)
             pieces = factor(window.disassemble(dy, rows))                       # (B, M / groups, P)
-            multiply(products, pieces, columns.transpose(1, 2), add=True)
+            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
             if needs_dx:
                 window.fold(dx, rows, matrices.transpose(1, 2), pieces)
         window.unflatten(products, dw)
@@ -462,12 +467,12 @@ def convolve_transposed(window: Window, x: Tensor, weight: Tensor, bias: Optiona
         window.fold(y, rows, matrices.transpose(1, 2), pieces)
 
     def vjp(dy, dw):
-        padded, dx = window.padded(dy), filled(x, None, *x.shape)
+        padded, dx = window.padded(dy, matrices), x.new_empty(x.shape)
         products = window.sum_of_products(x, matrices.shape)
         for rows in window.rows(weight, x.shape[3]):
             columns = factor(window.unfold(padded, rows))                       # (B, K, P)
             pieces = factor(window.disassemble(x, rows))                        # (B, M / groups, P)
-            multiply(products, pieces, columns.transpose(1, 2), add=True)
+            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
             window.assemble(dx, rows, matrices, columns)
         window.unflatten(products, dw)
         return dx
@@ -490,9 +495,14 @@ def batch_first(x: Tensor) -> Tensor:
 def pair_of(name: str, value, least: int) -> tuple:
     """An integer, or a pair of them, as a pair; ValueError if one is less than `least`."""
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+    if len(pair) != 2 or not all(is_integer(v) and v >= least for v in pair):
         raise ValueError(f'{name} must be an integer of at least {least}, or a pair of them, got {value!r}')
-    return pair
+    return tuple(map(int, pair))
+
+
+def is_integer(value) -> bool:
+    """Python's or NumPy's."""
+    return hasattr(value, '__index__') and not isinstance(value, Tensor)
 
 
 class _Convolution(Module):
@@ -506,8 +516,9 @@ class _Convolution(Module):
     def __init__(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
                  device, dtype) -> None:
         for name, value in (('in_channels', in_channels), ('out_channels', out_channels), ('groups', groups)):
-            if not isinstance(value, int) or value < 1:
+            if not is_integer(value) or value < 1:
                 raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
+        in_channels, out_channels, groups = int(in_channels), int(out_channels), int(groups)
         if in_channels % groups or out_channels % groups:
             raise ValueError(f'groups must divide in_channels and out_channels, '
                              f'got {groups} for {in_channels} and {out_channels}')
@@ -552,7 +563,8 @@ class _Convolution(Module):
                              f'as the weight is, got {x.dtype} on {x.device}')
         if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise ValueError(f'{type(self).__name__}: the input must have the shape (N, {self.in_channels}, '
-                             f'H, W), H and W at least 1, got {tuple(x.shape)}')
+                             f'H, W), H and W at least 1, got {tuple(x.shape)}'
+                             + ': of a single image, image[None]' * (x.dim() == 3))
         if min(size) < 1:
             raise ValueError(f'{type(self).__name__}: an input of {tuple(x.shape[2:])} is too small, '
                              f'the output would be {size}')
@@ -730,7 +742,7 @@ class MSE(Module):
     """The mean squared error: mean((prediction - target)^2), or the sum; a tensor of shape ().
 
     forward(prediction, target): two tensors of one shape. backward() returns the gradient with respect to the
-    prediction; backward(gradient), a number or a tensor of one, multiplies it. ValueError if the shapes do not fit, if there is nothing to average or only integers, or if
+    prediction, times its argument, if any: a number, or a tensor of one. ValueError if the shapes do not fit, if there is nothing to average or only integers, or if
     `reduction` is neither 'mean' nor 'sum'.
     """
 
@@ -755,7 +767,7 @@ class MSE(Module):
         return (difference * difference).sum() * scale, vjp
 
     def backward(self, gradient=1.0) -> Tensor:
-        if isinstance(gradient, (int, float)):
+        if not isinstance(gradient, Tensor):
             gradient = empty((), device='cpu').double().fill_(gradient)
         if isinstance(gradient, Tensor) and gradient.numel() == 1:
             gradient = gradient.detach().view(())

@@ -3,21 +3,25 @@
     python -m others.studies.bench_framework
     python -m others.studies.bench_framework --rounds 31 --record others/results/bench_framework.json
 
-A training step (forward, loss, backward, SGD with momentum) and a prediction, batch 100, images of
-32 x 32 pixels, of two networks: T, 3-100-200-100-3 channels, kernel 4, transposed convolutions; N,
-3-48-96-48-3, kernel 3, nearest upsampling and convolution. torch.nn runs in its own memory format and with
-channels last; "mixed" and "autocast" (channels last) compute products in bfloat16. All take turns within one
-run, so that a ratio means something on a noisy machine; the figures are medians. Peak memory is that of some
-training steps in a process of its own, less what the imports take. The last two columns are ratios to
-torch.nn's better format in float32.
+A training step (forward, loss, backward, SGD with momentum) and a prediction, images of 32 x 32 pixels, of three
+networks: S, the one that ships, 3-128-256-128-3 channels, kernel 4, transposed convolutions, batch 32; T,
+3-100-200-100-3, the same, batch 100; N, 3-48-96-48-3, kernel 3, nearest upsampling and convolution, batch 100.
+torch.nn runs in its own memory format and with channels last; "mixed" and "autocast" (channels last) compute
+products in bfloat16. All take turns within one run, so that a ratio means something on a noisy machine; the
+figures are medians. "ratio" is ours to torch.nn's better format, both in float32, with the quartiles of its rounds;
+"products" the share of our step that is matrix products, which no other code can save. Peak memory is that of some
+training steps in a process of its own, less what the imports take.
+
+--beside-load times it beside a process that multiplies matrices on all cores all the time.
 """
+import contextlib
 import resource
 import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 import torch
 from torch import nn
@@ -26,9 +30,9 @@ from Miniproject_2 import model as framework
 from others import cli, records
 from others.studies.variants import network_2, step_2, torch_twin
 
-BATCH = 100
 MEMORY_STEPS = 3
-NETWORKS = {'T': ((100, 200), 4, 'transposed'), 'N': ((48, 96), 3, 'nearest')}      # for `network_2`
+NETWORKS = {'S': ((128, 256), 4, 'transposed'), 'T': ((100, 200), 4, 'transposed'), 'N': ((48, 96), 3, 'nearest')}
+BATCHES = {'S': 32, 'T': 100, 'N': 100}
 VARIANTS = ('ours', 'torch.nn', 'channels-last', 'ours mixed', 'autocast')     # the last two in bfloat16
 
 
@@ -36,7 +40,7 @@ def workload(name: str, variant: str, device: str) -> dict:
     """{'step': one step of training, 'predict': one prediction}, functions without arguments."""
     torch.manual_seed(0)
     ours = network_2(*NETWORKS[name])
-    noisy, target = torch.rand(2, BATCH, 3, 32, 32, device=device)
+    noisy, target = torch.rand(2, BATCHES[name], 3, 32, 32, device=device)
     if variant.startswith('ours'):
         ours.to(device)
         for layer in ours:
@@ -75,7 +79,7 @@ def seconds(function, device: str) -> float:
 
 
 def times(name: str, device: str, rounds: int) -> dict:
-    """{task: {variant: median milliseconds}}"""
+    """{task: row of the table}: each variant's median in ms, and the quartiles of ours / torch.nn's better format."""
     work = {variant: workload(name, variant, device) for variant in VARIANTS}
     measured = {task: {variant: [] for variant in VARIANTS} for task in ('step', 'predict')}
     warm_up = 2
@@ -85,8 +89,41 @@ def times(name: str, device: str, rounds: int) -> dict:
                 duration = seconds(work[variant][task], device)
                 if round_ >= warm_up:
                     by_variant[variant].append(1000 * duration)
-    return {task: {variant: median(values) for variant, values in by_variant.items()}
-            for task, by_variant in measured.items()}
+    rows = {}
+    for task, by_variant in measured.items():
+        rows[task] = {variant: median(values) for variant, values in by_variant.items()}
+        best = min(('torch.nn', 'channels-last'), key=rows[task].get)
+        ratios = [a / b for a, b in zip(by_variant['ours'], by_variant[best])]
+        rows[task].update(zip(('ratio_low', 'ratio', 'ratio_high'), quantiles(ratios * 2, n=4)))
+    rows['step']['products'] = share_of_products(work['ours']['step'], device)
+    return rows
+
+
+def share_of_products(step, device: str, steps: int = 5) -> float:
+    """The part of a step's time that is spent in the framework's matrix products."""
+    spent, multiply = [], framework.multiply
+
+    def timed(*arguments, **options) -> None:
+        spent.append(seconds(partial(multiply, *arguments, **options), device))
+
+    framework.multiply = timed
+    try:
+        total = sum(seconds(step, device) for _ in range(steps))
+    finally:
+        framework.multiply = multiply
+    return sum(spent) / total
+
+
+@contextlib.contextmanager
+def load():
+    """Beside `with`: a process that multiplies matrices on all cores."""
+    code = 'import torch\na = torch.rand(1000, 1000)\nwhile True: a @ a'
+    process = subprocess.Popen([sys.executable, '-c', code])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def peak_memory(name: str, variant: str) -> float:
@@ -113,11 +150,12 @@ def peak_so_far() -> float:
 
 
 def line(row: dict) -> list:
-    """Of the table: the figures, and ours over torch.nn's better one in float32."""
-    best = min(row['torch.nn'], row['channels-last'])
+    """Of the table."""
+    ratios = [row.get(name) for name in ('ratio', 'ratio_low', 'ratio_high')]
     return [' '.join((row['device'], row['network'], row['task'], row['unit'])),
             *(f'{row[variant]:.1f}' for variant in VARIANTS),
-            *(f'{row[variant] / best:.2f}' for variant in ('ours', 'ours mixed'))]
+            '{:.2f} ({:.2f} to {:.2f})'.format(*ratios) if None not in ratios else f'{ratios[0]:.2f}',
+            f"{row['products']:.0%}" if 'products' in row else '']
 
 
 def main(arguments=None) -> int:
@@ -125,6 +163,7 @@ def main(arguments=None) -> int:
     parser.add_argument('--rounds', type=cli.integer(1), default=21, metavar='N', help='(default: %(default)s)')
     parser.add_argument('--memory', nargs=2, metavar=('NETWORK', 'VARIANT'),
                         help="print the peak memory of one variant's training steps, in MB, and no more")
+    parser.add_argument('--beside-load', action='store_true', help='beside a busy process; memory is not measured')
     cli.add_options(parser, 'record')
     options, start = parser.parse_args(arguments), time.monotonic()
     if options.memory:
@@ -135,17 +174,20 @@ def main(arguments=None) -> int:
 
     def add(device: str, name: str, task: str, values: dict, unit: str) -> None:
         rows.append({'device': device, 'network': name, 'task': task, 'unit': unit,
-                     **{variant: round(value, 3) for variant, value in values.items()}})
+                     'beside_load': options.beside_load, **{key: round(value, 3) for key, value in values.items()}})
 
-    for device in ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',):
-        for name in NETWORKS:
-            for task, values in times(name, device, options.rounds).items():
-                add(device, name, task, values, 'ms')
-    for name in cli.progress(NETWORKS, len(NETWORKS), 'networks whose memory is measured'):
-        add('cpu', name, 'memory', {variant: peak_memory(name, variant) for variant in VARIANTS}, 'MB')
+    with load() if options.beside_load else contextlib.nullcontext():
+        for device in ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',):
+            for name in NETWORKS:
+                for task, values in times(name, device, options.rounds).items():
+                    add(device, name, task, values, 'ms')
+    for name in () if options.beside_load else cli.progress(NETWORKS, len(NETWORKS), 'networks, their memory'):
+        memory = {variant: peak_memory(name, variant) for variant in VARIANTS}
+        memory['ratio'] = memory['ours'] / min(memory['torch.nn'], memory['channels-last'])
+        add('cpu', name, 'memory', memory, 'MB')
     print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads, '
           f'medians of {options.rounds} rounds')
-    print(cli.table([['', *VARIANTS, 'ours', 'mixed'], *map(line, rows)]))
+    print(cli.table([['', *VARIANTS, 'ratio', 'products'], *map(line, rows)]))
     if options.record:
         records.append(options.record, rows, time.monotonic() - start)
     return 0

@@ -1,4 +1,6 @@
 """The networks that studies compare: ours with other blocks, widths, kernels, and their twins in torch.nn."""
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -76,7 +78,7 @@ def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = '
             return project_2.Upsampling(channels, narrower, odd, padding=odd // 2)
         return project_2.TransposeConv2d(channels, narrower, kernel, 2, (kernel - 1) // 2, output_padding=kernel % 2)
 
-    relu = project_2.ReLU
+    relu = partial(project_2.ReLU, inplace=True)
     net = project_2.initialise(project_2.Sequential(down(3, first), relu(), down(first, second), relu(),
                                                     up(second, first), relu(), up(first, 3), project_2.Sigmoid()))
     net[0].needs_input_gradient = False             # as in `Model`: nobody asks for the gradient of an image
@@ -113,6 +115,8 @@ def torch_twin(net: project_2.Sequential) -> nn.Sequential:
         kind = TORCH[type(module)]
         if isinstance(module, project_2.NearestUpsampling):
             return kind(module.scale_factor)
+        if isinstance(module, project_2.ReLU):
+            return kind(inplace=module.inplace)
         if not module.param():
             return kind()
         names = ('kernel_size', 'stride', 'padding', 'dilation', 'groups')
