@@ -456,7 +456,8 @@ def exactness(rows: list):
 
 @drawn
 def speed(rows: list):
-    """Times and memory relative to torch.nn's better format. rows: of the record of bench_framework."""
+    """Times and memory relative to torch.nn's better format, with the quartiles of the times in float32. rows: of the
+    record of bench_framework."""
     figure = new_figure(COLUMN, 0.51 + 0.135 * len(rows))
     H = figure.get_size_inches()[1]
     axes = place(figure, 0.92, 0.33, COLUMN - 0.98, H - 0.51)
@@ -465,8 +466,10 @@ def speed(rows: list):
         best = min(row['torch.nn'], row['channels-last'])
         marks = [('torch.nn, both formats', '|', GREY, row['torch.nn'] / best),
                  ('torch.nn, both formats', '|', GREY, row['channels-last'] / best),
-                 ('ours, float32', 'o', BLUE, row['ours'] / best),
+                 ('ours, float32', 'o', BLUE, row['ratio']),
                  ('ours / autocast, bfloat16', 's', RED, row['ours mixed'] / row['autocast'])]
+        if 'ratio_low' in row:
+            axes.plot([row['ratio_low'], row['ratio_high']], [y, y], color=BLUE, solid_capstyle='butt')
         for k, (name, marker, colour, value) in enumerate(marks):
             axes.plot([value], [y], marker, color=colour, markersize=7 if marker == '|' else 4,
                       mew=1.2 if marker == '|' else 0, label=name if y == 0 and k else None)

@@ -371,27 +371,31 @@ def power(value: float) -> str:
     return f'{digits} · 10' + str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))
 
 
-def bench(rec: Records) -> list:
-    """The rows of the newest run on a CPU, steps first, each network's in order."""
-    tasks = ('step', 'predict', 'memory')
-    rows = [row for row in rec.last('bench_framework') if row['device'] == 'cpu' and row['task'] in tasks]
-    return sorted(rows, key=lambda row: (tasks.index(row['task']), 'STN'.index(row['network'])))
+def bench(rec: Records, beside_load: bool = False) -> tuple:
+    """The newest run on a CPU, or the newest one beside load: the machine; the rows, steps first; of none, {} and []."""
+    tasks, networks = ('step', 'predict', 'memory'), 'STN'
+
+    def rows_of(run: dict) -> list:
+        rows = [row for row in run['rows'] if row['device'] == 'cpu' and row.get('beside_load', False) == beside_load]
+        return sorted(rows, key=lambda row: (tasks.index(row['task']), networks.index(row['network'])))
+
+    return next(((run['machine'], rows_of(run)) for run in reversed(rec.runs('bench_framework')) if rows_of(run)),
+                ({}, []))
 
 
-def ratios(rows: list, task: str) -> list:
-    """[(network, ours / torch.nn's better format)]"""
-    return [(row['network'], row['ours'] / min(row['torch.nn'], row['channels-last']))
-            for row in rows if row['task'] == task]
+def ratios(rows: list) -> str:
+    """Ours to torch.nn's better format, a training step of each network."""
+    return ', '.join(f"{fixed(row['ratio'])} ({row['network']})" for row in rows if row['task'] == 'step')
 
 
 def speed(rec: Records) -> dict:
-    rows, run = bench(rec), rec.runs('bench_framework')[-1]
-    steps, memory = ratios(rows, 'step'), [ratio for _, ratio in ratios(rows, 'memory')]
-    return {'steps': f'{fixed(min(r for _, r in steps))} to {fixed(max(r for _, r in steps))}',
-            'list': ', '.join(f'{fixed(ratio)} ({network})' for network, ratio in steps),
-            'networks': ', '.join(network for network, _ in steps),
+    machine, rows = bench(rec)
+    steps, memory = ([row['ratio'] for row in rows if row['task'] == task] for task in ('step', 'memory'))
+    shares = [100 * row['products'] for row in rows if 'products' in row]
+    return {'steps': f'{fixed(min(steps))} to {fixed(max(steps))}', 'list': ratios(rows),
+            'loaded': ratios(bench(rec, beside_load=True)[1]), 'products': f'{min(shares):.0f} to {max(shares):.0f}',
             'memory': f'{fixed(min(memory))} to {fixed(max(memory))}',
-            'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
+            'machine': f"{machine['processor']}, {machine['threads']} cores"}
 
 
 def speed_table(rec: Records) -> list:
@@ -399,7 +403,7 @@ def speed_table(rec: Records) -> list:
     units = {'step': 'training step, ms', 'predict': 'predict, ms', 'memory': 'peak memory, MB'}
     columns = ('torch.nn', 'channels-last', 'ours', 'ours mixed', 'autocast')
     return [[f"{row['network']}, {units[row['task']]}", *(fixed(row[name], 0) for name in columns),
-             fixed(row['ours'] / min(row['torch.nn'], row['channels-last']))] for row in bench(rec)]
+             fixed(row['ratio'])] for row in bench(rec)[1]]
 
 
 def twin(rec: Records) -> dict:
@@ -441,7 +445,7 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     drawings = {
         'network_2': lambda: figures.network_2(found['base'][0]['channels']),
         'convolution': figures.convolution, 'winograd': figures.winograd,
-        'exactness': lambda: figures.exactness(rec.last('exactness')), 'speed': lambda: figures.speed(bench(rec)),
+        'exactness': lambda: figures.exactness(rec.last('exactness')), 'speed': lambda: figures.speed(bench(rec)[1]),
         'variants': lambda: figures.variants(groups(found, SEARCH_2), 'PSNR on centre squares (dB)'),
     }
     return values, drawings
