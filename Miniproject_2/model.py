@@ -8,11 +8,12 @@ function, the vector-Jacobian product: given dL/dy it adds dL/dw to the gradient
 and returns dL/dx. That closure holds exactly what the derivative needs, and forward stands beside its
 derivative on the page. `forward` and `backward` are a few lines around it, written once.
 
-Why it is fast. From outside a tensor has the shape (N, C, H, W); in memory the order is C, H, W, N.
-One image after the other in the last dimension, a whole batch takes part in one matrix product, which
-is most of the work, and the sliding window moves runs of N numbers. The window's columns are laid out
-for a few rows of the output at a time, so that they stay in the processor's cache and need little memory.
-An upsampling (nearest, then convolution) is computed as the transposed convolution that it equals.
+Why it is fast. A convolution is a matrix product, in which a kernel of twice the stride needs 9 products
+instead of 16 (see "a convolution and its two derivatives"). From outside a tensor has the shape (N, C, H, W);
+in memory the order is C, H, W, N. One image after the other in the last dimension, a whole batch takes part in
+one product, and the sliding window moves runs of N numbers. What the window sees is laid out for some rows of
+the output at a time, in memory that is used again. An upsampling (nearest, then convolution) is computed as the
+transposed convolution that it equals.
 """
 import array
 import contextlib
@@ -81,8 +82,8 @@ class Module:
         if len(gradwrtoutput) != 1:
             raise TypeError(f'{type(self).__name__}: backward takes one gradient, got {len(gradwrtoutput)}')
         if vars(self).get('_vjp') is None:
-            raise RuntimeError(f'{type(self).__name__}: backward was called before forward, or has to be defined beside '
-                               'it (what a Sequential applied is differentiated by its own backward)')
+            raise RuntimeError(f'{type(self).__name__}: backward was called before forward, or has to be defined '
+                               'beside it (what a Sequential applied is differentiated by its own backward)')
         for gradient in check_tensors(self, 'gradient', gradwrtoutput):
             if gradient.shape != self._output_shape:
                 raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
@@ -233,14 +234,15 @@ def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
 
 
 def filled(like: Tensor, bias: Optional[Tensor], *shape: int) -> Tensor:
-    """A new tensor of the type of `like`, each of its first dimension filled with its bias, or zero."""
+    """A new tensor of the type of `like`, (C, ..), each channel filled with its bias, (C,), or with zero."""
     return like.new_zeros(shape) if bias is None else like.new_empty(shape).copy_(bias.view(-1, 1, 1, 1))
 
 
 class Window(NamedTuple):
-    """A sliding window, and the three maps U, V, A with their transposes. Four fields are pairs (vertical,
-    horizontal). tile: 2 where 2 x 2 outputs are computed together, from 3 x 3 blocks of the input and 2 x 2 blocks
-    of taps; else 1, for one output from one block, which is all that the window sees of the input.
+    """A sliding window, and the maps U (`unfold`), V (`flatten`), A (`assemble`) with their transposes (`fold`,
+    `unflatten`, `disassemble`). Four fields are pairs (vertical, horizontal). tile: 2 where 2 x 2 outputs are computed
+    together, from 3 x 3 blocks of the input and 2 x 2 blocks of taps; else 1: one output, from one block, which is
+    all that the window sees of the input.
 
     The products are those of matrices, (B, M / groups, K) @ (B, K, P): B = groups, times 9 for tiles of 2; K, the taps
     and channels that are summed; P, the tiles of all images in some rows of tiles.
@@ -272,10 +274,10 @@ class Window(NamedTuple):
         return self._replace(places=places, tile=2 if possible and saves else 1)
 
     def rows(self, weight: Tensor, N: int) -> Iterator[slice]:
-        """The rows of tiles, as many at a time as make 2^22 values of columns (16 MB); on a GPU 2^28."""
+        """The rows of tiles, as many at a time as make 2^21 values of columns (8 MB), on a GPU 2^28; at least one."""
         Th, Tw = (n // self.tile for n in self.places)
         row = (2 * self.tile - 1) ** 2 * weight[0].numel() * self.groups // self.tile ** 2 * Tw * N
-        step = max(1, 2 ** (28 if weight.is_cuda else 22) // max(1, row))
+        step = max(1, 2 ** (28 if weight.is_cuda else 21) // max(1, row))
         return (slice(top, min(top + step, Th)) for top in range(0, Th, step))
 
     def canvas(self, like: Tensor, bias: Optional[Tensor], C: int, H: int, W: int, N: int) -> Tensor:
@@ -288,8 +290,8 @@ class Window(NamedTuple):
         return padded[:, ph:H - ph, pw:W - pw]
 
     def padded(self, x: Tensor, factor: Tensor) -> Tensor:
-        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zero around a copy of x: of the type of the other factor, or, where
-        differences are to be taken, of x."""
+        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zero around a copy of x: of the type of the other factor, or,
+        where differences are to be taken, of x."""
         (ph, pw), (C, H, W, N) = self.padding, x.shape
         padded = workspace('padded', x if self.tile == 2 else factor, C, H + 2 * ph, W + 2 * pw, N)
         padded[:, :ph] = padded[:, ph + H:] = padded[:, :, :pw] = padded[:, :, pw + W:] = 0
@@ -328,8 +330,8 @@ class Window(NamedTuple):
         columns = workspace('columns', padded, *seen.shape)
         multiply(columns.flatten(6).flatten(3, 5).flatten(0, 2), matrices, pieces)
         if self.tile == 2:
-            columns[1].sub_(columns[0]).sub_(columns[2])
-            columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])
+            columns[1].sub_(columns[0]).sub_(columns[2])    # c0, c1 - c0 - c2, c2, vertically
+            columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])       # and horizontally
             for i in range(3):
                 for j in range(3):
                     seen[i, j].add_(columns[i, j])
@@ -351,7 +353,7 @@ class Window(NamedTuple):
         return taps.flatten(4).flatten(0, 2)
 
     def sum_of_products(self, like: Tensor, shape: tuple) -> Tensor:
-        """Uninitialised, (B, M / groups, K); those of tiles of 1, which are few, as doubles: long sums round less so."""
+        """Uninitialised, (B, M / groups, K); for tiles of 1, where it is small, as doubles: long sums round less."""
         return like.new_empty(0).double().new_empty(shape) if self.tile == 1 else like.new_empty(shape)
 
     def unflatten(self, matrices: Tensor, gradient: Tensor) -> None:
@@ -650,8 +652,8 @@ class Upsampling(Conv2d):
 
     Repeating each pixel s times and convolving with w is a transposed convolution of stride s: a pixel of
     the input reaches the output through w at each of its s places, that is, through the sum of s
-    shifted copies of w, flipped. So it is computed: at s = 2 and a 3x3 kernel with 2.25 times fewer
-    operations, and with no upsampled image.
+    shifted copies of w, flipped. So it is computed, with no upsampled image: at s = 2 a 3x3 kernel becomes one
+    of 4x4 at stride 2, which needs 9 products for four outputs instead of 36.
     """
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
@@ -659,7 +661,8 @@ class Upsampling(Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
                          device=device, dtype=dtype)
         self.nearest = NearestUpsampling(scale_factor)
-        # The transposed convolution's kernel and padding: k' = extent + s - 1, p' = extent - 1 - p.
+        # Shifts by 0 .. s - 1 of `extent` taps cover k' = extent + s - 1; unpadded, either reaches extent - 1 pixels
+        # beyond the image, of which the convolution keeps p: the transposed one cuts off p' = extent - 1 - p.
         extent, scale = self.window.extent, self.nearest.scale_factor
         self.merged = Window(tuple(e + s - 1 for e, s in zip(extent, scale)), scale,
                              tuple(e - 1 - p for e, p in zip(extent, self.window.padding)), (1, 1), groups)
@@ -742,8 +745,8 @@ class MSE(Module):
     """The mean squared error: mean((prediction - target)^2), or the sum; a tensor of shape ().
 
     forward(prediction, target): two tensors of one shape. backward() returns the gradient with respect to the
-    prediction, times its argument, if any: a number, or a tensor of one. ValueError if the shapes do not fit, if there is nothing to average or only integers, or if
-    `reduction` is neither 'mean' nor 'sum'.
+    prediction, times its argument, if any: a number, or a tensor of one. ValueError if the shapes do not fit, if
+    there is nothing to average or only integers, or if `reduction` is neither 'mean' nor 'sum'.
     """
 
     def __init__(self, *, reduction: str = 'mean') -> None:
