@@ -360,7 +360,8 @@ def exactness(rec: Records) -> dict:
     bias = [row for row in rows if row['quantity'] == 'gradient of the bias']
     return {'count': str(sum(row['configurations'] for row in rows if row['quantity'] == 'output')),
             'worst': power(max(row['ours'][-1] for row in rows)),
-            'torch': power(max(row['torch.nn'][-1] for row in rows)),
+            'torch': power(max(row['torch.nn'][-1] for row in rows)), 'results': str(len(rows)),
+            'larger': str(sum(row['ours'][-1] > row['torch.nn'][-1] for row in rows)),
             'bias': fixed(statistics.mean(row['torch.nn'][3] / row['ours'][3] for row in bias), 0),
             'finite': power(max(row['finite'] for row in rows if row['finite'] is not None))}
 
