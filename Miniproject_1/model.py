@@ -5,16 +5,22 @@ give another noisy version of it can do no better than to give what the two have
 mean, the clean image, which it never sees (Lehtinen et al. 2018, https://arxiv.org/abs/1803.04189).
 
 The file reads top to bottom: the network (`ResidualBlock`, `SkipAutoencoder`), the arithmetic of
-images, what a training needs, and `Model`, the interface of the assignment, which trains the network
-with Adam and predicts.
+images, checkpoints, what a training needs, and `Model`, the interface of the assignment, which
+trains the network with Adam and predicts.
 """
 import contextlib
 import glob
+import io
+import itertools
 import math
 import os
+import pickletools
+import re
+import reprlib
 import sys
 import time
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
@@ -79,6 +85,11 @@ class SkipAutoencoder(nn.Module):
 
 # ------------------------------------------------------------------------- the arithmetic of images
 
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Whether every value is there: not so of sparse tensors, nor on the device 'meta'."""
+    return tensor.layout is torch.strided and tensor.device.type != 'meta'
+
+
 def check_images(name: str, images: torch.Tensor) -> None:
     """Raise TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or finite floating point."""
     if not isinstance(images, torch.Tensor):
@@ -90,9 +101,11 @@ def check_images(name: str, images: torch.Tensor) -> None:
         raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}')
     if images.is_complex() or images.dtype is torch.bool:
         raise ValueError(f'{name} must be integers or floating point, in 0..255, got {images.dtype}')
+    if not is_dense(images):
+        raise ValueError(f'{name} must be a dense tensor, got {images.layout} on {images.device}')
     if images.is_floating_point():
-        if not bool(images.isfinite().all()):
-            raise ValueError(f'{name} must be finite, in 0..255, and holds NaN or infinity')
+        if not bool(images.detach().float().isfinite().all()):          # which 1e300 is not
+            raise ValueError(f'{name} must be finite as float32, in 0..255, and holds NaN or infinity')
     elif images.dtype is not torch.uint8 and images.numel():
         low, high = int(images.long().min()), int(images.long().max())
         if low < 0 or high > 255:
@@ -162,15 +175,90 @@ def augment(first: torch.Tensor, second: torch.Tensor) -> tuple:
     return permute_colours(*turn(*swap_noise(first, second)))
 
 
-def check_weights(own: dict, given: dict) -> None:
-    """ValueError unless `given` has the names, shapes and types of `own`, {name: tensor}, and is finite."""
-    def kind(weight) -> str:
-        return f'{weight.dtype} {tuple(weight.shape)}' if isinstance(weight, torch.Tensor) else type(weight).__name__
+# ------------------------------------------------------------------------------------- checkpoints
 
-    for name in sorted(own.keys() | given.keys(), key=str):
+LARGEST_CHECKPOINT = 2 ** 24        # bytes, also when it is unpacked
+MOST_OPERATIONS = 2 ** 11           # of its pickle
+# What torch.save writes of tensors in dicts and lists. Those that are not float32 and dense are for `check_weights`.
+GLOBALS = re.compile(r'collections OrderedDict|torch (\w+Storage|Size|float32)|torch.serialization _get_layout|'
+                     r'torch._utils _rebuild_(tensor_v2|sparse_tensor|meta_tensor_no_storage)')
+
+
+def write_archive(path, content: dict) -> None:
+    """torch.save to `path`, atomically: on an error an older file stays as it was. What a kill left of a call of
+    another day is removed; a younger one may be another process's, which is at it."""
+    path = Path(path)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    archive = io.BytesIO()
+    torch.save(content, archive)                                # to a file, a full disk is a RuntimeError
+    try:
+        temporary.write_bytes(archive.getvalue())
+        os.replace(temporary, path)
+    finally:
+        for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
+            with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
+                if rest == temporary or time.time() - rest.stat().st_mtime > 86400:
+                    rest.unlink()
+
+
+def read_archive(path):
+    """Read what `write_archive` wrote: tensors in dicts and lists. torch.load runs no code, but can be made to take
+    any memory, so the sizes and what is called are looked at before it begins. ValueError if they are others."""
+    with open(path, 'rb') as file:
+        data = file.read(LARGEST_CHECKPOINT + 1)
+    if len(data) > LARGEST_CHECKPOINT:
+        raise ValueError(f'path: {path} is larger than a checkpoint may be, {LARGEST_CHECKPOINT} bytes')
+    if b'float32' in data[:100]:                                # the weights' key
+        raise ValueError(f'path: {path} is a plain pickle, as a checkpoint of mini-project 2 is')
+    try:
+        if not data.startswith(b'PK\3\4'):                      # torch.load would take it for an older format
+            raise ValueError('it is no zip archive')
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > LARGEST_CHECKPOINT:
+                raise ValueError(f'it unpacks to more than {LARGEST_CHECKPOINT} bytes')
+            used = {argument for entry in entries if entry.filename.lower().endswith('.pkl')
+                    for name, argument in operations(archive.read(entry)) if name == 'GLOBAL'}
+        foreign = sorted(name for name in used if not GLOBALS.fullmatch(name))
+        if foreign:
+            raise ValueError(f'it holds {reprlib.repr(foreign)}')
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')                     # torch's, of files that it does not know either
+            return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+    except Exception as error:
+        reason = f' ({error})' if type(error) is ValueError else ''
+        raise ValueError(f'path: {path} is not a checkpoint of tensors{reason}') from error
+
+
+def operations(data: bytes) -> list:
+    """The (name, argument) of each operation of a pickle, none of which is done. ValueError if they are too many or
+    bytes follow the last."""
+    found = list(itertools.islice(pickletools.genops(data), MOST_OPERATIONS))
+    if found[-1][2] + 1 != len(data):
+        raise ValueError(f'it goes on after {len(found)} operations')
+    return [(opcode.name, argument) for opcode, argument, _ in found]
+
+
+def check_keys(name: str, content, keys: list) -> None:
+    """ValueError unless `content` is a dict of these keys."""
+    found = list(content) if isinstance(content, dict) else type(content).__name__
+    if found != keys:
+        raise ValueError(f'{name} holds {reprlib.repr(found)}, expected {keys}')
+
+
+def check_weights(own: dict, given: dict) -> None:
+    """ValueError unless `given` has the names, shapes and types of `own`, {name: tensor}, and is dense and finite."""
+    def kind(weight) -> str:
+        if not isinstance(weight, torch.Tensor):
+            return type(weight).__name__
+        place = '' if is_dense(weight) else f', {weight.layout} on {weight.device}'
+        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}{place}'
+
+    for name in {**own, **given}:
         expected, found = kind(own.get(name)), kind(given.get(name))
         if name not in own or expected != found:
-            raise ValueError(f'weights: {name} is {found}, expected {expected}')
+            told = name if name in own else reprlib.repr(name).strip("'")
+            raise ValueError(f'weights: {told} is {found}, expected {expected}')
         if not bool(given[name].isfinite().all()):
             raise ValueError(f'weights: {name} holds NaN or infinity')
 
@@ -296,39 +384,22 @@ class Model:
         self.load(CHECKPOINT)
 
     def save(self, path) -> None:
-        """Write the weights to `path`, atomically: on an error an older file stays as it was. What a kill left
-        of a save of another day is removed; a younger one may be another process's, which is at it."""
-        path = Path(path)
-        checkpoint = {'widths': list(self.net.widths), 'weights': self.weights()}
-        temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-        try:
-            with open(temporary, 'wb') as file:
-                torch.save(checkpoint, file)
-            os.replace(temporary, path)
-        finally:
-            for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
-                with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
-                    if rest == temporary or time.time() - rest.stat().st_mtime > 86400:
-                        rest.unlink()
+        """Write the weights to `path`: an archive of {'widths': list, 'weights': {name: tensor}}."""
+        write_archive(path, {'widths': list(self.net.widths), 'weights': self.weights()})
 
     def load(self, path) -> None:
         """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
+        content = read_archive(path)
         try:
-            with open(path, 'rb') as file, warnings.catch_warnings():
-                warnings.simplefilter('ignore')             # torch's, of files that it does not know either
-                if b'float32' in file.read(100):            # the weights' key, in plain pickles
-                    raise ValueError('it is one of mini-project 2')
-                file.seek(0)
-                checkpoint = torch.load(file, map_location='cpu', weights_only=True)
-            widths, weights = tuple(checkpoint['widths']), dict(checkpoint['weights'])
-            if widths != self.net.widths:
-                raise ValueError(f'it is of widths {widths}, expected {self.net.widths}')
+            check_keys('it', content, ['widths', 'weights'])
+            widths, weights = content['widths'], content['weights']
+            if not (isinstance(widths, list) and all(isinstance(width, int) for width in widths)):
+                raise ValueError('its widths are no list of integers')
+            if tuple(widths) != self.net.widths:
+                raise ValueError(f'it is of widths {reprlib.repr(tuple(widths))}, expected {self.net.widths}')
             self.set_weights(weights)
-        except OSError:
-            raise
-        except Exception as error:
-            reason = f' ({error})' if type(error) is ValueError else ''
-            raise ValueError(f'path: {path} is not a checkpoint of this model{reason}') from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'path: {path} is not a checkpoint of this model ({error})') from error
         self.is_trained = True
 
     def weights(self) -> dict:
@@ -458,7 +529,7 @@ class Model:
         A warning if the values look as if they were in 0..1.
         """
         check_images('test_input', test_input)
-        if test_input.is_floating_point() and test_input.numel() and 0 < test_input.max() <= 1:
+        if test_input.is_floating_point() and test_input.numel() and 0 < test_input.float().max() <= 1:
             warnings.warn('test_input is expected in 0..255, its maximum is at most 1', stacklevel=2)
         N, C, H, W = test_input.shape
         output = torch.empty(N, C, H, W, device=test_input.device)

@@ -18,10 +18,12 @@ transposed convolution that it equals.
 import array
 import contextlib
 import glob
+import itertools
 import math
 import os
 import pickle
 import pickletools
+import reprlib
 import sys
 import threading
 import time
@@ -88,8 +90,7 @@ class Module:
             if gradient.shape != self._output_shape:
                 raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
                                  f'{tuple(self._output_shape)}, got {tuple(gradient.shape)}')
-        gradient = self._vjp(*gradwrtoutput)
-        return None if gradient is None else gradient.contiguous()
+        return self._vjp(*gradwrtoutput).contiguous()
 
     def infer(self, *input) -> Tensor:
         """Return the output and keep nothing; safe in several threads."""
@@ -274,10 +275,10 @@ class Window(NamedTuple):
         return self._replace(places=places, tile=2 if possible and saves else 1)
 
     def rows(self, weight: Tensor, N: int) -> Iterator[slice]:
-        """The rows of tiles, as many at a time as make 2^21 values of columns (8 MB), on a GPU 2^28; at least one."""
+        """The rows of tiles, as many at a time as make 2^22 values of columns (16 MB), on a GPU 2^28; at least one."""
         Th, Tw = (n // self.tile for n in self.places)
         row = (2 * self.tile - 1) ** 2 * weight[0].numel() * self.groups // self.tile ** 2 * Tw * N
-        step = max(1, 2 ** (28 if weight.is_cuda else 21) // max(1, row))
+        step = max(1, 2 ** (28 if weight.is_cuda else 22) // max(1, row))
         return (slice(top, min(top + step, Th)) for top in range(0, Th, step))
 
     def canvas(self, like: Tensor, bias: Optional[Tensor], C: int, H: int, W: int, N: int) -> Tensor:
@@ -421,11 +422,9 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
             out.copy_(part[0] @ part[1])
 
 
-def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], mixed: bool,
-             needs_dx: bool = True) -> tuple:
+def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], mixed: bool) -> tuple:
     """y = A(V(w) @ U(x)) + b: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) -> y (M, Ho, Wo, N), and
-    vjp(dy, dw), which adds to the weight's gradient dw and returns dx, or None unless `needs_dx`. mixed: the products'
-    factors in bfloat16."""
+    vjp(dy, dw), which adds to the weight's gradient dw and returns dx. mixed: the products' factors in bfloat16."""
     factor = Tensor.bfloat16 if mixed else Tensor.detach
     matrices = factor(window.flatten(weight))                                   # (B, M / groups, K)
     # PyTorch's sums begin with the bias for one small image, and only so do the two agree to the last bit. Elsewhere
@@ -443,16 +442,15 @@ def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], 
         y.add_(bias.view(-1, 1, 1, 1))
 
     def vjp(dy, dw):
-        padded, dx = window.padded(x, matrices), window.canvas(x, None, *x.shape) if needs_dx else None
+        padded, dx = window.padded(x, matrices), window.canvas(x, None, *x.shape)
         products = window.sum_of_products(x, matrices.shape)
         for rows in window.rows(weight, x.shape[3]):
             columns = factor(window.unfold(padded, rows))                       # (B, K, P)
             pieces = factor(window.disassemble(dy, rows))                       # (B, M / groups, P)
             multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
-            if needs_dx:
-                window.fold(dx, rows, matrices.transpose(1, 2), pieces)
+            window.fold(dx, rows, matrices.transpose(1, 2), pieces)
         window.unflatten(products, dw)
-        return window.middle(dx) if needs_dx else None
+        return window.middle(dx)
 
     return y, vjp
 
@@ -553,7 +551,7 @@ class _Convolution(Module):
             dx = linear_vjp(dy, self.grad_weight.detach())
             if self.bias is not None:
                 self.grad_bias.detach().add_(dy.sum(3).double().sum((1, 2)))    # a long sum: doubles round less
-            return None if dx is None else batch_first(dx)
+            return batch_first(dx)
 
         return batch_first(y), vjp
 
@@ -580,7 +578,6 @@ class Conv2d(_Convolution):
     weight (out_channels, in_channels / groups, kh, kw), bias (out_channels,).
     kernel_size, stride, padding, dilation: an integer or a pair. ValueError for anything else.
     """
-    needs_input_gradient = True             # False: `backward` returns None, which saves the first layer's share
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
                  groups=1, bias=True, *, device=None, dtype=None) -> None:
@@ -592,7 +589,7 @@ class Conv2d(_Convolution):
         self._check(x, size)
         weight, bias = self._detached()
         return self._accumulating(*convolve(self.window.at(size, weight), batch_last(x), weight, bias,
-                                            self.mixed_precision, self.needs_input_gradient))
+                                            self.mixed_precision))
 
 
 class TransposeConv2d(_Convolution):
@@ -872,6 +869,11 @@ def initialise(network: Sequential) -> Sequential:
 
 # ------------------------------------------------------------------------- the arithmetic of images
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether every value is there: not so of sparse tensors, nor on the device 'meta'."""
+    return str(tensor.layout) == 'torch.strided' and tensor.device.type != 'meta'
+
+
 def check_images(name: str, images: Tensor) -> None:
     """Raise TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or finite floating point."""
     if not isinstance(images, Tensor):
@@ -883,9 +885,11 @@ def check_images(name: str, images: Tensor) -> None:
         raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}')
     if images.is_complex() or str(images.dtype) == 'torch.bool':
         raise ValueError(f'{name} must be integers or floating point, in 0..255, got {images.dtype}')
+    if not is_dense(images):
+        raise ValueError(f'{name} must be a dense tensor, got {images.layout} on {images.device}')
     if images.is_floating_point():
-        if not bool(images.isfinite().all()):
-            raise ValueError(f'{name} must be finite, in 0..255, and holds NaN or infinity')
+        if not bool(images.detach().float().isfinite().all()):          # which 1e300 is not
+            raise ValueError(f'{name} must be finite as float32, in 0..255, and holds NaN or infinity')
     elif str(images.dtype) != 'torch.uint8' and images.numel():
         low, high = int(images.long().min()), int(images.long().max())
         if low < 0 or high > 255:
@@ -954,6 +958,7 @@ def augment(first: Tensor, second: Tensor) -> tuple:
 # ------------------------------------------------------------------------------------- checkpoints
 
 LARGEST_CHECKPOINT = 2 ** 24        # bytes
+MOST_OPERATIONS = 2 ** 11           # of its pickle
 OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET', 'EMPTY_DICT', 'SETITEM',
            'SETITEMS', 'EMPTY_LIST', 'APPEND', 'APPENDS', 'SHORT_BINUNICODE', 'BINUNICODE', 'BININT',
            'BININT1', 'BININT2', 'SHORT_BINBYTES', 'BINBYTES'}
@@ -984,12 +989,21 @@ def read_pickle(path) -> dict:
     if data.startswith(b'PK'):
         raise ValueError(f'path: {path} is a zip archive, as a checkpoint of mini-project 1 is')
     try:
-        foreign = sorted({opcode.name for opcode, _, _ in pickletools.genops(data)} - OPCODES)
+        foreign = sorted({name for name, _ in operations(data)} - OPCODES)
         if foreign:
-            raise ValueError(f'it holds {", ".join(foreign)}')
+            raise ValueError(f'it holds {reprlib.repr(foreign)}')
         return pickle.loads(data)
     except Exception as error:
         raise ValueError(f'path: {path} is not a checkpoint of plain data ({error})') from error
+
+
+def operations(data: bytes) -> list:
+    """The (name, argument) of each operation of a pickle, none of which is done. ValueError if they are too many or
+    bytes follow the last."""
+    found = list(itertools.islice(pickletools.genops(data), MOST_OPERATIONS))
+    if found[-1][2] + 1 != len(data):
+        raise ValueError(f'it goes on after {len(found)} operations')
+    return [(opcode.name, argument) for opcode, argument, _ in found]
 
 
 def to_bytes(tensor: Tensor) -> bytes:
@@ -1000,28 +1014,37 @@ def to_bytes(tensor: Tensor) -> bytes:
     return values.tobytes()
 
 
-def from_bytes(data: bytes, shape: list) -> Tensor:
-    """Undo `to_bytes`, bit by bit. -> float32 on the CPU; ValueError if the two do not fit."""
-    if not (isinstance(data, bytes) and isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape)):
-        raise ValueError('bytes and a list of sizes are expected')
+def from_bytes(data: bytes, shape: tuple) -> Tensor:
+    """Undo `to_bytes`, bit by bit. -> float32 on the CPU; ValueError if `data` is not of this shape."""
+    if not isinstance(data, bytes) or len(data) != 4 * math.prod(shape):
+        raise ValueError(f'{4 * math.prod(shape)} bytes are expected for the shape {tuple(shape)}')
     values = array.array('f')
     values.frombytes(data)
     if sys.byteorder == 'big':
         values.byteswap()
-    if len(values) != math.prod(shape):
-        raise ValueError(f'{len(values)} values for the shape {tuple(shape)}')
     return empty(0, device='cpu').float().new_tensor(values.tolist()).view(shape)
 
 
-def check_weights(own: dict, given: dict) -> None:
-    """ValueError unless `given` has the names, shapes and types of `own`, {name: tensor}, and is finite."""
-    def kind(weight) -> str:
-        return f'{weight.dtype} {tuple(weight.shape)}' if isinstance(weight, Tensor) else type(weight).__name__
+def check_keys(name: str, content, keys: list) -> None:
+    """ValueError unless `content` is a dict of these keys."""
+    found = list(content) if isinstance(content, dict) else type(content).__name__
+    if found != keys:
+        raise ValueError(f'{name} holds {reprlib.repr(found)}, expected {keys}')
 
-    for name in sorted(own.keys() | given.keys(), key=str):
+
+def check_weights(own: dict, given: dict) -> None:
+    """ValueError unless `given` has the names, shapes and types of `own`, {name: tensor}, and is dense and finite."""
+    def kind(weight) -> str:
+        if not isinstance(weight, Tensor):
+            return type(weight).__name__
+        place = '' if is_dense(weight) else f', {weight.layout} on {weight.device}'
+        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}{place}'
+
+    for name in {**own, **given}:
         expected, found = kind(own.get(name)), kind(given.get(name))
         if name not in own or expected != found:
-            raise ValueError(f'weights: {name} is {found}, expected {expected}')
+            told = name if name in own else reprlib.repr(name).strip("'")
+            raise ValueError(f'weights: {told} is {found}, expected {expected}')
         if not bool(given[name].isfinite().all()):
             raise ValueError(f'weights: {name} holds NaN or infinity')
 
@@ -1045,7 +1068,7 @@ class Progress(NamedTuple):
     num_epochs: int
     step: int                       # steps done in the whole training
     num_steps: int                  # of the whole training
-    loss: Tensor              # of this step; shape (), on the model's device
+    loss: Tensor                    # of this step; shape (), on the model's device
     lr: float                       # of this step
     state: Callable[[], dict]       # the state to hand to `train(.., resume=)`, as CPU tensors
 
@@ -1127,7 +1150,6 @@ class Model:
 
     def __init__(self) -> None:
         self.net = build_network()
-        self.net[0].needs_input_gradient = False        # nobody asks for the gradient of an image
         self.loss = MSE()
         self.mixed_precision = self.is_trained = False
         self.to(default_device())
@@ -1162,12 +1184,18 @@ class Model:
         """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
         content = read_pickle(path)
         try:
-            weights = [from_bytes(entry['float32'], entry['shape']) for entry in content['weights']]
-            names = self._parameters()
-            if len(weights) != len(names):
-                raise ValueError(f'it holds {len(weights)} weights, expected {len(names)}')
-            self.set_weights(dict(zip(names, weights)))
-        except (KeyError, TypeError, ValueError) as error:
+            check_keys('it', content, ['weights'])
+            entries, own, weights = content['weights'], self._parameters(), {}
+            if len(entries) != len(own):
+                raise ValueError(f'it holds {len(entries)} weights, expected {len(own)}')
+            for entry, (name, weight) in zip(entries, own.items()):
+                check_keys(name, entry, ['shape', 'float32'])
+                if entry['shape'] != list(weight.shape):
+                    shape = reprlib.repr(tuple(entry['shape']))
+                    raise ValueError(f'{name} is of shape {shape}, expected {tuple(weight.shape)}')
+                weights[name] = from_bytes(entry['float32'], weight.shape)
+            self.set_weights(weights)
+        except (TypeError, ValueError) as error:
             raise ValueError(f'path: {path} is not a checkpoint of this model ({error})') from error
         self.is_trained = True
 
@@ -1292,7 +1320,7 @@ class Model:
         A warning if the values look as if they were in 0..1.
         """
         check_images('test_input', test_input)
-        if test_input.is_floating_point() and test_input.numel() and 0 < test_input.max() <= 1:
+        if test_input.is_floating_point() and test_input.numel() and 0 < test_input.float().max() <= 1:
             warnings.warn('test_input is expected in 0..255, its maximum is at most 1', stacklevel=2)
         N, C, H, W = test_input.shape
         output = empty(N, C, H, W, device=test_input.device).float()

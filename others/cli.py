@@ -153,11 +153,11 @@ def table(rows: list) -> str:
     return '\n'.join('  '.join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in rows)
 
 
-def progress_bar(label: str, total: float, **options):
-    """tqdm's bar on stderr, which it clears at its end; nothing where that is no terminal."""
+def progress_bar(label: str, total: float, disable: Optional[bool] = None, **options):
+    """tqdm's bar on stderr, which it clears at its end; nothing if `disable`, or where that is no terminal."""
     from tqdm import tqdm                           # when it is needed: see `progress`
 
-    return tqdm(desc=label, total=total, leave=False, disable=None, **options)
+    return tqdm(desc=label, total=total, leave=False, disable=disable, **options)
 
 
 def progress(items: Iterable, total: int, label: str) -> Iterator:

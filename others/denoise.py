@@ -141,9 +141,8 @@ def denoise_all(images: dict, options) -> int:
     model = cli.trained_model(options.project, options.weights or cli.checkpoint(options.project))
     is_folder, failed = options.source.is_dir(), 0
     images = dict(list(images.items())[team.rank()::team.size()])
-    bar = tqdm(total=len(images), disable=team.rank() > 0 or None, leave=False,
-               bar_format='{desc} {percentage:.0f}%|{bar}| {elapsed}, {remaining} left')
-    with bar:
+    with cli.progress_bar('', len(images), disable=team.rank() > 0 or None,
+                          bar_format='{desc} {percentage:.0f}%|{bar}| {elapsed}, {remaining} left') as bar:
         for number, (target, path) in enumerate(images.items()):
             bar.update(number - bar.n)
             bar.set_description_str(path.name)

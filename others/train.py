@@ -297,6 +297,11 @@ def read_settings(folder: Path) -> dict:
         raise cli.UserError(f'--resume: {folder} holds no run ({error.strerror})') from error
 
 
+def is_free(folder: Path) -> bool:
+    """Whether it is empty, but for what a kill leaves that comes before settings.json is written."""
+    return folder.is_dir() and all(path.match('settings.json.*.tmp') for path in folder.iterdir())
+
+
 def read_validation(folder: Path) -> Optional[tuple]:
     """(noisy, clean), each (N, 3, H, W); None if the folder holds no such file."""
     path = folder / data.VAL_FILE
@@ -327,7 +332,7 @@ def main(arguments=None) -> int:
     parser = cli.parser('train', __doc__)
     new = parser.add_argument_group('a new run')
     new.add_argument('--project', type=int, choices=(1, 2), help='the mini-project')
-    new.add_argument('--out', type=Path, metavar='FOLDER', help='for the run; must not exist')
+    new.add_argument('--out', type=Path, metavar='FOLDER', help='for the run; must not hold one')
     cli.add_options(new, data={'default': None,
                                'help': 'with train_data.pkl and, if wanted, val_data.pkl (default: data)'})
     new.add_argument('--fresh-noise', type=Path, metavar='PHOTOS',
@@ -354,6 +359,8 @@ def main(arguments=None) -> int:
                                             'others/results'})
     options = vars(parser.parse_args(arguments))
     resume, promotes, force, folder, record = map(options.pop, ('resume', 'promote', 'force', 'out', 'record'))
+    if force and not promotes:
+        raise cli.UserError('--force: expected --promote with it')
 
     if resume:
         epochs = options.pop('epochs')
@@ -369,7 +376,7 @@ def main(arguments=None) -> int:
             settings.update(epochs=epochs, command=' && '.join(commands))
     elif not (folder and options['project']):
         raise cli.UserError('expected --project and --out for a new run, --resume for an old one')
-    elif folder.exists():
+    elif folder.exists() and not is_free(folder):
         raise cli.UserError(f'--out: {folder} exists, expected a new folder '
                             '(--resume goes on with a run)')
     else:

@@ -48,8 +48,9 @@ def train(model: project.Model, twin: nn.Module, first: torch.Tensor, second: to
 
 def main(arguments=None) -> int:
     parser = cli.parser('studies.compare_torch', __doc__)
-    cli.add_options(parser, 'data', 'pairs', 'epochs', 'seed', 'also', 'record')
+    cli.add_options(parser, 'data', 'pairs', 'epochs', 'seed', 'also', 'threads', 'record')
     options, start = parser.parse_args(arguments), time.monotonic()
+    torch.set_num_threads(options.threads)
     pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
     sets = cli.read_sets(options.data / data.VAL_FILE, options.also)
 

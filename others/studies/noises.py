@@ -80,8 +80,9 @@ def main(arguments=None) -> int:
     option = parser.add_argument
     option('--photos', type=Path, required=True, metavar='FOLDER', help='photographs, as for others.data')
     option('--images', type=cli.integer(1), default=500, metavar='N', help='of a row (default: 500)')
-    cli.add_options(parser, 'data', 'seed', 'record')
+    cli.add_options(parser, 'data', 'seed', 'threads', 'record')
     options, start = parser.parse_args(arguments), time.monotonic()
+    torch.set_num_threads(options.threads)
     models = {f'project {k}': cli.trained_model(k, cli.checkpoint(k)) for k in (1, 2)}
     clean = cli.read_pairs('--data', options.data / data.VAL_FILE)[1][:options.images]
     try:

@@ -47,10 +47,11 @@ def score(images: torch.Tensor, validation: tuple) -> float:
 def main(arguments=None) -> int:
     parser = cli.parser('studies.speedrun', __doc__)
     parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help="for the baseline's state")
-    cli.add_options(parser, 'data', 'seed', 'record',
+    cli.add_options(parser, 'data', 'seed', 'threads', 'record',
                     pairs={'type': cli.integer(seeds.SKIP.batch), 'help': 'of an epoch (default: all)'},
                     epochs={'default': 10, 'help': "the baseline's (default: 10, its own)"})
     options, start = parser.parse_args(arguments), time.monotonic()
+    torch.set_num_threads(options.threads)
     pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
     validation = cli.read_validation('--data', options.data / data.VAL_FILE)
     settings = {'data': str(options.data), 'pairs': len(pairs[0]), 'epochs': options.epochs, 'seed': options.seed,

@@ -79,10 +79,8 @@ def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = '
         return project_2.TransposeConv2d(channels, narrower, kernel, 2, (kernel - 1) // 2, output_padding=kernel % 2)
 
     relu = partial(project_2.ReLU, inplace=True)
-    net = project_2.initialise(project_2.Sequential(down(3, first), relu(), down(first, second), relu(),
-                                                    up(second, first), relu(), up(first, 3), project_2.Sigmoid()))
-    net[0].needs_input_gradient = False             # as in `Model`: nobody asks for the gradient of an image
-    return net
+    return project_2.initialise(project_2.Sequential(down(3, first), relu(), down(first, second), relu(),
+                                                     up(second, first), relu(), up(first, 3), project_2.Sigmoid()))
 
 
 def step_2(net: project_2.Sequential, optimizer: project_2.SGD, noisy: torch.Tensor,

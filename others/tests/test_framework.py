@@ -333,27 +333,6 @@ def test_modules_of_others():
     torch.testing.assert_close(Sequential(first, Leaky(), last)(x), expected)
 
 
-def test_a_module_with_forward_and_backward_in_a_sequential():
-    class Square(Module):
-        def forward(self, x):
-            self.x = x
-            return x * x
-
-        def backward(self, gradient):
-            return 2 * self.x * gradient
-
-    torch.manual_seed(0)
-    (first, first_twin), (last, last_twin) = (twins('Conv2d', 3, 3, 3) for _ in range(2))
-    x = torch.randn(2, 3, 6, 7, dtype=torch.float64, requires_grad=True)
-    gradient = torch.randn(2, 3, 2, 3, dtype=torch.float64)
-    expected = last_twin(first_twin(x) ** 2)
-    expected.backward(gradient)
-    got = results(Sequential(first, Square(), last), x.detach(), gradient)
-    assert distance(got['output'], expected.detach()) <= 1e-12
-    assert distance(got['gradient of the input'], x.grad) <= 1e-12
-    assert distance(got['gradient of parameter 0'], first_twin.weight.grad) <= 1e-12
-
-
 @pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
                                    lambda: Upsampling(3, 4, 3, stride=2)])
 def test_wrong_inputs_are_refused(build):
@@ -440,11 +419,6 @@ def test_infer_keeps_nothing():
             module.backward(torch.ones(1))
 
 
-def test_sequential_refuses_what_is_no_module():
-    with pytest.raises(TypeError, match='modules .* got list'):
-        Sequential([Conv2d(3, 4, 3), ReLU()])
-
-
 @pytest.mark.parametrize('block, arguments', [
     ('Conv2d', (4, 6, 3, 2, 1)), ('TransposeConv2d', (4, 6, 4, 2, 1)), ('Upsampling', (4, 6, 3, 1, 1))])
 def test_mixed_precision(block, arguments):
@@ -475,13 +449,11 @@ def test_mixed_precision(block, arguments):
     (lambda: MSE(reduction='none'), "reduction .* got 'none'"),
     (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
     (lambda: Conv2d(3, 4, 3)(torch.zeros(2, 4, 8, 8)), r'\(N, 3, H, W\), .* got \(2, 4, 8, 8\)'),
-    (lambda: Conv2d(3, 4, 3)(torch.zeros(3, 8, 8)), r'\(N, 3, H, W\), .* got \(3, 8, 8\)'),
     (lambda: Conv2d(3, 4, 3)(torch.zeros(1, 3, 2, 8)), 'too small'),
     (lambda: setattr(Conv2d(3, 4, 3), 'weight', torch.zeros(4, 3, 3)), r'shape \(4, 3, 3, 3\), got \(4, 3, 3\)'),
     (lambda: setattr(Conv2d(3, 4, 3, bias=False), 'bias', torch.zeros(4)), 'shape None'),
     (lambda: MSE()(torch.zeros(2).byte(), torch.zeros(2).byte()), 'floating point .* torch.uint8'),
     (lambda: MSE()(torch.zeros(0, 3), torch.zeros(0, 3)), r'hold a value .* \(0, 3\)'),
-    (lambda: SGD([torch.ones(2, 2)], lr=1), 'params must be pairs .* got a Tensor'),
     (lambda: SGD([(torch.ones(2), torch.ones(3))], lr=1), 'params must be pairs .* of one shape'),
     (lambda: SGD(Conv2d(1, 1, 1).param(), lr=None), 'lr .* got None'),
     (lambda: SGD([], lr=1), 'params'), (lambda: SGD(Conv2d(1, 1, 1).param(), lr=-1), 'lr .* got -1'),

@@ -934,6 +934,8 @@ BAD_IMAGES = {
     'infinity': (GOOD.float().index_fill(3, torch.tensor(5), math.inf), ValueError),
     '-infinity': (GOOD.half().index_fill(3, torch.tensor(5), -math.inf), ValueError),
     'beyond 255': (GOOD.long() + 256, ValueError), 'negative': (GOOD.int() - 256, ValueError),
+    'beyond float32': (GOOD.double() * 1e300, ValueError), 'sparse': (GOOD.float().to_sparse(), ValueError),
+    'without values': (GOOD.to('meta'), ValueError),
     'bool': (GOOD.bool(), ValueError), 'complex': (GOOD.to(torch.complex64), ValueError),
     'None': (None, TypeError), 'list': (GOOD.tolist(), TypeError), 'string': ('images', TypeError),
     'array': (GOOD.numpy(), TypeError), 'floating-point array': (GOOD.float().numpy(), TypeError),
@@ -963,7 +965,7 @@ def test_bad_pairs(model, first, second, name):
 
 
 @pytest.mark.parametrize('name, values', [
-    ('num_epochs', [0, -1, 1.5, '3', None, math.nan]), ('batch_size', [0, 1.5, None]),
+    ('num_epochs', [0, -1, 1.0, 1.5, '3', None, math.nan]), ('batch_size', [0, 1.5, None]),
     ('peak_lr', [0, -1.0, math.nan, math.inf, '1'])])
 def test_bad_numbers(model, name, values):
     before = bits(model)

@@ -50,7 +50,7 @@ def test_the_default_variant_is_the_project_s_network(project):
 
 @pytest.fixture
 def threads():
-    """What the search sets for its process is set back."""
+    """What a study sets for its process is set back."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -174,11 +174,12 @@ def test_search_refuses_two_sets_of_one_name(pairs):
 
 # ------------------------------------------------------------------------------------ against torch
 
-def test_the_two_trainings_end_alike(pairs, tmp_path, capsys):
+def test_the_two_trainings_end_alike(pairs, tmp_path, threads, capsys):
     """They share their batches and differ in rounding: some 1e-7 a step, where a wrong gradient would show at once."""
     record = tmp_path / 'record.json'
-    assert compare_torch.main(['--data', str(pairs), '--epochs', '3', '--record', str(record)]) == 0
+    assert compare_torch.main(['--data', str(pairs), '--epochs', '3', '--threads', '3', '--record', str(record)]) == 0
     (run,) = records.read(record)
+    assert run['machine']['threads'] == 3
     ours, theirs = run['rows']
     assert (ours['framework'], theirs['framework']) == ('ours', 'torch.nn')
     assert ours['psnr']['val_data'] == pytest.approx(theirs['psnr']['val_data'], abs=1e-3)
@@ -206,10 +207,12 @@ def test_the_networks_that_are_timed_are_twins(name):
 
 # ----------------------------------------------------------------------------------------- speedrun
 
-def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path, capsys):
-    arguments = ['--data', str(pairs), '--out', str(tmp_path / 'out'), '--epochs', '1', '--pairs', '16']
+def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path, threads, capsys):
+    arguments = ['--data', str(pairs), '--out', str(tmp_path / 'out'), '--epochs', '1', '--pairs', '16',
+                 '--threads', '3']
     assert speedrun.main([*arguments, '--record', str(tmp_path / 'record.json')]) == 0
     (run,) = records.read(tmp_path / 'record.json')
+    assert run['machine']['threads'] == 3
     assert [(row['system'], row['epochs']) for row in run['rows'][:2]] == [('Mery', 1), ('project 1', 1 / 4)]
     assert all(row['seconds'] > 0 and row['psnr'] > 0 and row['pairs'] == 16 for row in run['rows'])
     with pytest.raises(cli.UserError, match='--out'):

@@ -215,6 +215,18 @@ def test_a_run_killed_in_its_first_epoch_begins_again(folder, whole, tmp_path, n
     assert_same_result(whole, tmp_path / 'killed')
 
 
+def test_a_run_killed_before_its_settings_leaves_its_folder_free(folder, whole, tmp_path, no_pictures):
+    run = tmp_path / 'run'
+    run.mkdir()
+    (run / 'settings.json.7.tmp').write_text('{')
+    (run / 'notes.txt').write_text('of something else')
+    with pytest.raises(cli.UserError, match='--out: .* exists'):
+        new_run(folder, run)
+    (run / 'notes.txt').unlink()
+    assert new_run(folder, run) == 0
+    assert_same_result(whole, run)
+
+
 def test_stop_request_lets_the_second_signal_kill():
     before = signal.getsignal(signal.SIGINT)
     with train.StopRequest() as stop:
@@ -342,11 +354,12 @@ def test_fresh_noise_and_resume(folder, photos, tmp_path, no_pictures, monkeypat
     (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--pairs', '41'], '--pairs: .* holds 40'),
     (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--fresh-noise', 'NONE'], '--fresh-noise: '),
     (['--resume', 'NONE'], '--resume: .* holds no run'),
+    (['--resume', 'OLD', '--force'], '--force: .*--promote'),
     (['--resume', 'OLD', '--lr', '1'], '--resume: .* expected no --lr'),
     (['--resume', 'OLD', '--seed', '1'], '--resume: .* expected no --seed'),
 ])
 def test_mistakes(folder, tmp_path, options, words):
-    (tmp_path / 'old').mkdir()
+    cli.write_json(tmp_path / 'old' / 'settings.json', {})
     paths = {'OLD': tmp_path / 'old', 'NEW': tmp_path / 'new', 'NONE': tmp_path / 'none', 'DATA': folder}
     with pytest.raises(cli.UserError, match=words):
         train.main([str(paths.get(option, option)) for option in options])
