@@ -39,7 +39,8 @@ SEARCH_1 = [
         ('base', 'weighted loss'), ('mse', 'plain MSE'), ('oracle', 'clean targets (oracle)'), ('lr1', 'rate 1e-3'),
         ('lr4', 'rate 4e-3'), ('lr8', 'rate 8e-3'), ('batch16', 'batches of 16, rate 1e-3'),
         ('narrow', 'widths 32, 96, 256'), ('narrow_lr4', 'the same, rate 4e-3'),
-        ('twofull', 'widths 48, 96, 96, 2 fine blocks'), ('average', 'averaged weights'), ('batchnorm', 'batch norm')]),
+        ('twofull', 'widths 48, 96, 96, 2 fine blocks'), ('average', 'averaged weights'),
+        ('batchnorm', 'batch norm')]),
     ('batches of 32, rate 1.5e-3', [
         ('batch32', 'weighted loss'), ('mse_b32', 'plain MSE'), ('batch32_lr3', 'rate 3e-3'),
         ('narrow_b32', 'widths 32, 96, 256'), ('twofull_b32', 'widths 48, 96, 96, 2 fine blocks'),
@@ -148,8 +149,8 @@ def groups(found: dict, wanted: list) -> list:
 
 
 def numbers(found: dict, wanted: list) -> list:
-    """Rows of a table: name, parameters in millions, thousands of pairs seen, seeds, dB on three sets; a group's title
-    is a row of one."""
+    """Rows of a table: name, parameters in millions, thousands of pairs seen, seeds, dB on three sets; a group's
+    title is a row of one."""
     table = []
     for title, names in wanted:
         table.append([f'*{title}*'])
@@ -188,8 +189,8 @@ def grading(rec: Records, project: int) -> dict:
 
 
 def seeds(rec: Records, names: list) -> list:
-    """The table's rows of the systems of these names that the record has: name, parameters, dB as reported, pooled, and
-    the means of two sets."""
+    """The table's rows of the systems of these names that the record has: name, parameters, dB as reported, pooled,
+    and the means of two sets."""
     found = {}
     for row in rec.rows('seeds'):
         found.setdefault(row['system'], []).append(row)
@@ -199,7 +200,7 @@ def seeds(rec: Records, names: list) -> list:
 
 
 def pooling(rec: Records) -> str:
-    """By how much the mean of the images' PSNR is above that of the error over all images, in the record of the seeds."""
+    """By how much the mean of the images' PSNR is above that of the error over all images, of the seeds."""
     gaps = [row['val_data'] - row['val_data_pooled'] for row in rec.rows('seeds')]
     return f'{fixed(min(gaps), 1)} to {fixed(max(gaps), 1)}' if gaps else ''
 
@@ -331,12 +332,14 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     checks = grading(rec, 1)
     values = {
         'parameters': f'{parameters:,}', 'images': {name: f"{ours[name]['images']:,}" for name in SETS},
-        'noisy': scores(noisy), 'p1': scores(ours), 'single': scores(single), 'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
+        'noisy': scores(noisy), 'p1': scores(ours), 'single': scores(single),
+        'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
         'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))} to "
                     f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
         'training': {key: text for key, text in trained.items() if key != 'curve'}, 'search': choices_1(found),
         'numbers': numbers(found, SEARCH_1 + LONGER_1), 'float32': float32(rec), 'batch_norm': batch_norm(rec),
-        'noise_table': noise_table(rec.last('noises')), 'speedrun_table': speedrun_table(rec), 'table': rows, 'seeds': seeds(rec, SEEDS_1), 'pooling': pooling(rec), 'speedrun': speedrun(rec), 'saturation': saturation(rec, found),
+        'noise_table': noise_table(rec.last('noises')), 'speedrun_table': speedrun_table(rec), 'table': rows,
+        'seeds': seeds(rec, SEEDS_1), 'pooling': pooling(rec), 'speedrun': speedrun(rec), 'saturation': saturation(rec, found),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
                  'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1)},
         'noises': other_noise(rec.last('noises'), 'project 1'),
@@ -373,7 +376,7 @@ def power(value: float) -> str:
 
 
 def bench(rec: Records, beside_load: bool = False) -> tuple:
-    """The newest run on a CPU, or the newest one beside load: the machine; the rows, steps first; of none, {} and []."""
+    """Of the newest run on a CPU, or beside load: the machine, and the rows, steps first; {} and [] if there is none."""
     tasks, networks = ('step', 'predict', 'memory'), 'STN'
 
     def rows_of(run: dict) -> list:
