@@ -339,7 +339,8 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'training': {key: text for key, text in trained.items() if key != 'curve'}, 'search': choices_1(found),
         'numbers': numbers(found, SEARCH_1 + LONGER_1), 'float32': float32(rec), 'batch_norm': batch_norm(rec),
         'noise_table': noise_table(rec.last('noises')), 'speedrun_table': speedrun_table(rec), 'table': rows,
-        'seeds': seeds(rec, SEEDS_1), 'pooling': pooling(rec), 'speedrun': speedrun(rec), 'saturation': saturation(rec, found),
+        'seeds': seeds(rec, SEEDS_1), 'pooling': pooling(rec), 'speedrun': speedrun(rec),
+        'saturation': saturation(rec, found),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
                  'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1)},
         'noises': other_noise(rec.last('noises'), 'project 1'),
@@ -376,7 +377,7 @@ def power(value: float) -> str:
 
 
 def bench(rec: Records, beside_load: bool = False) -> tuple:
-    """Of the newest run on a CPU, or beside load: the machine, and the rows, steps first; {} and [] if there is none."""
+    """Of the newest run on a CPU, or beside load: the machine, and the rows, steps first; of none, {} and []."""
     tasks, networks = ('step', 'predict', 'memory'), 'STN'
 
     def rows_of(run: dict) -> list:
