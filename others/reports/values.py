@@ -32,6 +32,11 @@ SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'
            *((f'nearest, kernel {n}', f'1,000 pairs, kernel {n}') for n in (3, 5, 7)),
            ('five', 'Gillyboeuf et al.'), ('five, rate 5', 'the same, rate 5')]
 
+# Those whose speed is measured, in the order in which they are shown.
+NETWORKS = {'S': 'S, the network that ships, batches of 32',
+            'T': 'T, 3-100-200-100-3 channels, the same kernels, batches of 100',
+            'N': 'N, 3-48-96-48-3, kernel 3, nearest upsampling, batches of 100'}
+
 # The trainings of equal length that Report 1 shows: (title, [(name in the record, name in the report)]), the first
 # what the others of the group change one thing of.
 SEARCH_1 = [
@@ -377,15 +382,15 @@ def power(value: float) -> str:
 
 
 def bench(rec: Records, beside_load: bool = False) -> tuple:
-    """Of the newest run on a CPU, or beside load: the machine, and the rows, steps first; of none, {} and []."""
-    tasks, networks = ('step', 'predict', 'memory'), 'STN'
+    """Of the newest run on a CPU, or beside load: the run, and the rows, steps first; of none, {} and []."""
+    tasks = ('step', 'predict', 'memory')
 
     def rows_of(run: dict) -> list:
-        rows = [row for row in run['rows'] if row['device'] == 'cpu' and row.get('beside_load', False) == beside_load]
-        return sorted(rows, key=lambda row: (tasks.index(row['task']), networks.index(row['network'])))
+        rows = [{'ratio': row['ours'] / min(row['torch.nn'], row['channels-last']), **row} for row in run['rows']
+                if row['device'] == 'cpu' and row.get('beside_load', False) == beside_load]
+        return sorted(rows, key=lambda row: (tasks.index(row['task']), list(NETWORKS).index(row['network'])))
 
-    return next(((run['machine'], rows_of(run)) for run in reversed(rec.runs('bench_framework')) if rows_of(run)),
-                ({}, []))
+    return next(((run, rows_of(run)) for run in reversed(rec.runs('bench_framework')) if rows_of(run)), ({}, []))
 
 
 def ratios(rows: list) -> str:
@@ -394,13 +399,15 @@ def ratios(rows: list) -> str:
 
 
 def speed(rec: Records) -> dict:
-    machine, rows = bench(rec)
+    run, rows = bench(rec)
     steps, memory = ([row['ratio'] for row in rows if row['task'] == task] for task in ('step', 'memory'))
     shares = [100 * row['products'] for row in rows if 'products' in row]
     return {'steps': f'{fixed(min(steps))} to {fixed(max(steps))}', 'list': ratios(rows),
-            'loaded': ratios(bench(rec, beside_load=True)[1]), 'products': f'{min(shares):.0f} to {max(shares):.0f}',
-            'memory': f'{fixed(min(memory))} to {fixed(max(memory))}',
-            'machine': f"{machine['processor']}, {machine['threads']} cores"}
+            'networks': '; '.join(NETWORKS[row['network']] for row in rows if row['task'] == 'step'),
+            'loaded': ratios(bench(rec, beside_load=True)[1]),
+            'products': f'{min(shares):.0f} to {max(shares):.0f}' if shares else '',
+            'memory': f'{fixed(min(memory))} to {fixed(max(memory))}', 'revision': (run['revision'] or '–')[:7],
+            'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
 
 
 def speed_table(rec: Records) -> list:
