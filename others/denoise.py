@@ -139,6 +139,7 @@ def plan(source: Path, out: Optional[Path]) -> dict:
 def denoise_all(images: dict, options) -> int:
     """The exit status. images: {where to write: image to read}. UserError for a single file that fails."""
     model = cli.trained_model(options.project, options.weights or cli.checkpoint(options.project))
+    cli.set_precision(model, None)
     is_folder, failed = options.source.is_dir(), 0
     images = dict(list(images.items())[team.rank()::team.size()])
     with cli.progress_bar('', len(images), disable=team.rank() > 0 or None,
