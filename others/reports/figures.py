@@ -101,7 +101,7 @@ def noise(photo: torch.Tensor, row: dict):
 
     middle = len(row['neighbours']) // 2
     around = [line[middle - 1:middle + 2] for line in row['neighbours'][middle - 1:middle + 2]]
-    axes = place(figure, 5 * (side + gap) + 0.14, bottom + 0.1, 0.75, 0.75)
+    axes = place(figure, 5 * (side + gap) + 0.12, bottom + 0.1, 0.75, 0.75)
     axes.imshow([[abs(value) for value in line] for line in around], cmap='Greys', vmin=0, vmax=1.4)
     for i, line in enumerate(around):
         for j, value in enumerate(line):
@@ -113,10 +113,10 @@ def noise(photo: torch.Tensor, row: dict):
     axes.set_xlabel('offset (pixels)', size=7.5, labelpad=1)
     axes.set_title('  correlation')
 
-    axes = place(figure, PAGE - 0.72, bottom, 0.7, side)
+    axes = place(figure, PAGE - 0.78, bottom, 0.7, side)
     x, y = zip(*row['by_contrast'])
     axes.plot(x, y, 'o-', color=BLUE, markersize=3)
-    axes.set(xlim=0, ylim=0, title='strength')
+    axes.set(xlim=0, ylim=0, title='strength', xticks=(0, 20, 40))
     axes.set_xlabel('contrast', size=7.5, labelpad=1)
     axes.set_ylabel('noise, rms', size=7.5, labelpad=1)
     axes.tick_params(labelsize=7, pad=1)
@@ -186,8 +186,8 @@ def path(axes, points: list, colour: str) -> None:
 @drawn
 def network_1(widths: list):
     """Project 1's network: a level of the encoder and of the decoder for each resolution."""
-    figure, axes = canvas(COLUMN, 1.68)
-    top, step, high, wide, half = 1.3, 0.44, 0.22, 0.4, COLUMN / 2
+    figure, axes = canvas(COLUMN, 1.5)
+    top, step, high, wide, half = 1.2, 0.44, 0.22, 0.4, COLUMN / 2
     plus = {'ha': 'center', 'va': 'center', 'size': 11}
     for k, width in enumerate(widths):
         y, x = top - k * step, 0.9 + SHIFT * k          # of the encoder's block; the decoder's mirrors it
@@ -250,9 +250,9 @@ def variants(groups: list, label: str):
     """Trainings of equal length, a line each. groups: (title, [(name, [dB of each seed])], the first name is what
     the others of the group differ from by one thing)."""
     lines = sum(len(rows) + 1 for _, rows in groups)
-    figure = new_figure(COLUMN, 0.37 + 0.122 * lines)
+    figure = new_figure(COLUMN, 0.41 + 0.122 * (lines + 0.4 * len(groups)))
     H = figure.get_size_inches()[1]
-    axes = place(figure, 1.72, 0.33, COLUMN - 1.76, H - 0.35)
+    axes = place(figure, 1.72, 0.33, COLUMN - 1.76, H - 0.39)
     y, ticks = 0, []
     for title, rows in groups:
         axes.text(0, y, title, transform=axes.get_yaxis_transform(), ha='right', va='center', size=7.5, weight='bold',
@@ -267,8 +267,9 @@ def variants(groups: list, label: str):
             axes.plot([sum(values) / len(values)], [y], '|', color='black' if first else BLUE, markersize=7, mew=1.4)
             ticks.append((y, name))
             y += 1
+        y += 0.4
     axes.set_yticks(*zip(*ticks), size=7)
-    axes.set_ylim(y - 0.4, -0.6)
+    axes.set_ylim(y - 0.8, -0.6)
     axes.tick_params(axis='y', length=0)
     axes.tick_params(axis='x', labelsize=7)
     axes.set_xlabel(label, size=7.5)
@@ -299,9 +300,9 @@ def saturation(curves: list, points: list, label: str):
 @drawn
 def noises(rows: list):
     """Gain over the noisy input, of the best blur and both projects, for each kind of noise."""
-    figure = new_figure(COLUMN, 0.51 + 0.128 * len(rows))
+    figure = new_figure(COLUMN, 0.54 + 0.128 * len(rows))
     H = figure.get_size_inches()[1]
-    axes = place(figure, 1.06, 0.33, COLUMN - 1.12, H - 0.51)
+    axes = place(figure, 1.06, 0.33, COLUMN - 1.12, H - 0.54)
     ys = range(len(rows))
     axes.axvline(0, color='black', lw=0.7)
     for name, marker, colour in (('best blur', '|', 'black'), ('project 2', 's', RED), ('project 1', 'o', BLUE)):
@@ -321,70 +322,69 @@ def noises(rows: list):
 
 def matrix(axes, x: float, y: float, width: float, height: float, name: str, colour: str, rows: str,
            columns: str) -> float:
-    """A matrix around the height y, its left side at x, its name inside, its size at two sides. -> its right side."""
+    """A stack of matrices around the height y, its left side at x, its name inside, its size at two sides. -> its
+    right side."""
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(Rectangle((x, y - height / 2), width, height, ec=colour, fc=colour + '22', lw=0.9))
+    x += 0.13                                       # room for the number of rows
+    for shift, fill in ((0.04, 'white'), (0.04, colour + '22'), (0, 'white'), (0, colour + '22')):
+        axes.add_patch(Rectangle((x + shift, y - height / 2 + shift), width, height, ec=colour, fc=fill, lw=0.8))
     axes.text(x + width / 2, y, name, ha='center', va='center', size=8)
     axes.text(x - 0.02, y, rows, ha='right', va='center', size=6.5, color=GREY)
-    axes.text(x + width / 2, y + height / 2 + 0.015, columns, ha='center', va='bottom', size=6.5, color=GREY)
-    return x + width
+    axes.text(x + width / 2, y + height / 2 + 0.05, columns, ha='center', va='bottom', size=6.5, color=GREY)
+    return x + width + 0.04
 
 
-def stack(axes, x: float, y: float, name: str, colour: str) -> None:
-    """Planes one behind the other around the height y, the left side at x: a batch of images."""
+def tensor(axes, x: float, y: float, name: str, colour: str, shape: str) -> float:
+    """Planes one behind the other around the height y, the left side at x: a tensor and its shape. -> its right
+    side."""
     from matplotlib.patches import Rectangle
 
-    side, shift = 0.34, 0.05
+    side, shift = 0.28, 0.04
     for k in (2, 1, 0):
         for fill in ('white', colour + '22'):
             corner = x + shift * k, y - side / 2 + shift * (k - 1)
             axes.add_patch(Rectangle(corner, side, side, ec=colour, fc=fill, lw=0.8))
     axes.text(x + side / 2, y - shift, name, ha='center', va='center', size=8)
-    axes.text(x + side / 2 + shift, y - side / 2 - shift - 0.02, 'C × H × W × N', ha='center', va='top', size=6.5,
-              color=GREY)
+    axes.text(x + side / 2 + shift, y - side / 2 - shift - 0.02, shape, ha='center', va='top', size=6.5, color=GREY)
+    return x + side + 2 * shift
 
 
 @drawn
 def convolution():
-    """The three maps of a convolution as matrix products, with shapes."""
-    figure, axes = canvas(PAGE, 0.98)
-    K, M, L, y = 0.36, 0.2, 0.44, 0.38              # the three sizes of the matrices; the height of the row
-    long = 'Ho Wo N'
-
-    def sign(x: float, text: str) -> float:
-        axes.text(x + 0.07, y, text, ha='center', va='center', size=9)
-        return x + 0.14
-
-    def move(x: float, name: str) -> float:
-        """An arrow from right to left."""
-        arrow(axes, (x + 0.36, y), (x + 0.06, y))
-        axes.text(x + 0.21, y + 0.03, name, ha='center', va='bottom', size=7)
-        return x + 0.4
+    """The three maps of a convolution as products of matrices, with shapes."""
+    figure, axes = canvas(PAGE, 0.97)
+    K, M, P, y = 0.36, 0.22, 0.46, 0.4              # the three sizes of the matrices; the height of the row
+    image, kernel, output = 'C×H×W×N', 'M×C×kh×kw', 'M×Ho×Wo×N'
 
     def title(x: float, text: str) -> None:
-        axes.text(x, 0.93, text, ha='left', va='top', size=8, weight='bold')
+        axes.text(x, 0.96, text, ha='left', va='top', size=8, weight='bold')
 
-    start = 0.1
+    def dot(x: float) -> float:
+        axes.text(x + 0.06, y, '·', ha='center', va='center', size=11)
+        return x + 0.08
+
+    def move(x: float, name: str) -> float:
+        """An arrow from right to left, with the name of a map."""
+        arrow(axes, (x + 0.3, y), (x + 0.05, y))
+        axes.text(x + 0.19, y + 0.03, name, ha='center', va='bottom', size=7.5)
+        return x + 0.3
+
     title(0, 'output')
-    x = sign(matrix(axes, start, y, L, M, 'y', GREEN, 'M', long), '=')
-    x = matrix(axes, x + 0.1, y, K, M, 'w', RED, 'M', 'K')
-    x = sign(x, '·')
-    x = matrix(axes, x + 0.06, y, L, K, 'u', BLUE, 'K', long)
-    stack(axes, move(x, 'unfold'), y, 'x', BLUE)
+    x = move(tensor(axes, 0.12, y, 'y', GREEN, output), 'A')
+    x = dot(matrix(axes, x, y, K, M, 'W', RED, 'M', 'K'))
+    x = move(matrix(axes, x, y, P, K, 'X', BLUE, 'K', 'P'), 'U')
+    tensor(axes, x + 0.03, y, 'x', BLUE, image)
 
-    start = 2.74
-    title(start - 0.1, 'gradient of the weight')
-    x = sign(matrix(axes, start, y, K, M, 'dw', RED, 'M', 'K'), '=')
-    x = sign(matrix(axes, x + 0.1, y, L, M, 'dy', GREEN, 'M', long), '·')
-    x = matrix(axes, x + 0.32, y, K, L, 'uᵀ', BLUE, long, 'K')
+    title(2.8, 'gradient of the weight')
+    x = move(tensor(axes, 2.95, y, 'dw', RED, kernel), 'Vᵀ')
+    x = dot(matrix(axes, x, y, P, M, 'dY', GREEN, 'M', 'P'))
+    matrix(axes, x, y, K, P, 'Xᵀ', BLUE, 'P', 'K')
 
-    start = 5.08
-    title(start, 'gradient of the input')
-    stack(axes, start, y, 'dx', BLUE)
-    x = move(start + 0.44, 'fold')
-    x = sign(matrix(axes, x + 0.1, y, M, K, 'wᵀ', RED, 'K', 'M'), '·')
-    matrix(axes, x + 0.1, y, L, M, 'dy', GREEN, 'M', long)
+    title(5.06, 'gradient of the input')
+    x = move(tensor(axes, 5.13, y, 'dx', BLUE, image), 'Uᵀ')
+    x = dot(matrix(axes, x, y, M, K, 'Wᵀ', RED, 'K', 'M'))
+    matrix(axes, x, y, P, M, 'dY', GREEN, 'M', 'P')
     return figure
 
 
@@ -403,24 +403,26 @@ def winograd():
                 axes.add_patch(Rectangle((left, bottom), side, side, ec=colour, fc=colour + '22', lw=0.8))
                 axes.text(left + side / 2, bottom + side / 2, name, ha='center', va='center', size=7)
 
-    cells(0.05, 1.3, [['d₀', 'd₁', 'd₂']], BLUE, 0.24)
-    cells(0.05, 0.98, [['g₀', 'g₁']], RED, 0.24)
-    for k, line in enumerate(('m₀ = (d₀ − d₁) g₀', 'm₁ = d₁ (g₀ + g₁)', 'm₂ = (d₁ − d₂) g₁')):
-        axes.text(0.92, 1.19 - 0.17 * k, line, ha='left', va='center', size=8)
-    for k, line in enumerate(('y₀ = m₀ + m₁ = d₀ g₀ + d₁ g₁', 'y₁ = m₁ − m₂ = d₁ g₀ + d₂ g₁')):
-        axes.text(1.9, 1.11 - 0.17 * k, line, ha='left', va='center', size=8)
-    axes.plot([0, COLUMN], [0.66, 0.66], color='#cccccc', lw=0.6)
-    side, y = 0.14, 0.56
-    for x, n, name, colour in ((0.02, 3, 'tile of x', BLUE), (0.74, 3, 'U x', BLUE), (1.4, 3, 'V w', RED),
-                               (2.1, 2, 'w', RED), (2.86, 2, 'y', GREEN)):
-        cells(x, y - side * (3 - n) / 2, [[''] * n] * n, colour, side)
-        axes.text(x + n * side / 2, 0.0, name, ha='center', va='bottom', size=7.5)
-    middle = y - 1.5 * side
-    arrow(axes, (0.48, middle), (0.7, middle), BLUE)
-    arrow(axes, (2.06, middle), (1.86, middle), RED)
-    axes.text(1.28, middle, '⊙', ha='center', va='center', size=10)
-    path(axes, [(1.28, middle + 0.08), (1.28, y + 0.06), (2.7, y + 0.06), (2.7, middle), (2.83, middle)], GREEN)
-    axes.text(2.66, middle, 'A', ha='right', va='center', size=7.5, color=GREEN)
+    cells(0.05, 1.32, [['x₀', 'x₁', 'x₂']], BLUE, 0.24)
+    cells(0.05, 1.0, [['w₀', 'w₁']], RED, 0.24)
+    for k, line in enumerate(('m₀ = (x₀ − x₁) w₀', 'm₁ = x₁ (w₀ + w₁)', 'm₂ = (x₂ − x₁) w₁')):
+        axes.text(0.88, 1.21 - 0.17 * k, line, ha='left', va='center', size=8)
+    for k, line in enumerate(('y₀ = m₀ + m₁ = x₀w₀ + x₁w₁', 'y₁ = m₁ + m₂ = x₁w₀ + x₂w₁')):
+        axes.text(1.88, 1.13 - 0.17 * k, line, ha='left', va='center', size=8)
+    axes.plot([0, COLUMN], [0.69, 0.69], color='#cccccc', lw=0.6)
+    side, top = 0.13, 0.56
+    middle = top - 1.5 * side
+    grids = [(0.05, 3, 'tile of x', BLUE), (0.8, 3, 'X', BLUE), (1.43, 3, 'W', RED), (2.13, 2, 'w', RED),
+             (2.98, 2, 'tile of y', GREEN)]
+    for x, n, name, colour in grids:
+        cells(x, top - side * (3 - n) / 2, [[''] * n] * n, colour, side)
+        axes.text(x + n * side / 2, 0.02, name, ha='center', va='bottom', size=7.5)
+    for start, end, name, colour in ((0.49, 0.76, 'U', BLUE), (2.09, 1.87, 'V', RED)):
+        arrow(axes, (start, middle), (end, middle), colour)
+        axes.text((start + end) / 2, middle + 0.03, name, ha='center', va='bottom', size=7.5, color=colour)
+    axes.text(1.31, middle, '·', ha='center', va='center', size=16)
+    path(axes, [(1.31, middle + 0.06), (1.31, top + 0.06), (2.62, top + 0.06), (2.62, middle), (2.94, middle)], GREEN)
+    axes.text(2.78, middle + 0.03, 'A', ha='center', va='bottom', size=7.5, color=GREEN)
     return figure
 
 
@@ -454,7 +456,8 @@ def exactness(rows: list):
 
 @drawn
 def speed(rows: list):
-    """Times and memory relative to torch.nn's better format. rows: of the record of bench_framework."""
+    """Times and memory relative to torch.nn's better format, with the quartiles of the times in float32. rows: of the
+    record of bench_framework."""
     figure = new_figure(COLUMN, 0.51 + 0.135 * len(rows))
     H = figure.get_size_inches()[1]
     axes = place(figure, 0.92, 0.33, COLUMN - 0.98, H - 0.51)
@@ -463,8 +466,10 @@ def speed(rows: list):
         best = min(row['torch.nn'], row['channels-last'])
         marks = [('torch.nn, both formats', '|', GREY, row['torch.nn'] / best),
                  ('torch.nn, both formats', '|', GREY, row['channels-last'] / best),
-                 ('ours, float32', 'o', BLUE, row['ours'] / best),
+                 ('ours, float32', 'o', BLUE, row['ratio']),
                  ('ours / autocast, bfloat16', 's', RED, row['ours mixed'] / row['autocast'])]
+        if 'ratio_low' in row:
+            axes.plot([row['ratio_low'], row['ratio_high']], [y, y], color=BLUE, solid_capstyle='butt')
         for k, (name, marker, colour, value) in enumerate(marks):
             axes.plot([value], [y], marker, color=colour, markersize=7 if marker == '|' else 4,
                       mew=1.2 if marker == '|' else 0, label=name if y == 0 and k else None)

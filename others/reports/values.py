@@ -22,28 +22,52 @@ PARTS = [(10, 30), (58, 52)]                                        # of each th
 
 # The systems of the documents that the project grew from: (name in the record, name in the report).
 SEEDS_1 = [('skip', 'T. Mery: 4 layers, one skip'), ('course, 8 convolutions', 'course: 8 convolutions'),
-           ('course, box of 3 x 3', 'course: box of 3 × 3'),
+           ('course, box of 3 x 3', 'course, “simple”: mean of 3 × 3'),
+           ('course, one 3 x 3 convolution', 'one 3 × 3 convolution'),
            ('course, one 7 x 7 convolution', 'one 7 × 7 convolution'),
-           ('course, two 3 x 3 convolutions', 'two 3 × 3 convolutions')]
+           ('course, two 3 x 3 convolutions', 'two 3 × 3 convolutions'),
+           *((f'skip, {n} layers', f'T. Mery: {n} layers, 5,000 pairs') for n in (4, 6, 8, 10, 12)),
+           ('skip, with', '4 layers, skip, 25 epochs'), ('skip, without', '4 layers, 25 epochs')]
 SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'), ('nearest', 'Béchaz et al.'),
+           *((f'nearest, kernel {n}', f'1,000 pairs, kernel {n}') for n in (3, 5, 7)),
            ('five', 'Gillyboeuf et al.'), ('five, rate 5', 'the same, rate 5')]
+
+# Those whose speed is measured, in the order in which they are shown.
+NETWORKS = {'S': 'S, the network that ships, batches of 32',
+            'T': 'T, 3-100-200-100-3 channels, the same kernels, batches of 100',
+            'N': 'N, 3-48-96-48-3, kernel 3, nearest upsampling, batches of 100'}
 
 # The trainings of equal length that Report 1 shows: (title, [(name in the record, name in the report)]), the first
 # what the others of the group change one thing of.
 SEARCH_1 = [
     ('batches of 64, rate 2e-3', [
         ('base', 'weighted loss'), ('mse', 'plain MSE'), ('oracle', 'clean targets (oracle)'), ('lr1', 'rate 1e-3'),
-        ('lr4', 'rate 4e-3'), ('batch16', 'batches of 16, rate 1e-3'), ('narrow', 'widths 32, 96, 256'),
-        ('average', 'averaged weights'), ('batchnorm', 'batch norm')]),
+        ('lr4', 'rate 4e-3'), ('lr8', 'rate 8e-3'), ('batch16', 'batches of 16, rate 1e-3'),
+        ('narrow', 'widths 32, 96, 256'), ('narrow_lr4', 'the same, rate 4e-3'),
+        ('twofull', 'widths 48, 96, 96, 2 fine blocks'), ('average', 'averaged weights'),
+        ('batchnorm', 'batch norm')]),
     ('batches of 32, rate 1.5e-3', [
         ('batch32', 'weighted loss'), ('mse_b32', 'plain MSE'), ('batch32_lr3', 'rate 3e-3'),
         ('narrow_b32', 'widths 32, 96, 256'), ('twofull_b32', 'widths 48, 96, 96, 2 fine blocks'),
         ('fullres_b32', 'full resolution only'), ('attention_b32', 'attention at the bottom'),
-        ('batchnorm_b32', 'batch norm'), ('batchnorm_b32_lr3', 'batch norm, rate 3e-3')]),
+        ('batchnorm_b32', 'batch norm'), ('batchnorm_b32_lr3', 'batch norm, rate 3e-3'),
+        ('batchnorm_b16', 'batch norm, batches of 16')]),
     ('32, 2e-3, held, then falling', [
-        ('unnormed', 'without batch norm'), ('new', 'batch norm'), ('larger', 'batch norm, 5×5 kernels'),
-        ('depthwise', 'depthwise, gates')]),
+        ('unnormed', 'without batch norm'), ('new', 'batch norm'), ('trapezoid', 'batch norm, rate 1.5e-3'),
+        ('larger', 'batch norm, 5×5 kernels'), ('depthwise', 'depthwise, gates')]),
 ]
+# Trainings of another length, which only the table has.
+LONGER_1 = [
+    ('900 seconds, batches of 32', [('batch32_900', 'weighted loss'), ('batchnorm_900', 'batch norm')]),
+    ('420 seconds, batches of 64, other draws in `centre`', [
+        ("plain, project 1's loss", 'weighted loss'), ('plain, mean squared error', 'plain MSE'),
+        ('plain, least noise 1e-4, weights not divided by their mean', 'other weights'),
+        ('gated, least noise 1e-4, weights not divided by their mean', 'other weights, gated blocks'),
+        ('excited', 'channels scaled by their means'), ('narrower at full resolution', 'widths 32, 96, 256'),
+        ('two blocks at full resolution on the way up', 'widths 48, 96, 96, 2 fine blocks'),
+        ('wider at full resolution', 'widths 64, 96, 128')]),
+]
+LONGER_2 = [('780 seconds, rate 5', [('nearest_long', 'nearest, kernels 4 and 3')])]
 SEARCH_2 = [
     ('float32, rate 6', [('base', 'weighted loss'), ('mse', 'plain MSE')]),
     ('bfloat16, rate 6', [
@@ -129,6 +153,21 @@ def groups(found: dict, wanted: list) -> list:
     return [(title, rows) for title, rows in shown if rows]
 
 
+def numbers(found: dict, wanted: list) -> list:
+    """Rows of a table: name, parameters in millions, thousands of pairs seen, seeds, dB on three sets; a group's
+    title is a row of one."""
+    table = []
+    for title, names in wanted:
+        table.append([f'*{title}*'])
+        for name, label in names:
+            rows = found.get(name, [])
+            if rows:
+                table.append([label, fixed(rows[0]['parameters'] / 1e6),
+                              fixed(statistics.mean(row['pairs_seen'] for row in rows) / 1000, 0), str(len(rows)),
+                              *(fixed(statistics.mean(row['psnr'][key] for row in rows), 3) for key in SETS)])
+    return table
+
+
 def compare(found: dict, name: str, base: str) -> str:
     """How many dB on the centre squares a variant is ahead of another one, in the mean of its seeds."""
     if name not in found or base not in found:
@@ -144,7 +183,7 @@ def training(rec: Records, project: int) -> dict:
     rows = [row for run in runs for row in run['rows']]
     return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
             'rate': f"{max(row['lr'] for row in rows):.2g}",
-            'command': re.sub(r' --(out|promote|record|resume) ?[^- ]*', '', runs[-1]['command']),
+            'begun': str(rows[0]['planned_epochs']),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
             'processor': runs[-1]['machine']['processor'], 'last': fixed(rows[-1]['val_psnr'])}
 
@@ -155,12 +194,20 @@ def grading(rec: Records, project: int) -> dict:
 
 
 def seeds(rec: Records, names: list) -> list:
-    """The table's rows of the systems of these names that the record has: name, three sets, reported, as text."""
+    """The table's rows of the systems of these names that the record has: name, parameters, dB as reported, pooled,
+    and the means of two sets."""
     found = {}
     for row in rec.rows('seeds'):
         found.setdefault(row['system'], []).append(row)
-    return [[label, *(spread([row[key] for row in found[name]]) for key in SETS),
-             fixed(found[name][0]['reported'])] for name, label in names if name in found]
+    return [[label, f"{found[name][0]['parameters']:,}", fixed(found[name][0]['reported']),
+             *(spread([row[key] for row in found[name]]) for key in ('val_data_pooled', 'val_data', 'real_val'))]
+            for name, label in names if name in found]
+
+
+def pooling(rec: Records) -> str:
+    """By how much the mean of the images' PSNR is above that of the error over all images, of the seeds."""
+    gaps = [row['val_data'] - row['val_data_pooled'] for row in rec.rows('seeds')]
+    return f'{fixed(min(gaps), 1)} to {fixed(max(gaps), 1)}' if gaps else ''
 
 
 def spread(values: list) -> str:
@@ -193,7 +240,7 @@ def choices_1(found: dict) -> dict:
              'batchnorm_900': 'batch32_900', 'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new',
              'average': 'base', 'oracle': 'base'}
     return {'spread': fixed(deviation), 'visible': fixed(2 * deviation), 'level': fixed(max(means) - min(means), 3),
-            'pairs': f"{statistics.median(row['pairs_seen'] for row in found['batch32']):,.0f}",
+            'pairs': f"{round(statistics.median(row['pairs_seen'] for row in found['batch32']), -3):,.0f}",
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
             **{name: compare(found, name, base) for name, base in pairs.items()}}
 
@@ -240,6 +287,34 @@ def speedrun(rec: Records) -> dict:
             'mixed': fixed(slow['seconds'] / fast['mixed']['seconds'], 0)}
 
 
+def float32(rec: Records) -> dict:
+    """Project 1 trained for an epoch in float32, from fresh weights."""
+    row = [row for row in rec.rows('float32') if 'epoch_seconds' in row][-1]
+    return {'seconds': fixed(row['epoch_seconds'], 0), 'val_data': fixed(row['psnr']['val_data']),
+            'real_val': fixed(row['psnr']['real_val']), 'batch': str(row['batch'])}
+
+
+def batch_norm(rec: Records) -> dict:
+    """The long training with batch norm, and what the shipped one had after its first whole cycle and at its end."""
+    rows = [row for row in rec.rows('training') if row.get('training') == 'batch norm']
+    return {'epochs': str(len(rows)), 'val_data': fixed(rows[-1]['psnr']['val_data']),
+            'real_val': fixed(rows[-1]['psnr']['real_val'])}
+
+
+def noise_table(rows: list) -> list:
+    names = ('noisy input', 'best blur', 'project 1', 'project 2')
+    return [[row['noise'].replace(' x ', ' × ').replace('sigma', 'σ'), *(fixed(row[name]) for name in names)]
+            for row in rows]
+
+
+def speedrun_table(rec: Records) -> list:
+    rows = rec.rows('speedrun')
+    slow = [row for row in rows if row['system'] != 'project 1'][-1:]
+    return [['project 1' if row['system'] == 'project 1' else "T. Mery's system", row['precision'],
+             str(row['batch']), f"{row['epochs']:g}", fixed(row['seconds'], 0), fixed(row['psnr'], 3)]
+            for row in (*slow, *(row for row in rows if row['system'] == 'project 1'))]
+
+
 def other_noise(rows: list, project: str) -> dict:
     """Where a project is ahead of the best blur, and where it is worst."""
     ahead = [row[project] - row['best blur'] for row in rows if row['noise'].startswith('blocks')]
@@ -262,11 +337,15 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     checks = grading(rec, 1)
     values = {
         'parameters': f'{parameters:,}', 'images': {name: f"{ours[name]['images']:,}" for name in SETS},
-        'noisy': scores(noisy), 'p1': scores(ours), 'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
+        'noisy': scores(noisy), 'p1': scores(ours), 'single': scores(single),
+        'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
         'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))} to "
                     f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
         'training': {key: text for key, text in trained.items() if key != 'curve'}, 'search': choices_1(found),
-        'table': rows, 'seeds': seeds(rec, SEEDS_1), 'speedrun': speedrun(rec), 'saturation': saturation(rec, found),
+        'numbers': numbers(found, SEARCH_1 + LONGER_1), 'float32': float32(rec), 'batch_norm': batch_norm(rec),
+        'noise_table': noise_table(rec.last('noises')), 'speedrun_table': speedrun_table(rec), 'table': rows,
+        'seeds': seeds(rec, SEEDS_1), 'pooling': pooling(rec), 'speedrun': speedrun(rec),
+        'saturation': saturation(rec, found),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
                  'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1)},
         'noises': other_noise(rec.last('noises'), 'project 1'),
@@ -290,7 +369,8 @@ def exactness(rec: Records) -> dict:
     bias = [row for row in rows if row['quantity'] == 'gradient of the bias']
     return {'count': str(sum(row['configurations'] for row in rows if row['quantity'] == 'output')),
             'worst': power(max(row['ours'][-1] for row in rows)),
-            'torch': power(max(row['torch.nn'][-1] for row in rows)),
+            'torch': power(max(row['torch.nn'][-1] for row in rows)), 'results': str(len(rows)),
+            'larger': str(sum(row['ours'][-1] > row['torch.nn'][-1] for row in rows)),
             'bias': fixed(statistics.mean(row['torch.nn'][3] / row['ours'][3] for row in bias), 0),
             'finite': power(max(row['finite'] for row in rows if row['finite'] is not None))}
 
@@ -301,27 +381,41 @@ def power(value: float) -> str:
     return f'{digits} · 10' + str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))
 
 
-def bench(rec: Records) -> list:
-    """The rows of the newest run on a CPU, steps first, each network's in order."""
+def bench(rec: Records, beside_load: bool = False) -> tuple:
+    """Of the newest run on a CPU, or beside load: the run, and the rows, steps first; of none, {} and []."""
     tasks = ('step', 'predict', 'memory')
-    rows = [row for row in rec.last('bench_framework') if row['device'] == 'cpu' and row['task'] in tasks]
-    return sorted(rows, key=lambda row: tasks.index(row['task']))
+
+    def rows_of(run: dict) -> list:
+        rows = [{'ratio': row['ours'] / min(row['torch.nn'], row['channels-last']), **row} for row in run['rows']
+                if row['device'] == 'cpu' and row.get('beside_load', False) == beside_load]
+        return sorted(rows, key=lambda row: (tasks.index(row['task']), list(NETWORKS).index(row['network'])))
+
+    return next(((run, rows_of(run)) for run in reversed(rec.runs('bench_framework')) if rows_of(run)), ({}, []))
 
 
-def ratios(rows: list, task: str) -> list:
-    """[(network, ours / torch.nn's better format)]"""
-    return [(row['network'], row['ours'] / min(row['torch.nn'], row['channels-last']))
-            for row in rows if row['task'] == task]
+def ratios(rows: list) -> str:
+    """Ours to torch.nn's better format, a training step of each network."""
+    return ', '.join(f"{fixed(row['ratio'])} ({row['network']})" for row in rows if row['task'] == 'step')
 
 
 def speed(rec: Records) -> dict:
-    rows, run = bench(rec), rec.runs('bench_framework')[-1]
-    steps, memory = ratios(rows, 'step'), [ratio for _, ratio in ratios(rows, 'memory')]
-    return {'steps': f'{fixed(min(r for _, r in steps))} to {fixed(max(r for _, r in steps))}',
-            'list': ', '.join(f'{fixed(ratio)} ({network})' for network, ratio in steps),
-            'networks': ', '.join(network for network, _ in steps),
-            'memory': f'{fixed(min(memory))} to {fixed(max(memory))}',
-            'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores", 'limit': ''}
+    run, rows = bench(rec)
+    steps, memory = ([row['ratio'] for row in rows if row['task'] == task] for task in ('step', 'memory'))
+    shares = [100 * row['products'] for row in rows if 'products' in row]
+    return {'steps': f'{fixed(min(steps))} to {fixed(max(steps))}', 'list': ratios(rows),
+            'networks': '; '.join(NETWORKS[row['network']] for row in rows if row['task'] == 'step'),
+            'loaded': ratios(bench(rec, beside_load=True)[1]),
+            'products': f'{min(shares):.0f} to {max(shares):.0f}' if shares else '',
+            'memory': f'{fixed(min(memory))} to {fixed(max(memory))}', 'revision': (run['revision'] or '–')[:7],
+            'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
+
+
+def speed_table(rec: Records) -> list:
+    """Rows: network and task, five figures, ours over torch.nn's better one."""
+    units = {'step': 'training step, ms', 'predict': 'predict, ms', 'memory': 'peak memory, MB'}
+    columns = ('torch.nn', 'channels-last', 'ours', 'ours mixed', 'autocast')
+    return [[f"{row['network']}, {units[row['task']]}", *(fixed(row[name], 0) for name in columns),
+             fixed(row['ratio'])] for row in bench(rec)[1]]
 
 
 def twin(rec: Records) -> dict:
@@ -332,7 +426,10 @@ def twin(rec: Records) -> dict:
               signed(ours['psnr'][name] - theirs['psnr'][name], 3)] for name in ours['psnr']]
     table.append(['seconds', fixed(ours['seconds'], 0), fixed(theirs['seconds'], 0),
                   f"× {fixed(ours['seconds'] / theirs['seconds'])}"])
-    return {'table': table, 'pairs': f"{ours['pairs']:,}", 'epochs': str(ours['epochs'])}
+    run = rec.runs('compare_torch')[-1]
+    return {'table': table, 'pairs': f"{ours['pairs']:,}", 'epochs': str(ours['epochs']),
+            'revision': (run['revision'] or '–')[:7],
+            'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
 
 
 def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
@@ -352,15 +449,15 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))} to "
                     f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
         'training': {key: text for key, text in trained.items() if key != 'curve'}, 'speed': speed(rec),
-        'twin': twin(rec),
+        'speed_table': speed_table(rec), 'twin': twin(rec), 'numbers': numbers(found, SEARCH_2 + LONGER_2),
         'search': {name: compare(found, name, base) for name, base in pairs.items()}, 'table': rows,
-        'seeds': seeds(rec, SEEDS_2),
+        'seeds': seeds(rec, SEEDS_2), 'pooling': pooling(rec),
         'noises': other_noise(rec.last('noises'), 'project 2'),
     }
     drawings = {
         'network_2': lambda: figures.network_2(found['base'][0]['channels']),
         'convolution': figures.convolution, 'winograd': figures.winograd,
-        'exactness': lambda: figures.exactness(rec.last('exactness')), 'speed': lambda: figures.speed(bench(rec)),
+        'exactness': lambda: figures.exactness(rec.last('exactness')), 'speed': lambda: figures.speed(bench(rec)[1]),
         'variants': lambda: figures.variants(groups(found, SEARCH_2), 'PSNR on centre squares (dB)'),
     }
     return values, drawings

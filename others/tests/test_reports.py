@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from others import cli, package
-from others.reports import build as reports
+from others.reports import build as reports, values
 
 BOTH = pytest.mark.parametrize('k', reports.REPORTS)
 
@@ -63,3 +63,32 @@ def test_a_record_is_missing(k, results):
 def test_the_text_has_no_measured_number(k):
     text = (reports.SOURCES / f'report_{k}.typ').read_text(encoding='utf-8')
     assert not re.findall(r'\d+\.\d+ ?(?:dB|s\b|ms\b|MB\b)', text)
+
+
+def test_the_listing_is_the_code():
+    text = (reports.SOURCES / 'report_2.typ').read_text(encoding='utf-8')
+    listing = re.search('```python\n(.*?)```', text, re.S)[1]
+    code = (cli.ROOT / 'Miniproject_2' / 'model.py').read_text(encoding='utf-8')
+    code = re.sub(r'""".*?"""', '', code, flags=re.S)
+
+    def without_spaces(lines: str) -> str:
+        return re.sub(r'[\s\\]', '', lines)
+
+    assert without_spaces(listing) in without_spaces(code)
+
+
+def test_the_readme_is_a_page_of_what_the_records_say():
+    text = (cli.ROOT / 'README.md').read_text(encoding='utf-8')
+    assert len(text.splitlines()) <= 90 and len(text) <= 7000
+    rec = values.Records(reports.RESULTS)
+    models = values.evaluation(rec)
+    wanted = [values.fixed(models[name][key]['psnr']) for name in ('noisy input', 'project 1', 'project 2')
+              for key in values.SETS]
+    wanted += [f'{values.BEST_1["real"]:.2f}', f'{values.BEST_2["real"]:.2f}', values.speed(rec)['list']]
+    for project in (1, 2):
+        checks = values.grading(rec, project)
+        wanted += [f"project {project} {checks['train, one epoch']['seconds']:.0f} s",
+                   f"{checks['predict 1x3x512x512']['seconds']:.1f}"]
+    known = {row[0]: row for row in values.seeds(rec, values.SEEDS_1 + values.SEEDS_2)}
+    wanted += [' | '.join((known[name][2], *reversed(known[name][3:5]))) for name in known if f'| {name} |' in text]
+    assert [figure for figure in wanted if figure not in text] == []
