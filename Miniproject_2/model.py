@@ -1217,7 +1217,7 @@ class Model:
             parameter.detach().copy_(weights[name])
 
     def _leave_inference_mode(self) -> None:
-        """Outside torch's inference mode, replace parameters that were made in it, and cannot be changed, by copies."""
+        """Outside torch's inference mode, copies replace parameters made in it, which cannot be changed there."""
         for layer in self.net:
             for name, value in list(vars(layer).items()):
                 if isinstance(value, Tensor) and value.is_inference() and not empty(0, device='cpu').is_inference():
