@@ -410,6 +410,8 @@ def sums_transposed(a: Tensor, m: Tensor) -> Tensor:
 def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
     """out <- a @ b, or out + a @ b, in place, in runs of terms, since short sums round less: of 256, or 128 where out
     has doubles. Of bfloat16, a @ b is rounded to it as a whole, and then added."""
+    if not add and out.shape[1] * out.shape[2] < 400:
+        out.zero_()                                     # small ones PyTorch 1.13 multiplies by beta = 0, even NaN
     K = max(1, a.shape[2])                              # of an empty batch, one run of nothing, which is zero
     run = K if a.element_size() == 2 else 256 if a.dtype == out.dtype else 128
     for k in range(0, K, run):
