@@ -967,8 +967,8 @@ OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET',
 
 
 def write_pickle(path, content: dict) -> None:
-    """Pickle plain data to `path`, atomically: on an error an older file stays as it was. What a kill left of a
-    call of another day is removed; a younger one may be another process's, which is at it."""
+    """Pickle plain data to `path`, atomically: on an error an older file stays as it was. What a kill left
+    more than a minute ago is removed; a younger one may be another process's, which is at it."""
     path = Path(path)
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
@@ -977,7 +977,7 @@ def write_pickle(path, content: dict) -> None:
     finally:
         for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
             with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
-                if rest == temporary or time.time() - rest.stat().st_mtime > 86400:
+                if rest == temporary or time.time() - rest.stat().st_mtime > 60:
                     rest.unlink()
 
 

@@ -122,7 +122,7 @@ def threads(n: int):
 
 def write(path, content: bytes) -> None:
     """Write a file whole or not at all: beside its place first, then renamed. Makes its folder; removes what a kill
-    left of a call of another day; a younger one may be another process's, which is at it."""
+    left more than a minute ago; a younger one may be another process's, which is at it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
@@ -132,7 +132,7 @@ def write(path, content: bytes) -> None:
     finally:
         for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
             with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
-                if rest == temporary or time.time() - rest.stat().st_mtime > 86400:
+                if rest == temporary or time.time() - rest.stat().st_mtime > 60:
                     rest.unlink()
 
 

@@ -122,7 +122,7 @@ def survive(project: int, kills: int, seed: int) -> None:
         if not (run / 'settings.json').exists():
             continue
         assert ended(begin(['--resume', str(run)])) == 0
-        for leftover in run.glob('*.tmp'):      # one of today may be what another process is writing
+        for leftover in run.glob('*.tmp'):      # a young one may be what another process is writing
             os.utime(leftover, (0, 0))
             saved = leftover.with_name(leftover.name.rsplit('.', 2)[0])
             cli.write(saved, saved.read_bytes())                        # the next save

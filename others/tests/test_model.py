@@ -555,13 +555,13 @@ def test_save_is_atomic(project, model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('write', ['save', 'cli.write'])
-def test_save_removes_what_a_kill_left_a_day_ago(model, tmp_path, write):
+def test_save_removes_what_a_kill_left_a_while_ago(model, tmp_path, write):
     """And nothing else: not what another process is writing."""
     write = model.save if write == 'save' else lambda path: cli.write(path, b'all')
     old = ('model.pth.123.tmp', 'model.pth.tmp', 'model.pth.mine.tmp', 'model2.pth.5.tmp', 'm[o]del.pth.7.tmp')
     for name in (*old, 'model.pth.8.tmp'):
         (tmp_path / name).write_text('half')
-        os.utime(tmp_path / name, (time.time() - 90000 * (name in old),) * 2)
+        os.utime(tmp_path / name, (time.time() - 90 * (name in old),) * 2)
     write(tmp_path / 'model.pth')
     assert {path.name for path in tmp_path.iterdir()} == {*old[1:], 'model.pth', 'model.pth.8.tmp'}
     write(tmp_path / 'm[o]del.pth')
