@@ -454,9 +454,10 @@ def run_worker(project: Path, k: int, data: Path, quick: bool, limit: int) -> It
         printed = bytearray()           # only the end of it: a submission may print without end
 
         def drain() -> None:
-            while chunk := process.stdout.read1():
-                printed.extend(chunk)
-                del printed[:-10000]
+            with process.stdout as pipe:
+                while chunk := pipe.read1():
+                    printed.extend(chunk)
+                    del printed[:-10000]
 
         reader = threading.Thread(target=drain, daemon=True)
         reader.start()
