@@ -31,7 +31,9 @@ def picture(mode: str = 'RGB', size: tuple = (13, 10)) -> Image.Image:
 def expected(image: Image.Image, weights, ensemble: bool = True) -> Image.Image:
     """The image as RGB through predict."""
     pixels = torch.from_numpy(numpy.array(image.convert('RGB'))).permute(2, 0, 1)[None]
-    output = cli.trained_model(1, weights).predict(pixels.float(), ensemble=ensemble)
+    model = cli.trained_model(1, weights)
+    cli.set_precision(model, None)
+    output = model.predict(pixels.float(), ensemble=ensemble)
     return Image.fromarray(output[0].permute(1, 2, 0).round().byte().numpy())
 
 
@@ -223,6 +225,6 @@ def test_weights(tmp_path):
     torch.manual_seed(1)
     cli.new_model(2).save(tmp_path / 'other.pth')
     denoised(tmp_path, picture(), '--project', 2, '--weights', tmp_path / 'other.pth')
-    for name, words in (('other.pth', '.*it is one of mini-project 2'), ('none.pth', ': No such file')):
+    for name, words in (('other.pth', '.*as a checkpoint of mini-project 2 is'), ('none.pth', ': No such file')):
         with pytest.raises(cli.UserError, match=f'weights of project 1: .*{name}{words}'):
             run(tmp_path / 'a.png', tmp_path / 'b.png', '--weights', tmp_path / name)
