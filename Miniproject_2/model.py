@@ -226,7 +226,7 @@ _local = threading.local()
 
 def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
     """Uninitialised memory of the type of `like`, valid until the next call with this name in the same thread. It is
-    the same memory each time: the system hands out new memory by page faults, which took a third of a step."""
+    the same memory each time: the system hands out new memory by page faults, which are slow."""
     size, buffers = math.prod(shape), vars(_local)
     key = f'{name} {like.dtype} {like.device}'
     if key not in buffers or len(buffers[key]) < size or buffers[key].is_inference():   # of no use outside that mode
@@ -381,7 +381,8 @@ class Window(NamedTuple):
         return pieces.flatten(4).flatten(0, 2)
 
     def assemble(self, y: Tensor, rows: slice, matrices: Tensor, columns: Tensor, add: bool = False) -> None:
-        """A: fill some rows of tiles of (M, Ho, Wo, N) with the products matrices @ columns, or add these."""
+        """A: fill some rows of tiles of (M, Ho, Wo, N) with the products matrices @ columns; add: tiles of 1 only,
+        add them."""
         pieces = self.pieces(y, rows)
         if self.tile == 1:
             multiply(pieces.flatten(4).flatten(0, 2), matrices, columns, add)
@@ -431,8 +432,8 @@ def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], 
     matrices = factor(window.flatten(weight))                                   # (B, M / groups, K)
     # PyTorch's sums begin with the bias for one small image, and only so do the two agree to the last bit. Elsewhere
     # it is added last, which rounds less where it is large.
-    first = x.shape[3] == 1 and x.numel() <= 20480 and min(window.kernel_size) <= 3 and window.groups == 1
-    first = first and bias is not None
+    first = (bias is not None and window.tile == 1 and window.groups == 1 and min(window.kernel_size) <= 3
+             and x.shape[3] == 1 and x.numel() <= 20480)
     y = x.new_empty(len(weight), *window.places, x.shape[3])
     if first:
         y.copy_(bias.view(-1, 1, 1, 1))

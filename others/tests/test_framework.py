@@ -282,3 +282,15 @@ def test_training_curve_is_torchs():
         assert float(value) == pytest.approx(float(expected.detach()), rel=1e-9)
         first = first or float(value)
     assert float(value) < 0.5 * first
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('arguments, side', [((8, 12, 2), 9), ((3, 32, 2), 17), ((8, 12, 2, 1, 1), 7),
+                                             ((8, 12, 4, 2), 10)])
+def test_bias_where_nine_products_do_for_sixteen(arguments, side, batch):
+    """Of one small image, too, for which the sums of the plain way begin with the bias."""
+    names = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding')
+    ours, theirs = twins('Conv2d', **dict(zip(names, arguments)))
+    x = torch.randn(batch, arguments[0], side, side, dtype=torch.float64)
+    assert ours.window.at(ours.window.output_size((side, side)), ours.weight).tile == 2
+    assert_equal(results(ours, x, gradient := torch.randn_like(theirs(x))), results(theirs, x, gradient))
