@@ -234,6 +234,14 @@ def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
     return buffers[key][:size].view(shape)
 
 
+def factor(name: str, tensor: Tensor, mixed: bool) -> Tensor:
+    """What a product takes of a tensor: itself or, if mixed, a copy in bfloat16, in the workspace of that name."""
+    rounded = tensor.new_empty(0).bfloat16()
+    if not mixed or tensor.dtype == rounded.dtype:
+        return tensor
+    return workspace(name, rounded, *tensor.shape).copy_(tensor)
+
+
 def filled(like: Tensor, bias: Optional[Tensor], *shape: int) -> Tensor:
     """A new tensor of the type of `like`, (C, ..), each channel filled with its bias, (C,), or with zero."""
     return like.new_zeros(shape) if bias is None else like.new_empty(shape).copy_(bias.view(-1, 1, 1, 1))
@@ -275,10 +283,10 @@ class Window(NamedTuple):
         return self._replace(places=places, tile=2 if possible and saves else 1)
 
     def rows(self, weight: Tensor, N: int) -> Iterator[slice]:
-        """The rows of tiles, as many at a time as make 2^22 values of columns (16 MB), on a GPU 2^28; at least one."""
+        """The rows of tiles, as many at a time as make 2^23 values of columns (32 MB), on a GPU 2^28; at least one."""
         Th, Tw = (n // self.tile for n in self.places)
         row = (2 * self.tile - 1) ** 2 * weight[0].numel() * self.groups // self.tile ** 2 * Tw * N
-        step = max(1, 2 ** (28 if weight.is_cuda else 22) // max(1, row))
+        step = max(1, 2 ** (28 if weight.is_cuda else 23) // max(1, row))
         return (slice(top, min(top + step, Th)) for top in range(0, Th, step))
 
     def canvas(self, like: Tensor, bias: Optional[Tensor], C: int, H: int, W: int, N: int) -> Tensor:
@@ -350,12 +358,8 @@ class Window(NamedTuple):
         """V: (M, C / groups, kh, kw) -> (B, M / groups, K)."""
         taps = self.taps(weight)
         if self.tile == 2:
-            taps = sums_transposed(taps, weight.new_empty(3, 3, *taps.shape[2:]))
+            taps = sums_transposed(taps, workspace('taps', weight, 3, 3, *taps.shape[2:]))
         return taps.flatten(4).flatten(0, 2)
-
-    def sum_of_products(self, like: Tensor, shape: tuple) -> Tensor:
-        """Uninitialised, (B, M / groups, K); for tiles of 1, where it is small, as doubles: long sums round less."""
-        return like.new_empty(0).double().new_empty(shape) if self.tile == 1 else like.new_empty(shape)
 
     def unflatten(self, matrices: Tensor, gradient: Tensor) -> None:
         """V^T: add (B, M / groups, K), overwritten, to (M, C / groups, kh, kw)."""
@@ -363,10 +367,10 @@ class Window(NamedTuple):
         matrices = matrices.view(2 * self.tile - 1, 2 * self.tile - 1, *taps.shape[2:])
         if self.tile == 1:
             taps.add_(matrices)
-        else:
-            for i in range(self.stride[0]):                 # tap by tap, which is faster than all at once
-                for j in range(self.stride[1]):
-                    taps[:, :, :, :, i, j].add_(sums(matrices[:, :, :, :, i, j]))
+        else:                                               # first by tap, which copies fastest
+            M, C, kh, kw = gradient.shape
+            by_tap = sums(matrices).permute(0, 4, 1, 5, 2, 3, 6).reshape(kh, kw, M, C)
+            gradient.add_(by_tap.permute(2, 3, 0, 1))
 
     def pieces(self, y: Tensor, rows: slice) -> Tensor:
         """Some rows of tiles of (M, Ho, Wo, N), a view: (tile, tile, groups, M / groups, rows, Tw, N)."""
@@ -409,27 +413,29 @@ def sums_transposed(a: Tensor, m: Tensor) -> Tensor:
 
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
-    """out <- a @ b, or out + a @ b, in place, in runs of terms, since short sums round less: of 256, or 128 where out
-    has doubles. Of bfloat16, a @ b is rounded to it as a whole, and then added."""
+    """out <- a @ b, or out + a @ b, in place: (B, M, K) @ (B, K, P). Short sums round less, so K is cut into runs of
+    512; many of one small product are computed at once. Of bfloat16, a @ b is rounded to it as a whole."""
+    run, K = 512, a.shape[2]
+    if a.dtype != out.dtype:
+        out.add_(a @ b) if add else out.copy_(a @ b)
+        return
     if not add and out.shape[1] * out.shape[2] < 400:
         out.zero_()                                     # small ones PyTorch 1.13 multiplies by beta = 0, even NaN
-    K = max(1, a.shape[2])                              # of an empty batch, one run of nothing, which is zero
-    run = K if a.element_size() == 2 else 256 if a.dtype == out.dtype else 128
-    for k in range(0, K, run):
-        part = a[:, :, k:k + run], b[:, k:k + run]
-        if a.dtype == out.dtype:
-            out.baddbmm_(*part, beta=int(add or k > 0))
-        elif add or k > 0:
-            out.add_(part[0] @ part[1])
-        else:
-            out.copy_(part[0] @ part[1])
+    runs = min(K // run, 2 ** 18 // max(1, out.numel())) if len(out) == 1 else 1
+    if runs > 1:
+        rest = K % runs
+        out.baddbmm_(a[:, :, :rest], b[:, :rest], beta=int(add))
+        parts = a[:, :, rest:].unflatten(2, (runs, -1)).transpose(1, 2) @ b[:, rest:].unflatten(1, (runs, -1))
+        out.add_(parts.sum(1))                          # (B, runs, M, P) -> (B, M, P)
+    else:
+        for k in range(0, max(1, K), run):              # of an empty batch, one run of nothing, which is zero
+            out.baddbmm_(a[:, :, k:k + run], b[:, k:k + run], beta=int(add or k > 0))
 
 
 def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], mixed: bool) -> tuple:
     """y = A(V(w) @ U(x)) + b: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) -> y (M, Ho, Wo, N), and
     vjp(dy, dw), which adds to the weight's gradient dw and returns dx. mixed: the products' factors in bfloat16."""
-    factor = Tensor.bfloat16 if mixed else Tensor.detach
-    matrices = factor(window.flatten(weight))                                   # (B, M / groups, K)
+    matrices = factor('matrices', window.flatten(weight), mixed)                # (B, M / groups, K)
     # PyTorch's sums begin with the bias for one small image, and only so do the two agree to the last bit. Elsewhere
     # it is added last, which rounds less where it is large.
     first = (bias is not None and window.tile == 1 and window.groups == 1 and min(window.kernel_size) <= 3
@@ -439,17 +445,18 @@ def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], 
         y.copy_(bias.view(-1, 1, 1, 1))
     padded = window.padded(x, matrices)
     for rows in window.rows(weight, x.shape[3]):
-        columns = factor(window.unfold(padded, rows))                           # (B, K, P)
+        columns = factor('columns', window.unfold(padded, rows), mixed)         # (B, K, P)
         window.assemble(y, rows, matrices, columns, add=first)
     if bias is not None and not first:
         y.add_(bias.view(-1, 1, 1, 1))
 
     def vjp(dy, dw):
+        matrices = factor('matrices', window.flatten(weight), mixed)
         padded, dx = window.padded(x, matrices), window.canvas(x, None, *x.shape)
-        products = window.sum_of_products(x, matrices.shape)
+        products = workspace('products', x, *matrices.shape)
         for rows in window.rows(weight, x.shape[3]):
-            columns = factor(window.unfold(padded, rows))                       # (B, K, P)
-            pieces = factor(window.disassemble(dy, rows))                       # (B, M / groups, P)
+            columns = factor('columns', window.unfold(padded, rows), mixed)     # (B, K, P)
+            pieces = factor('pieces', window.disassemble(dy, rows), mixed)      # (B, M / groups, P)
             multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
             window.fold(dx, rows, matrices.transpose(1, 2), pieces)
         window.unflatten(products, dw)
@@ -462,19 +469,19 @@ def convolve_transposed(window: Window, x: Tensor, weight: Tensor, bias: Optiona
                         mixed: bool) -> tuple:
     """y = U^T(V(w)^T @ A^T(x)) + b: x (M, H, W, N), weight (M, C / groups, kh, kw), bias (C,), size (Ho, Wo) ->
     y (C, Ho, Wo, N), and vjp(dy, dw), as above."""
-    factor = Tensor.bfloat16 if mixed else Tensor.detach
-    matrices = factor(window.flatten(weight))                                   # (B, M / groups, K)
+    matrices = factor('matrices', window.flatten(weight), mixed)                # (B, M / groups, K)
     y = window.canvas(x, bias, weight.shape[1] * window.groups, *size, x.shape[3])
     for rows in window.rows(weight, x.shape[3]):
-        pieces = factor(window.disassemble(x, rows))                            # (B, M / groups, P)
+        pieces = factor('pieces', window.disassemble(x, rows), mixed)           # (B, M / groups, P)
         window.fold(y, rows, matrices.transpose(1, 2), pieces)
 
     def vjp(dy, dw):
+        matrices = factor('matrices', window.flatten(weight), mixed)
         padded, dx = window.padded(dy, matrices), x.new_empty(x.shape)
-        products = window.sum_of_products(x, matrices.shape)
+        products = workspace('products', x, *matrices.shape)
         for rows in window.rows(weight, x.shape[3]):
-            columns = factor(window.unfold(padded, rows))                       # (B, K, P)
-            pieces = factor(window.disassemble(x, rows))                        # (B, M / groups, P)
+            columns = factor('columns', window.unfold(padded, rows), mixed)     # (B, K, P)
+            pieces = factor('pieces', window.disassemble(x, rows), mixed)       # (B, M / groups, P)
             multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
             window.assemble(dx, rows, matrices, columns)
         window.unflatten(products, dw)
@@ -728,7 +735,7 @@ class Sigmoid(Module):
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
         y = x.detach().sigmoid()
-        return y, lambda gradient: gradient.detach() * y * (1 - y)
+        return y, lambda gradient: (1 - y).mul_(y).mul_(gradient.detach())
 
 
 class Tanh(Module):

@@ -41,6 +41,7 @@ def workload(name: str, variant: str, device: str) -> dict:
     torch.manual_seed(0)
     ours = network_2(*NETWORKS[name])
     noisy, target = torch.rand(2, BATCHES[name], 3, 32, 32, device=device)
+    noisy -= 0.5
     if variant.startswith('ours'):
         ours.to(device)
         for layer in ours:

@@ -25,7 +25,7 @@ def train(model: project.Model, twin: nn.Module, first: torch.Tensor, second: to
     theirs = torch.optim.SGD(twin.parameters(), lr=1, **options)
 
     def torch_step(noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        loss = nn.functional.mse_loss(twin(noisy - 0.5), target)
+        loss = nn.functional.mse_loss(twin(noisy), target)
         theirs.zero_grad()
         loss.backward()
         theirs.step()
@@ -41,7 +41,7 @@ def train(model: project.Model, twin: nn.Module, first: torch.Tensor, second: to
         noisy, target = (project.pad_to_multiple(images, model.MULTIPLE) for images in pair)
         for name, take in steps.items():
             start = time.perf_counter()
-            take(noisy, target).item()            # waits for the device
+            take(noisy - 0.5, target).item()            # waits for the device
             seconds[name] += time.perf_counter() - start
     return seconds
 

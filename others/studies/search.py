@@ -64,7 +64,7 @@ class Variant2(project_2.Model):
     def fit(self, noisy: torch.Tensor, target: torch.Tensor, rate: float) -> float:
         """One step on (N, 3, H, W), 0..1. -> the loss"""
         self.optimizer.lr = rate
-        return step_2(self.net, self.optimizer, noisy, target).item()
+        return step_2(self.net, self.optimizer, noisy - 0.5, target).item()
 
 
 VARIANTS = {1: (project_1, Variant1), 2: (project_2, Variant2)}

@@ -85,8 +85,8 @@ def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = '
 
 def step_2(net: project_2.Sequential, optimizer: project_2.SGD, noisy: torch.Tensor,
            target: torch.Tensor) -> torch.Tensor:
-    """One training step: noisy and target, (N, 3, H, W), 0..1 -> the mean squared error, ()."""
-    output, network_vjp = net.forward_and_vjp(noisy - 0.5)
+    """One training step: noisy, -0.5..0.5, and target, 0..1, (N, 3, H, W) -> the mean squared error, ()."""
+    output, network_vjp = net.forward_and_vjp(noisy)
     loss, loss_vjp = project_2.MSE().forward_and_vjp(output, target)
     optimizer.zero_grad()
     network_vjp(loss_vjp())
