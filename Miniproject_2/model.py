@@ -844,8 +844,10 @@ class SGD:
                     self.velocity[i] = step.clone()
                 else:
                     self.velocity[i].mul_(self.momentum).add_(step, alpha=1 - self.dampening)
-                velocity = self.velocity[i]
-                step = step + self.momentum * velocity if self.nesterov else velocity
+                if self.nesterov:
+                    parameter.sub_(self.velocity[i], alpha=self.lr * self.momentum)
+                else:
+                    step = self.velocity[i]
             parameter.sub_(step, alpha=self.lr)
 
 

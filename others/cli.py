@@ -93,9 +93,12 @@ def run(main: Callable[[], int]) -> None:
     """
     try:
         try:
-            sys.exit(main())
+            status = main()
         finally:
             sys.stdout.flush()
+        if 'WORLD_SIZE' in os.environ:      # torchrun's: gloo's threads go on, and may abort the interpreter's teardown
+            os._exit(status)
+        sys.exit(status)
     except BrokenPipeError:         # nobody reads on: no mistake, and nothing to flush at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)               # what a shell gives for it

@@ -85,3 +85,11 @@ def test_nobody_reads_on(monkeypatch, capsys):
         cli.run(lambda: print('a line'))
     sys.stdout.close()                                  # what is left in the buffer has somewhere to go
     assert (stop.value.code, capsys.readouterr().err) == (141, '')
+
+
+def test_a_process_of_torchrun_ends_whatever_its_threads_do():
+    """With the status and all of its output."""
+    code = 'import threading, time; from others import cli; threading.Thread(target=time.sleep, args=(99,)).start(); '
+    done = subprocess.run([sys.executable, '-c', code + 'cli.run(lambda: print("done") or 3)'], cwd=cli.ROOT,
+                          env={**os.environ, 'WORLD_SIZE': '2'}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, 'done\n', '')
