@@ -1153,8 +1153,8 @@ class Model:
     """
     NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
-    PEAK_LR = 8.0                   # of the cycle of rates
-    FINE_TUNING = 0.025             # weights that are trained already meet this part of the rate
+    PEAK_LR = 12.0                  # of the cycle of rates
+    FINE_TUNING = 0.02              # weights that are trained already meet this part of the rate
     MOMENTUM = 0.9
     MULTIPLE = 4                    # of H and W in the network
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
