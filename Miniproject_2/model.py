@@ -10,8 +10,8 @@ derivative on the page. `forward` and `backward` are a few lines around it, writ
 
 Why it is fast. A convolution is a matrix product, in which a kernel of twice the stride needs 9 products
 instead of 16 (see "a convolution and its two derivatives"). From outside a tensor has the shape (N, C, H, W);
-in memory the order is C, H, W, N. One image after the other in the last dimension, a whole batch takes part in
-one product, and the sliding window moves runs of N numbers. What the window sees is laid out for some rows of
+in memory the order is C, H, W, N. With the batch as the last dimension all images take part in one product, and
+the sliding window moves runs of N numbers. What the window sees is laid out for some rows of
 the output at a time, in memory that is used again. An upsampling (nearest, then convolution) is computed as the
 transposed convolution that it equals.
 """
@@ -54,8 +54,9 @@ class Module:
     def forward_and_vjp(self, *input) -> tuple:
         """Return the output and vjp(gradwrtoutput), which adds to the parameters' gradients and returns
         the gradient with respect to the input. What vjp keeps is the input (or output) and the weights
-        themselves, no copies: do not change them in place in between, not by an optimizer's step either.
-        Closures are independent: any number may be pending."""
+        themselves, not copies: do not change them in place in between, not by an optimizer's step either.
+        Closures are independent: any number may be pending (of a module with `forward` and `backward` as long as
+        they are not called directly in between)."""
         if (type(self).forward, type(self).forward_and_vjp) == (Module.forward, Module.forward_and_vjp):
             raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
         output, self._last = self.forward(*input), input
@@ -93,8 +94,8 @@ class Module:
         return self._vjp(*gradwrtoutput).contiguous()
 
     def infer(self, *input) -> Tensor:
-        """Return the output and keep nothing; safe in several threads."""
-        return self.forward_and_vjp(*input)[0]
+        """Return the output and keep nothing: the modules of this file may do it in several threads at once."""
+        return differentiable(self)(*input)[0]
 
     def param(self) -> list:
         """Pairs (parameter, gradient), two tensors of one shape, which stay the same two for life."""
@@ -211,22 +212,26 @@ class Sequential(Module):
 # F(2, 2); Lavin and Gray 2016, arxiv.org/abs/1509.09308):
 #     y0 = x0 w0 + x1 w1 = m0 + m1      with m0 = (x0 - x1) w0,  m1 = x1 (w0 + w1),  m2 = (x2 - x1) w1
 #     y1 = x1 w0 + x2 w1 = m1 + m2
-# In two dimensions, where that is done along both, four outputs of 2 x 2 taps need 9 products instead of 16. A
-# kernel of 2 s taps at stride s is of this kind if x0, x1, x2 stand for blocks of s pixels and w0, w1 for blocks
-# of s taps: the pixels of a block count as channels. So y = A(V(w) @ U(x)), where U takes the differences of blocks,
-# V the sums of taps and A the sums of products. All three are linear, and the derivatives are, as above,
+# x1 w0 is needed in y1 alone and x1 w1 in y0 alone, so m1 serves both, and m0 and m2 put it right. The next two
+# outputs are made of x2, x3, x4. In two dimensions, where that is done along both, four outputs of 2 x 2 taps need 9
+# products instead of 16. A kernel of 2 s taps at stride s is of this kind if x0, x1, x2 stand for blocks of s pixels
+# and w0, w1 for blocks of s taps: the pixels of a block count as channels. So y = A(V(w) @ U(x)), where U takes the
+# differences of blocks, V the sums of taps, A the sums of products, and @ multiplies 9 pairs of matrices. U, V and A
+# are linear. The derivatives are as above, with their transposes U^T, V^T and A^T (A^T takes the sums that V takes):
 #     dL/dw = V^T(A^T(dL/dy) @ U(x)^T)       dL/dx = U^T(V(w)^T @ A^T(dL/dy))
 # Every other convolution has the same form: there U is unfold, V makes a matrix of w, and A changes nothing.
 #
-# Below, the dimensions of a tensor are in the order of memory: x is (C, H, W, N), y is (M, Ho, Wo, N), and w is
-# (M, C / groups, kh, kw) for both kinds of convolution.
+# Below, the dimensions of a tensor are in the order of memory. The window slides over the large side, (C, H, W, N),
+# and has a place for each pixel of the small side, (M, Ho, Wo, N): a convolution maps the large side to the small
+# one, a transposed convolution the small side to the large one. The weight is (M, C / groups, kh, kw) for both.
 
 _local = threading.local()
 
 
 def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
-    """Uninitialised memory of the type of `like`, valid until the next call with this name in the same thread. It is
-    the same memory each time: the system hands out new memory by page faults, which are slow."""
+    """Uninitialised memory of the type and on the device of `like`, valid until the next call with this name and type
+    in the same thread. It is the same memory each time: the system hands out new memory by page faults, which are slow.
+    """
     size, buffers = math.prod(shape), vars(_local)
     key = f'{name} {like.dtype} {like.device}'
     if key not in buffers or len(buffers[key]) < size or buffers[key].is_inference():   # of no use outside that mode
@@ -236,22 +241,17 @@ def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
 
 def factor(name: str, tensor: Tensor, mixed: bool) -> Tensor:
     """What a product takes of a tensor: itself or, if mixed, a copy in bfloat16, in the workspace of that name."""
-    rounded = tensor.new_empty(0).bfloat16()
-    if not mixed or tensor.dtype == rounded.dtype:
+    bfloat16 = tensor.new_empty(0).bfloat16()           # an empty tensor of this type
+    if not mixed or tensor.dtype == bfloat16.dtype:
         return tensor
-    return workspace(name, rounded, *tensor.shape).copy_(tensor)
-
-
-def filled(like: Tensor, bias: Optional[Tensor], *shape: int) -> Tensor:
-    """A new tensor of the type of `like`, (C, ..), each channel filled with its bias, (C,), or with zero."""
-    return like.new_zeros(shape) if bias is None else like.new_empty(shape).copy_(bias.view(-1, 1, 1, 1))
+    return workspace(name, bfloat16, *tensor.shape).copy_(tensor)
 
 
 class Window(NamedTuple):
-    """A sliding window, and the maps U (`unfold`), V (`flatten`), A (`assemble`) with their transposes (`fold`,
-    `unflatten`, `disassemble`). Four fields are pairs (vertical, horizontal). tile: 2 where 2 x 2 outputs are computed
-    together, from 3 x 3 blocks of the input and 2 x 2 blocks of taps; else 1: one output, from one block, which is
-    all that the window sees of the input.
+    """A sliding window, and the maps U (`unfold`), V (`to_matrices`), A (`assemble`) with their transposes (`fold`,
+    `add_to_weight`, `disassemble`). Five fields are pairs (vertical, horizontal). tile: 2 where 2 x 2 outputs are
+    computed together, from 3 x 3 blocks of the input and 2 x 2 blocks of taps; else 1: one output, from one block,
+    which is all that the window sees of the input.
 
     The products are those of matrices, (B, M / groups, K) @ (B, K, P): B = groups, times 9 for tiles of 2; K, the taps
     and channels that are summed; P, the tiles of all images in some rows of tiles.
@@ -261,7 +261,7 @@ class Window(NamedTuple):
     padding: tuple
     dilation: tuple
     groups: int = 1
-    places: tuple = (0, 0)              # (Ho, Wo), of the input at hand
+    places: tuple = (0, 0)              # (Ho, Wo), of the small side at hand
     tile: int = 1
 
     @property
@@ -270,7 +270,7 @@ class Window(NamedTuple):
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation))
 
     def output_size(self, size: tuple) -> tuple:
-        """How many places the window has on an input of size (H, W): (Ho, Wo)."""
+        """How many places the window has on a large side of size (H, W): (Ho, Wo)."""
         return tuple((n + 2 * p - e) // s + 1
                      for n, p, e, s in zip(size, self.padding, self.extent, self.stride))
 
@@ -279,37 +279,38 @@ class Window(NamedTuple):
         M, C, kh, kw = weight.shape
         possible = ((kh, kw) == (2 * self.stride[0], 2 * self.stride[1]) and self.dilation == (1, 1)
                     and places[0] % 2 == places[1] % 2 == 0)
-        saves = M // self.groups * C >= 64              # measured on a CPU: from 8 x 8 channels on, at any batch
+        saves = M // self.groups * C >= 64              # measured on a CPU, at any batch
         return self._replace(places=places, tile=2 if possible and saves else 1)
 
     def rows(self, weight: Tensor, N: int) -> Iterator[slice]:
         """The rows of tiles, as many at a time as make 2^23 values of columns (32 MB), on a GPU 2^28; at least one."""
         Th, Tw = (n // self.tile for n in self.places)
-        row = (2 * self.tile - 1) ** 2 * weight[0].numel() * self.groups // self.tile ** 2 * Tw * N
-        step = max(1, 2 ** (28 if weight.is_cuda else 23) // max(1, row))
+        B, K = (2 * self.tile - 1) ** 2 * self.groups, weight[0].numel() // self.tile ** 2
+        step = max(1, 2 ** (28 if weight.is_cuda else 23) // max(1, B * K * Tw * N))
         return (slice(top, min(top + step, Th)) for top in range(0, Th, step))
 
     def canvas(self, like: Tensor, bias: Optional[Tensor], C: int, H: int, W: int, N: int) -> Tensor:
-        """(C, H + 2 ph, W + 2 pw, N), each channel filled with its bias, or zero."""
-        return filled(like, bias, C, H + 2 * self.padding[0], W + 2 * self.padding[1], N)
+        """New, (C, H + 2 ph, W + 2 pw, N), of the type of `like`, each channel filled with its bias, (C,), or zero."""
+        shape = C, H + 2 * self.padding[0], W + 2 * self.padding[1], N
+        return like.new_zeros(shape) if bias is None else like.new_empty(shape).copy_(bias.view(-1, 1, 1, 1))
 
     def middle(self, padded: Tensor) -> Tensor:
         """(C, H + 2 ph, W + 2 pw, N) -> (C, H, W, N), a view."""
-        (ph, pw), (_, H, W, _) = self.padding, padded.shape
-        return padded[:, ph:H - ph, pw:W - pw]
+        (ph, pw), (_, Hp, Wp, _) = self.padding, padded.shape
+        return padded[:, ph:Hp - ph, pw:Wp - pw]
 
-    def padded(self, x: Tensor, factor: Tensor) -> Tensor:
-        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zero around a copy of x: of the type of the other factor, or,
-        where differences are to be taken, of x."""
+    def padded(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zero around a copy of x: of the type of the matrices that it is
+        multiplied by or, where differences are to be taken, of x."""
         (ph, pw), (C, H, W, N) = self.padding, x.shape
-        padded = workspace('padded', x if self.tile == 2 else factor, C, H + 2 * ph, W + 2 * pw, N)
+        padded = workspace('padded', x if self.tile == 2 else matrices, C, H + 2 * ph, W + 2 * pw, N)
         padded[:, :ph] = padded[:, ph + H:] = padded[:, :, :pw] = padded[:, :, pw + W:] = 0
         self.middle(padded).copy_(x)
         return padded
 
     def seen(self, padded: Tensor, rows: slice) -> Tensor:
-        """(C, Hp, Wp, N) -> what some rows of tiles see of it, a view: (blocks, blocks, groups, C / groups, block
-        height, block width, rows, Tw, N). A tile of 2 sees 3 x 3 blocks of a stride, a tile of 1 one block."""
+        """(C, Hp, Wp, N) -> what some rows of tiles see of it, a view: (blocks, blocks, groups, then the channels, rows
+        and columns of a block in `order`, rows, Tw, N). A tile of 2 sees 3 x 3 blocks of a stride, a tile of 1 one."""
         Tw = self.places[1] // self.tile
         for dim in (0, 1):
             size, step = (3 * self.stride[dim], 2 * self.stride[dim]) if self.tile == 2 else (
@@ -341,7 +342,7 @@ class Window(NamedTuple):
         if self.tile == 2:
             columns[1].sub_(columns[0]).sub_(columns[2])    # c0, c1 - c0 - c2, c2, vertically
             columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])       # and horizontally
-            for i in range(3):
+            for i in range(3):                              # block by block (tap by tap): one meets no pixel twice
                 for j in range(3):
                     seen[i, j].add_(columns[i, j])
         else:
@@ -354,14 +355,14 @@ class Window(NamedTuple):
         blocks = weight.unflatten(3, (self.tile, -1)).unflatten(2, (self.tile, -1)).unflatten(0, (self.groups, -1))
         return blocks.permute(3, 5, 0, 1, *self.order(2, 4, 6))
 
-    def flatten(self, weight: Tensor) -> Tensor:
+    def to_matrices(self, weight: Tensor) -> Tensor:
         """V: (M, C / groups, kh, kw) -> (B, M / groups, K)."""
         taps = self.taps(weight)
         if self.tile == 2:
             taps = sums_transposed(taps, workspace('taps', weight, 3, 3, *taps.shape[2:]))
         return taps.flatten(4).flatten(0, 2)
 
-    def unflatten(self, matrices: Tensor, gradient: Tensor) -> None:
+    def add_to_weight(self, gradient: Tensor, matrices: Tensor) -> None:
         """V^T: add (B, M / groups, K), overwritten, to (M, C / groups, kh, kw)."""
         taps = self.taps(gradient)
         matrices = matrices.view(2 * self.tile - 1, 2 * self.tile - 1, *taps.shape[2:])
@@ -389,7 +390,7 @@ class Window(NamedTuple):
         add them."""
         pieces = self.pieces(y, rows)
         if self.tile == 1:
-            multiply(pieces.flatten(4).flatten(0, 2), matrices, columns, add)
+            multiply(pieces.flatten(4).flatten(0, 2), matrices, columns, add)       # a view of y, which is contiguous
         else:
             products = workspace('pieces', y, 3, 3, *pieces.shape[2:])
             multiply(products.flatten(4).flatten(0, 2), matrices, columns)
@@ -397,10 +398,9 @@ class Window(NamedTuple):
 
 
 def sums(m: Tensor) -> Tensor:
-    """(3, 3, ..), overwritten -> (2, 2, ..): m0 + m1, m1 + m2, along both. (1, 1, ..) stays as it is."""
-    if len(m) == 3:
-        m[::2].add_(m[1])
-        m[::2, ::2].add_(m[::2, 1:2])
+    """(3, 3, ..), overwritten -> (2, 2, ..): m0 + m1, m1 + m2, along both."""
+    m[::2].add_(m[1])
+    m[::2, ::2].add_(m[::2, 1:2])
     return m[::2, ::2]
 
 
@@ -414,7 +414,7 @@ def sums_transposed(a: Tensor, m: Tensor) -> Tensor:
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
     """out <- a @ b, or out + a @ b, in place: (B, M, K) @ (B, K, P). Short sums round less, so K is cut into runs of
-    512; many of one small product are computed at once. Of bfloat16, a @ b is rounded to it as a whole."""
+    512, or into longer ones that are multiplied at once where out is small. Of bfloat16, a @ b is rounded to it."""
     run, K = 512, a.shape[2]
     if a.dtype != out.dtype:
         out.add_(a @ b) if add else out.copy_(a @ b)
@@ -434,32 +434,32 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
 
 def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], mixed: bool) -> tuple:
     """y = A(V(w) @ U(x)) + b: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) -> y (M, Ho, Wo, N), and
-    vjp(dy, dw), which adds to the weight's gradient dw and returns dx. mixed: the products' factors in bfloat16."""
-    matrices = factor('matrices', window.flatten(weight), mixed)                # (B, M / groups, K)
-    # PyTorch's sums begin with the bias for one small image, and only so do the two agree to the last bit. Elsewhere
-    # it is added last, which rounds less where it is large.
-    first = (bias is not None and window.tile == 1 and window.groups == 1 and min(window.kernel_size) <= 3
-             and x.shape[3] == 1 and x.numel() <= 20480)
+    vjp(dy, dw), which adds to the weight's gradient dw and returns dx. mixed: products take and give bfloat16."""
+    matrices = factor('matrices', window.to_matrices(weight), mixed)                # (B, M / groups, K)
+    # PyTorch's sums begin with the bias for one small image (these are its limits), and only so do the two agree to
+    # the last bit. Elsewhere the bias is added last, which rounds less where it is large.
+    bias_first = (bias is not None and window.tile == 1 and window.groups == 1 and min(window.kernel_size) <= 3
+                  and x.shape[3] == 1 and x.numel() <= 20480)
     y = x.new_empty(len(weight), *window.places, x.shape[3])
-    if first:
+    if bias_first:
         y.copy_(bias.view(-1, 1, 1, 1))
     padded = window.padded(x, matrices)
     for rows in window.rows(weight, x.shape[3]):
         columns = factor('columns', window.unfold(padded, rows), mixed)         # (B, K, P)
-        window.assemble(y, rows, matrices, columns, add=first)
-    if bias is not None and not first:
+        window.assemble(y, rows, matrices, columns, add=bias_first)
+    if bias is not None and not bias_first:
         y.add_(bias.view(-1, 1, 1, 1))
 
     def vjp(dy, dw):
-        matrices = factor('matrices', window.flatten(weight), mixed)
+        matrices = factor('matrices', window.to_matrices(weight), mixed)        # again: its workspace was used since
         padded, dx = window.padded(x, matrices), window.canvas(x, None, *x.shape)
         products = workspace('products', x, *matrices.shape)
         for rows in window.rows(weight, x.shape[3]):
             columns = factor('columns', window.unfold(padded, rows), mixed)     # (B, K, P)
             pieces = factor('pieces', window.disassemble(dy, rows), mixed)      # (B, M / groups, P)
-            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
+            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)     # before fold takes columns
             window.fold(dx, rows, matrices.transpose(1, 2), pieces)
-        window.unflatten(products, dw)
+        window.add_to_weight(dw, products)
         return window.middle(dx)
 
     return y, vjp
@@ -469,22 +469,22 @@ def convolve_transposed(window: Window, x: Tensor, weight: Tensor, bias: Optiona
                         mixed: bool) -> tuple:
     """y = U^T(V(w)^T @ A^T(x)) + b: x (M, H, W, N), weight (M, C / groups, kh, kw), bias (C,), size (Ho, Wo) ->
     y (C, Ho, Wo, N), and vjp(dy, dw), as above."""
-    matrices = factor('matrices', window.flatten(weight), mixed)                # (B, M / groups, K)
+    matrices = factor('matrices', window.to_matrices(weight), mixed)                # (B, M / groups, K)
     y = window.canvas(x, bias, weight.shape[1] * window.groups, *size, x.shape[3])
     for rows in window.rows(weight, x.shape[3]):
         pieces = factor('pieces', window.disassemble(x, rows), mixed)           # (B, M / groups, P)
         window.fold(y, rows, matrices.transpose(1, 2), pieces)
 
     def vjp(dy, dw):
-        matrices = factor('matrices', window.flatten(weight), mixed)
+        matrices = factor('matrices', window.to_matrices(weight), mixed)        # again: its workspace was used since
         padded, dx = window.padded(dy, matrices), x.new_empty(x.shape)
         products = workspace('products', x, *matrices.shape)
         for rows in window.rows(weight, x.shape[3]):
             columns = factor('columns', window.unfold(padded, rows), mixed)     # (B, K, P)
             pieces = factor('pieces', window.disassemble(x, rows), mixed)       # (B, M / groups, P)
-            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
+            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)     # before assemble takes pieces
             window.assemble(dx, rows, matrices, columns)
-        window.unflatten(products, dw)
+        window.add_to_weight(dw, products)
         return dx
 
     return window.middle(y), vjp
@@ -518,13 +518,13 @@ def is_integer(value) -> bool:
 class _Convolution(Module):
     """What the convolutions share: their arguments, weight and bias, as torch.nn has them.
 
-    mixed_precision: compute the products in bfloat16; parameters, activations and sums stay float32.
+    mixed_precision: products take and give bfloat16; parameters, activations and what is added up stay float32.
     """
     parameter_names = ('weight', 'bias')
     mixed_precision = False
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-                 device, dtype) -> None:
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
+                 groups=1, bias=True, *, device=None, dtype=None) -> None:
         for name, value in (('in_channels', in_channels), ('out_channels', out_channels), ('groups', groups)):
             if not is_integer(value) or value < 1:
                 raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
@@ -537,11 +537,12 @@ class _Convolution(Module):
                              pair_of('padding', padding, 0), pair_of('dilation', dilation, 1), groups)
         self.kernel_size, self.stride, self.padding, self.dilation = self.window[:4]
 
-        def uniform(*shape: int) -> Tensor:                 # torch.nn's default: U(+-1 / sqrt(fan_in))
+        shape = self._weight_shape()
+        bound = 1 / math.sqrt(math.prod(shape[1:]))         # torch.nn's default: U(+-1 / sqrt(fan_in))
+
+        def uniform(*shape: int) -> Tensor:
             return empty(*shape, device='cpu' if device is None else device, dtype=dtype).uniform_(-bound, bound)
 
-        shape = self._weight_shape()
-        bound = 1 / math.sqrt(math.prod(shape[1:]))
         self.weight = uniform(*shape)
         self.bias = uniform(out_channels) if bias else None
         self.grad_weight = self.weight.new_zeros(shape)
@@ -589,11 +590,6 @@ class Conv2d(_Convolution):
     kernel_size, stride, padding, dilation: an integer or a pair. ValueError for anything else.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
-                 groups=1, bias=True, *, device=None, dtype=None) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-                         device, dtype)
-
     def forward_and_vjp(self, x: Tensor) -> tuple:
         size = self.window.output_size(x.shape[2:])
         self._check(x, size)
@@ -613,7 +609,7 @@ class TransposeConv2d(_Convolution):
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0,
                  groups=1, bias=True, dilation=1, *, device=None, dtype=None) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-                         device, dtype)
+                         device=device, dtype=dtype)
         self.output_padding = pair_of('output_padding', output_padding, 0)
         for extra, s, d in zip(self.output_padding, self.window.stride, self.window.dilation):
             if extra >= max(s, d):
@@ -668,26 +664,27 @@ class Upsampling(Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
                          device=device, dtype=dtype)
         self.nearest = NearestUpsampling(scale_factor)
-        # Shifts by 0 .. s - 1 of `extent` taps cover k' = extent + s - 1; unpadded, either reaches extent - 1 pixels
-        # beyond the image, of which the convolution keeps p: the transposed one cuts off p' = extent - 1 - p.
+        # Copies of `extent` taps, shifted by 0 .. s - 1, cover k' = extent + s - 1. Tap t of copy a takes pixel i to
+        # the output s i + a + t - (extent - 1 - p): the padding is p' = extent - 1 - p.
         extent, scale = self.window.extent, self.nearest.scale_factor
         self.merged = Window(tuple(e + s - 1 for e, s in zip(extent, scale)), scale,
                              tuple(e - 1 - p for e, p in zip(extent, self.window.padding)), (1, 1), groups)
 
     def _copies(self, merged: Tensor) -> Iterator[Tensor]:
-        """The places (C, M, kh, kw) in the merged kernel at which the copies of w stand."""
+        """The places (C, M / groups, kh, kw) in the merged kernel at which the copies of w stand."""
         (sh, sw), (eh, ew), (dh, dw) = self.nearest.scale_factor, self.window.extent, self.window.dilation
         return (merged[:, :, a:a + eh:dh, b:b + ew:dw] for a in range(sh) for b in range(sw))
 
     def _merge(self, weight: Tensor) -> Tensor:
-        """(M, C, kh, kw) -> the transposed convolution's weight, (C, M, *merged.kernel_size)."""
+        """(M, C / groups, kh, kw) -> the transposed convolution's weight, (C, M / groups, *merged.kernel_size)."""
         merged = weight.new_zeros(self.in_channels, self.out_channels // self.groups, *self.merged.kernel_size)
+        swapped = self._swap(weight)
         for copy in self._copies(merged):
-            copy += self._swap(weight)
+            copy += swapped
         return merged
 
     def _swap(self, weight: Tensor) -> Tensor:
-        """Flip a weight and swap its channels, in each group: (M, C / groups, kh, kw) -> (C, M / groups, kh, kw)."""
+        """Flip a weight and swap its channels, in each group: (M, C / groups, kh, kw) <-> (C, M / groups, kh, kw)."""
         return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
 
     def _unmerge(self, merged: Tensor) -> Tensor:
@@ -720,7 +717,7 @@ class Upsampling(Conv2d):
 
 
 class ReLU(Module):
-    """max(x, 0), any shape. inplace: overwrite x with it."""
+    """max(x, 0), any shape. inplace: overwrite x with it (not after Sigmoid or Tanh, whose vjp keeps its output)."""
 
     def __init__(self, inplace: bool = False) -> None:
         self.inplace = inplace
