@@ -7,14 +7,15 @@ A training step (forward, loss, backward, SGD with momentum) and a prediction, i
 networks: S, the one that ships, 3-128-256-128-3 channels, kernel 4, transposed convolutions, batch 32; T,
 3-100-200-100-3, the same, batch 100; N, 3-48-96-48-3, kernel 3, nearest upsampling and convolution, batch 100.
 torch.nn runs in its own memory format and with channels last; "mixed" and "autocast" (channels last) compute
-products in bfloat16. All take turns within one run, so that a ratio means something on a noisy machine; the
-figures are medians. "ratio" is ours to torch.nn's better format, both in float32, with the quartiles of its rounds;
-"products" the share of our step that is matrix products, which no other code can save. Peak memory is that of some
-training steps in a process of its own, less what the imports take.
+products in bfloat16. Each has a process of its own, as a training has, and all take turns, so that a ratio means
+something on a noisy machine; the figures are medians. "ratio" is ours to torch.nn's better format, both in float32,
+with the quartiles of its rounds; "products" the share of our step that is matrix products, which no other code can
+save. Peak memory is that of some training steps, less what the imports take.
 
 --beside-load times it beside a process that multiplies matrices on all cores all the time.
 """
 import contextlib
+import multiprocessing
 import resource
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from Miniproject_2 import model as framework
 from others import cli, records
 from others.studies.variants import network_2, step_2, torch_twin
 
-MEMORY_STEPS = 3
+WARM_UP = 3                     # steps, whose peak memory is told
 NETWORKS = {'S': ((128, 256), 4, 'transposed'), 'T': ((100, 200), 4, 'transposed'), 'N': ((48, 96), 3, 'nearest')}
 BATCHES = {'S': 32, 'T': 100, 'N': 100}
 VARIANTS = ('ours', 'torch.nn', 'channels-last', 'ours mixed', 'autocast')     # the last two in bfloat16
@@ -79,24 +80,65 @@ def seconds(function, device: str) -> float:
     return time.perf_counter() - start
 
 
-def times(name: str, device: str, rounds: int) -> dict:
-    """{task: row of the table}: each variant's median in ms, and the quartiles of ours / torch.nn's better format."""
-    work = {variant: workload(name, variant, device) for variant in VARIANTS}
-    measured = {task: {variant: [] for variant in VARIANTS} for task in ('step', 'predict')}
-    warm_up = 2
-    for round_ in cli.progress(range(warm_up + rounds), warm_up + rounds, f'rounds of {name} on {device}'):
-        for task, by_variant in measured.items():
-            for variant in VARIANTS:
-                duration = seconds(work[variant][task], device)
-                if round_ >= warm_up:
-                    by_variant[variant].append(1000 * duration)
-    rows = {}
+def serve(pipe, name: str, variant: str, device: str) -> None:
+    """In a process of its own: send the peak memory of some steps, in MB, of the device; then for each task received
+    its time in ms, or the share of products in a step; None ends it."""
+    before, work = peak_so_far(), workload(name, variant, device)
+    for _ in range(WARM_UP):
+        work['step']()
+    pipe.send(torch.cuda.max_memory_allocated() / 2 ** 20 if device == 'cuda' else peak_so_far() - before)
+    work['predict']()
+    for task in iter(pipe.recv, None):
+        if task == 'products':
+            pipe.send(share_of_products(work['step'], device))
+        else:
+            pipe.send(1000 * seconds(work[task], device))
+
+
+@contextlib.contextmanager
+def processes(name: str, device: str):
+    """Inside `with`: {variant: the pipe to its process}."""
+    context, started = multiprocessing.get_context('spawn'), {}
+    for variant in VARIANTS:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, name, variant, device), daemon=True)
+        process.start()
+        theirs.close()                              # so that the end of the process ends what is received
+        started[variant] = ours, process
+    try:
+        yield {variant: pipe for variant, (pipe, _) in started.items()}
+    finally:
+        for pipe, process in started.values():
+            with contextlib.suppress(OSError):
+                pipe.send(None)
+            process.join()
+
+
+def measure(name: str, device: str, rounds: int) -> dict:
+    """{task: row of the table}: each variant's median in ms, and the quartiles of ours / torch.nn's better format; of
+    the task 'memory', the MB."""
+    with processes(name, device) as pipes:
+        rows = {'step': {}, 'predict': {}, 'memory': {variant: pipe.recv() for variant, pipe in pipes.items()}}
+
+        def ask(variant: str, task: str) -> float:
+            pipes[variant].send(task)
+            return pipes[variant].recv()
+
+        measured = {task: {variant: [] for variant in VARIANTS} for task in ('step', 'predict')}
+        for _ in cli.progress(range(rounds), rounds, f'rounds of {name} on {device}'):
+            for task, by_variant in measured.items():
+                for variant, values in by_variant.items():
+                    values.append(ask(variant, task))
+        rows['step']['products'] = ask('ours', 'products')
     for task, by_variant in measured.items():
-        rows[task] = {variant: median(values) for variant, values in by_variant.items()}
-        best = min(('torch.nn', 'channels-last'), key=rows[task].get)
-        ratios = [a / b for a, b in zip(by_variant['ours'], by_variant[best])]
-        rows[task].update(zip(('ratio_low', 'ratio', 'ratio_high'), quantiles(ratios * 2, n=4)))
-    rows['step']['products'] = share_of_products(work['ours']['step'], device)
+        rows[task] = {**{variant: median(values) for variant, values in by_variant.items()}, **rows[task]}
+    for task, row in rows.items():
+        best = min(('torch.nn', 'channels-last'), key=row.get)
+        if task == 'memory':
+            row['ratio'] = row['ours'] / row[best]
+        else:
+            ratios = [a / b for a, b in zip(measured[task]['ours'], measured[task][best])]
+            row.update(zip(('ratio_low', 'ratio', 'ratio_high'), quantiles(ratios * 2, n=4)))
     return rows
 
 
@@ -127,20 +169,6 @@ def load():
         process.wait()
 
 
-def peak_memory(name: str, variant: str) -> float:
-    """MB, on the CPU, of a process of its own."""
-    output = subprocess.run([sys.executable, '-m', 'others.studies.bench_framework', '--memory', name, variant],
-                            check=True, capture_output=True, text=True, cwd=cli.ROOT).stdout
-    return float(output)
-
-
-def print_peak_memory(name: str, variant: str) -> None:
-    before, work = peak_so_far(), workload(name, variant, 'cpu')
-    for _ in range(MEMORY_STEPS):
-        work['step']()
-    print(peak_so_far() - before)
-
-
 def peak_so_far() -> float:
     """MB of this process. Linux counts in ru_maxrss what the process was forked from, in VmHWM not."""
     try:
@@ -162,30 +190,17 @@ def line(row: dict) -> list:
 def main(arguments=None) -> int:
     parser = cli.parser('studies.bench_framework', __doc__)
     parser.add_argument('--rounds', type=cli.integer(1), default=21, metavar='N', help='(default: %(default)s)')
-    parser.add_argument('--memory', nargs=2, metavar=('NETWORK', 'VARIANT'),
-                        help="print the peak memory of one variant's training steps, in MB, and no more")
-    parser.add_argument('--beside-load', action='store_true', help='beside a busy process; memory is not measured')
+    parser.add_argument('--beside-load', action='store_true', help='beside a busy process')
     cli.add_options(parser, 'record')
     options, start = parser.parse_args(arguments), time.monotonic()
-    if options.memory:
-        print_peak_memory(*options.memory)
-        return 0
-
     rows = []
-
-    def add(device: str, name: str, task: str, values: dict, unit: str) -> None:
-        rows.append({'device': device, 'network': name, 'task': task, 'unit': unit,
-                     'beside_load': options.beside_load, **{key: round(value, 3) for key, value in values.items()}})
-
     with load() if options.beside_load else contextlib.nullcontext():
         for device in ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',):
             for name in NETWORKS:
-                for task, values in times(name, device, options.rounds).items():
-                    add(device, name, task, values, 'ms')
-    for name in () if options.beside_load else cli.progress(NETWORKS, len(NETWORKS), 'networks, their memory'):
-        memory = {variant: peak_memory(name, variant) for variant in VARIANTS}
-        memory['ratio'] = memory['ours'] / min(memory['torch.nn'], memory['channels-last'])
-        add('cpu', name, 'memory', memory, 'MB')
+                for task, values in measure(name, device, options.rounds).items():
+                    rows.append({'device': device, 'network': name, 'task': task,
+                                 'unit': 'MB' if task == 'memory' else 'ms', 'beside_load': options.beside_load,
+                                 **{key: round(value, 3) for key, value in values.items()}})
     print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads, '
           f'medians of {options.rounds} rounds')
     print(cli.table([['', *VARIANTS, 'ratio', 'products'], *map(line, rows)]))
