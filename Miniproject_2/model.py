@@ -231,10 +231,13 @@ _local = threading.local()
 def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
     """Uninitialised memory of the type and on the device of `like`, valid until the next call with this name and type
     in the same thread. It is the same memory each time: the system hands out new memory by page faults, which are slow.
+    For the same reason a block of 31 MB is freed: glibc's malloc hands back what is free beyond twice the largest
+    block that was ever freed, and counts none of more than 32 MB (mallopt(3), M_MMAP_THRESHOLD).
     """
     size, buffers = math.prod(shape), vars(_local)
     key = f'{name} {like.dtype} {like.device}'
     if key not in buffers or len(buffers[key]) < size or buffers[key].is_inference():   # of no use outside that mode
+        empty(0, device='cpu').byte().new_empty(31 * 2 ** 20)
         buffers[key] = like.new_empty(size)
     return buffers[key][:size].view(shape)
 
