@@ -38,7 +38,8 @@ def draw(low: int, high: int) -> int:
 def configuration(block: str) -> tuple:
     """Random arguments of a block and the shape of an input that is large enough for them.
 
-    Half of them have a kernel of twice the stride, many channels and an even size, as the assignment's network.
+    Half of them have a kernel of twice the stride, many channels and an even size, as the assignment's network; a
+    third have a single image.
     """
     like_ours = draw(0, 1)
     s = draw(1, 3)
@@ -53,7 +54,7 @@ def configuration(block: str) -> tuple:
         options['scale_factor'] = draw(1, 3)
     least = d * (k - 1) + 1
     H, W = (4 * s * draw(1, 3) + least - 2 * p if like_ours else least + draw(0, 9) for _ in range(2))
-    return (*channels, options), (draw(1, 12), channels[0], max(1, H), max(1, W))
+    return (*channels, options), (max(1, draw(-3, 12)), channels[0], max(1, H), max(1, W))
 
 
 def parameters(module) -> list:
