@@ -378,57 +378,6 @@ def test_a_failure_leaves_the_files_as_they_were(command, tmp_path, monkeypatch)
     assert not (tmp_path / 'new').exists()
 
 
-# ----------------------------------------------------------------------------------------- mistakes
-
-def test_an_empty_folder_ends_with_status_2_and_one_line(tmp_path):
-    (tmp_path / 'empty').mkdir()
-    command = [sys.executable, '-m', 'others.data', 'photos', tmp_path / 'empty', '--out', tmp_path]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 2 and result.stdout == ''
-    assert result.stderr == (f'error: FOLDER: {tmp_path / "empty"} holds 0 usable photographs, '
-                             'expected at least 2\n')
-
-
-def test_one_photograph_is_not_enough(photos, tmp_path):
-    for path in sorted(photos.rglob('*.*'))[1:]:
-        path.unlink()
-    with pytest.raises(cli.UserError, match='FOLDER: .* holds 1 usable'):
-        make('photos', photos, '--out', tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
-
-
-def test_a_set_too_large_for_memory_ends_with_one_line(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.run(lambda: make('demo', '--train', 10 ** 12, '--val', 1, '--out', tmp_path / 'out'))
-    progress, error = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2 and error.startswith('error: not enough memory: ')
-    assert not (tmp_path / 'out').exists()
-
-
-@pytest.mark.parametrize('arguments, words', [
-    (['demo', '--train', '0'], "--train: expected an integer of at least 1, got '0'"),
-    (['demo', '--val', '-3'], "--val: expected an integer of at least 1, got '-3'"),
-    (['demo', '--seed', '-1'], "--seed: expected an integer of at least 0, got '-1'"),
-    (['demo', '--seed', str(2 ** 64)], "--seed: expected an integer of at least 0"),
-    (['photos', '.', '--train', 'many'], "--train: expected an integer of at least 1, got 'many'"),
-    (['photos'], 'FOLDER'),
-    ([], 'photos | demo')])
-def test_wrong_arguments_are_named(arguments, words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        data.main(arguments)
-    assert stop.value.code == 2
-    assert words in capsys.readouterr().err
-
-
-def test_a_folder_that_is_none_is_named(tmp_path):
-    (tmp_path / 'file').touch()
-    with pytest.raises(cli.UserError, match='FOLDER: .*/missing is not a folder'):
-        make('photos', tmp_path / 'missing', '--out', tmp_path / 'out')
-    for out in (tmp_path / 'file', tmp_path / 'file' / 'out'):
-        with pytest.raises(cli.UserError, match='--out: .* is no folder to write to'):
-            make('demo', '--out', out)
-
-
 # -------------------------------------------------------------------------------------- the metrics
 
 def test_psnr_of_a_constant_difference():

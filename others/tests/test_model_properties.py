@@ -9,10 +9,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from others.tests.conftest import bits, images, new_model, parameters, same
-
-# Another split of the work changes the order of sums in float32: some 1e-6 of the largest value, 255.
-ROUNDING = dict(rtol=0, atol=3e-4)
+from others.tests.conftest import ROUNDING, Stop, bits, images, new_model, parameters, same
 
 FLOATING = ['float16', 'bfloat16', 'float32', 'float64', 'float8_e5m2', 'float8_e4m3fn']
 FLOATING = [getattr(torch, name) for name in FLOATING if hasattr(torch, name)]
@@ -165,10 +162,6 @@ def test_predict_by_threads_after_save_and_load_elsewhere(trained, project, tmp_
 
 
 # ------------------------------------------------------------------------------------------ train
-
-class Stop(Exception):
-    """Raised by a callback."""
-
 
 def train(model, pairs: tuple, seed: int, **options) -> None:
     torch.manual_seed(seed)

@@ -22,11 +22,7 @@ def pairs():
     return tuple((clean + 20 * torch.randn(clean.shape)).clamp(0, 255).byte() for _ in range(2))
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('threads')
 
 
 @pytest.mark.parametrize('name', REPORTED)

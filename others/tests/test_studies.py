@@ -48,14 +48,6 @@ def test_the_default_variant_is_the_project_s_network(project):
     assert sorted(weight.shape for weight in variant.parameters()) == sorted(weight.shape for weight in weights)
 
 
-@pytest.fixture
-def threads():
-    """What a study sets for its process is set back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def test_search_appends_to_a_record(pairs, tmp_path, threads, capsys):
     record = tmp_path / 'new' / 'record.json'
     arguments = ['--seconds', '2', '--batch', '4', '--data', str(pairs), '--also', str(pairs / data.TRAIN_FILE),
@@ -139,37 +131,6 @@ def test_a_step_of_the_default_variant_is_one_of_the_mean_squared_error(project)
     assert variant.fit(noisy, target, 1e-3) == pytest.approx(expected.item(), rel=1e-5)
     for weight, other in zip(variant.parameters(), twin.parameters()):
         torch.testing.assert_close(weight.detach(), other.detach(), rtol=1e-4, atol=1e-5)
-
-
-def test_search_refuses_what_belongs_to_the_other_project():
-    with pytest.raises(cli.UserError, match='--kernel is of project 2'):
-        search.parse(['x', '--project', '1', '--kernel', '3'])
-    with pytest.raises(cli.UserError, match='--block is of project 1'):
-        search.parse(['x', '--project', '2', '--block', 'plain'])
-
-
-@pytest.mark.parametrize('option, value', [('--lr', '0'), ('--lr', 'nan')])
-def test_search_refuses_numbers_out_of_range(option, value, capsys):
-    with pytest.raises(SystemExit):
-        search.parse(['x', '--project', '2', option, value])
-    assert f'argument {option}: {value}, expected ' in capsys.readouterr().err
-
-
-def test_tools_name_what_they_cannot_use(pairs, tmp_path):
-    with pytest.raises(cli.UserError, match='--oracle'):
-        search.main(['x', '--project', '2', '--data', str(pairs), '--oracle', str(tmp_path / 'nowhere')])
-    with pytest.raises(cli.UserError, match='--pairs: .* holds 48, expected 49'):
-        compare_torch.main(['--data', str(pairs), '--pairs', '49'])
-
-
-def test_search_names_a_wrong_number_of_levels(pairs):
-    with pytest.raises(cli.UserError, match='--encoder'):
-        search.main(['x', '--project', '1', '--widths', '8', '--data', str(pairs)])
-
-
-def test_search_refuses_two_sets_of_one_name(pairs):
-    with pytest.raises(cli.UserError, match='--also'):
-        search.main(['x', '--project', '2', '--data', str(pairs), '--also', str(pairs / data.VAL_FILE)])
 
 
 # ------------------------------------------------------------------------------------ against torch

@@ -343,24 +343,3 @@ def test_fresh_noise_and_resume(folder, photos, tmp_path, no_pictures, monkeypat
     assert new_run(folder, tmp_path / 'parts', *options) == 130
     assert train.main(['--resume', str(tmp_path / 'parts')]) == 0
     assert_same_result(tmp_path / 'whole', tmp_path / 'parts')
-
-
-# --------------------------------------------------------------------------------------- mistakes
-
-@pytest.mark.parametrize('options, words', [
-    (['--project', '1'], '--project and --out'),
-    (['--project', '1', '--out', 'OLD'], '--out: .* exists'),
-    (['--project', '1', '--out', 'NEW', '--data', 'NONE'], '--data: .*No such file'),
-    (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--pairs', '41'], '--pairs: .* holds 40'),
-    (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--fresh-noise', 'NONE'], '--fresh-noise: '),
-    (['--resume', 'NONE'], '--resume: .* holds no run'),
-    (['--resume', 'OLD', '--force'], '--force: .*--promote'),
-    (['--resume', 'OLD', '--lr', '1'], '--resume: .* expected no --lr'),
-    (['--resume', 'OLD', '--seed', '1'], '--resume: .* expected no --seed'),
-])
-def test_mistakes(folder, tmp_path, options, words):
-    cli.write_json(tmp_path / 'old' / 'settings.json', {})
-    paths = {'OLD': tmp_path / 'old', 'NEW': tmp_path / 'new', 'NONE': tmp_path / 'none', 'DATA': folder}
-    with pytest.raises(cli.UserError, match=words):
-        train.main([str(paths.get(option, option)) for option in options])
-    assert not (tmp_path / 'new').exists()
