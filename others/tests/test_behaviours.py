@@ -1,7 +1,7 @@
 """What an examiner or a student types in a line or two, and what must come of it: mostly what torch does.
 
-A row is a name, ours, and torch's with the same weights; or, instead of torch's, the values, or the error, which is
-one line of at most 150 characters with these words in it.
+A row is a name, ours, and torch's with the same weights, or, instead of torch's, the values. What is refused stands in
+test_framework_properties.
 """
 import copy
 import pickle
@@ -16,20 +16,11 @@ import Miniproject_1
 import Miniproject_2
 from Miniproject_2 import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid, TransposeConv2d,
                            Upsampling)
-from others.tests.test_framework import results
+from others.tests.test_framework_properties import Square, results
 
 WINDOW = ('kernel_size', 'stride', 'padding', 'dilation')
 X = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(1))
-
-
-class Square(Module):
-    def forward(self, x):
-        self.x = x
-        return x * x
-
-    def backward(self, gradient):
-        return 2 * self.x * gradient
 
 
 class Scale(Module):
@@ -44,11 +35,6 @@ class Scale(Module):
             return gradient * self.factor
 
         return x * self.factor, vjp
-
-
-class Forgetful(Scale):
-    def __init__(self):
-        self.factor = torch.full((1,), 3.)
 
 
 class Residual(Module):
@@ -67,12 +53,9 @@ class Residual(Module):
         return self.inner.param()
 
 
-class Shifted(Conv2d):
-    def forward(self, x):
-        return super().forward(x) + 1
-
-
 class Doubled(Conv2d):
+    """The block's forward, its own backward."""
+
     def backward(self, gradient):
         return super().backward(2 * gradient)
 
@@ -92,12 +75,6 @@ def trained(block, x=X) -> list:
     """Output, gradient of the input and of each parameter, ours or torch's, for a fixed gradient."""
     size = block(x).shape
     return list(results(block, x, torch.linspace(-1, 1, size.numel()).view(size)).values())
-
-
-def after_forward(*blocks) -> Sequential:
-    net = Sequential(*blocks)
-    net(X)
-    return net
 
 
 def weights_of(block) -> list:
@@ -153,16 +130,12 @@ def attributes(block, *names) -> list:
 
 BEHAVIOURS = [
     # As torch has it: the layers.
-    ('Conv2d by position', lambda: trained(Conv2d(3, 6, (3, 2), 2, 1, 2, 3, False)),
+    ('Conv2d by position', lambda: trained(Conv2d(3, 6, [3, 2], 2, 1, 2, 3, False)),
      lambda: trained(nn.Conv2d(3, 6, (3, 2), 2, 1, 2, 3, False))),
-    ('Conv2d by name', lambda: trained(Conv2d(in_channels=3, out_channels=4, kernel_size=[3, 3], stride=2, bias=True)),
-     lambda: trained(nn.Conv2d(3, 4, 3, stride=2))),
     ('TransposeConv2d by position', lambda: trained(TransposeConv2d(3, 6, 3, 2, 1, 1, 3, True, 2)),
      lambda: trained(nn.ConvTranspose2d(3, 6, 3, 2, 1, 1, 3, True, 2))),
-    ('TransposeConv2d by name', lambda: trained(TransposeConv2d(3, 4, kernel_size=4, stride=2, padding=1)),
-     lambda: trained(nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1))),
-    ('Upsampling', lambda: trained(Upsampling(3, 4, 3, padding=1, scale_factor=2)),
-     lambda: trained(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 4, 3, padding=1)))),
+    ('Upsampling by position', lambda: trained(Upsampling(3, 6, 3, 2, 1, 2, 3, False, 2)),
+     lambda: trained(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 6, 3, 2, 1, 2, 3, False)))),
     ('NearestUpsampling', lambda: trained(NearestUpsampling(scale_factor=(2, 3))),
      lambda: trained(nn.UpsamplingNearest2d(scale_factor=(2, 3)))),
     ('attributes of Conv2d', lambda: attributes(Conv2d(3, 4, 3, 2, (1, 0)), *WINDOW, 'in_channels', 'groups'),
@@ -179,80 +152,38 @@ BEHAVIOURS = [
     ('Sigmoid of large numbers', lambda: Sigmoid()(torch.tensor([-1e4, 0, 1e4])), torch.tensor([0, 0.5, 1])),
     ('a layer alone, twice forward', lambda: [(net := Conv2d(3, 4, 3))(Y), trained(net)][1],
      lambda: trained(nn.Conv2d(3, 4, 3))),
-    ('Sequential of Sequentials', lambda: trained(Sequential(Sequential(Conv2d(3, 4, 3), ReLU()), Sigmoid())),
-     lambda: trained(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Sigmoid()))),
     ('a part of a Sequential', lambda: trained(Sequential(Conv2d(3, 4, 3), ReLU(), Sigmoid())[:2]),
      lambda: trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sigmoid())[:2])),
-    ('the last of a Sequential', lambda: isinstance(Sequential(Conv2d(3, 4, 3), ReLU())[-1], ReLU), True),
 
     # The loss and the optimizer.
-    ('MSE.backward()', lambda: loss_gradient(), lambda: torch_gradient()),
-    ('MSE.backward(1.0)', lambda: loss_gradient(1.0), lambda: torch_gradient()),
     ('MSE.backward(2)', lambda: loss_gradient(2), lambda: torch_gradient(2.0)),
     ('MSE.backward of shape (1,)', lambda: loss_gradient(torch.full((1,), 0.5)), lambda: torch_gradient(0.5)),
     ('MSE.backward of shape ()', lambda: loss_gradient(torch.tensor(0.5), reduction='sum'),
      lambda: torch_gradient(0.5, reduction='sum')),
-    ('MSE.backward of shape (2,)', lambda: loss_gradient(torch.ones(2)), (ValueError, r'\(\), got \(2,\)')),
-    ('MSE().item()', lambda: MSE()(X, Y).item(), lambda: F.mse_loss(X, Y).item()),
     ('lr of 0 dimensions', lambda: one_step(torch.tensor(0.25)), torch.tensor([0.5])),
     ("lr of NumPy's", lambda: one_step(np.float32(0.25), momentum=np.float64(0.5)), torch.tensor([0.5])),
     ('params from a generator', lambda: len(SGD(iter(Conv2d(3, 4, 3).param()), 0.1).params), 2),
-    ('SGD with its arguments swapped', lambda: SGD(0.1, after_forward(Conv2d(3, 4, 3)).param()),
-     (ValueError, 'lr must be a number .* got a list')),
-    ('SGD with a network', lambda: SGD(Sequential(Conv2d(3, 4, 3)), 0.1), (ValueError, 'params .* got a Conv2d')),
-    ('SGD with weights alone', lambda: SGD(weights_of(Conv2d(3, 99, 3)), 0.1), (ValueError, 'params .* got a Tensor')),
-    ('SGD with many rates', lambda: one_step(np.ones(99)), (ValueError, 'lr must be a number .* got a ndarray')),
-
-    # Told in words.
-    ('an image alone for Conv2d', lambda: Conv2d(3, 4, 3)(X[0]), (ValueError, r'\(N, 3, H, W\).* \(3, 8, 6\)')),
-    ('an image alone for NearestUpsampling', lambda: NearestUpsampling(2)(X[0]), (ValueError, r'\(N, C, H, W\)')),
-    ('an array', lambda: Conv2d(3, 4, 3)(X.numpy()), (TypeError, 'Conv2d: the input must be a tensor, got ndarray')),
-    ('an array for a weight', lambda: setattr(Conv2d(3, 4, 3), 'bias', np.ones(4)), (TypeError, 'bias .* ndarray')),
-    ('backward before forward', lambda: Conv2d(3, 4, 3).backward(X), (RuntimeError, '^Conv2d: .* before forward')),
-    ('backward without a gradient', lambda: after_forward(ReLU()).backward(), (TypeError, 'one gradient, got 0')),
-    ("a layer's backward after the network's forward",
-     lambda: after_forward(Conv2d(3, 4, 3), ReLU())[1].backward(X), (RuntimeError, '^ReLU: .* Sequential .* its own')),
-    ('a list of modules', lambda: Sequential([Conv2d(3, 4, 3), ReLU()]), (TypeError, 'modules .* got list')),
 
     # Copies.
     ('a copy after forward', lambda: copied(copy.deepcopy, Sequential(Conv2d(3, 4, 3), ReLU(), Square())),
      [torch.zeros(4, 3, 3, 3), torch.zeros(4), torch.tensor(0)]),
     ('a pickle after forward', lambda: copied(through_pickle, Sequential(Conv2d(3, 4, 3), ReLU(), Square())),
      [torch.zeros(4, 3, 3, 3), torch.zeros(4), torch.tensor(0)]),
-    ('a copy has applied nothing', lambda: copy.deepcopy(after_forward(ReLU())).backward(X), (RuntimeError, 'before')),
     ('a copy of a loss', lambda: [(loss := MSE())(X, Y), copy.deepcopy(loss)(X, Y)][1], lambda: F.mse_loss(X, Y)),
 
     # Modules of one's own.
-    ('forward and backward, twice in a Sequential',
-     lambda: trained(Sequential(Conv2d(3, 3, 3), square := Square(), Conv2d(3, 3, 3), square)),
-     lambda: trained(Twin(lambda x, a, b: b(a(x) ** 2) ** 2, nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)))),
     ('forward_and_vjp with a parameter, twice', lambda: trained(Sequential(scale := Scale(), Sigmoid(), scale)),
      lambda: trained(Twin(lambda x, a: a.weight * (a.weight * x).sigmoid(), nn.PReLU(init=3)))),
-    ('a residual block', lambda: trained(Residual(Conv2d(3, 3, 3, padding=1), Sigmoid())),
-     lambda: trained(Twin(lambda x, a: x + a(x).sigmoid(), nn.Conv2d(3, 3, 3, padding=1)))),
     ('a residual block in a Sequential', lambda: trained(Sequential(Residual(Conv2d(3, 3, 1)), Sigmoid())),
      lambda: trained(Twin(lambda x, a: (x + a(x)).sigmoid(), nn.Conv2d(3, 3, 1)))),
-    ('a subclass that overrides forward', lambda: trained(Sequential(Shifted(3, 4, 3), Sigmoid())),
-     lambda: trained(Twin(lambda x, a: (a(x) + 1).sigmoid(), nn.Conv2d(3, 4, 3)))),
-    ('and infer', lambda: Sequential(Shifted(3, 4, 3), Sigmoid()).infer(X),
-     lambda: (nn.Conv2d(3, 4, 3)(X) + 1).sigmoid().detach()),
     ('a subclass that overrides backward', lambda: trained(Sequential(Doubled(3, 4, 3), Sigmoid()))[1:],
      lambda: [2 * gradient for gradient in trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid()))[1:]]),
-    ('no backward', lambda: after_forward(type('Half', (Module,), {'forward': lambda self, x: x / 2})()).backward(X),
-     (RuntimeError, '^Half: backward .* has to be defined')),
-    ('a forgotten gradient', lambda: Forgetful().param(), (AttributeError, 'Forgetful .* no grad_factor')),
-    ('neither way to apply it', lambda: Module()(X), (NotImplementedError, 'Module has no forward_and_vjp')),
 ]
 
 
 @pytest.mark.parametrize('ours, expected', [pytest.param(*rest, id=name) for name, *rest in BEHAVIOURS])
 def test_as_torch_has_it(ours, expected):
     torch.manual_seed(0)
-    if isinstance(expected, tuple):
-        with pytest.raises(expected[0], match=expected[1]) as error:
-            ours()
-        assert len(str(error.value)) <= 150 and '\n' not in str(error.value)
-        return
     found = ours()
     torch.manual_seed(0)
     expected = expected() if callable(expected) else expected
