@@ -99,8 +99,17 @@ def twins(configuration: tuple) -> tuple:
     return ours, theirs, exact, torch.randn(shape), torch.randn_like(output)
 
 
+def upsampling(**options) -> tuple:
+    return 'Upsampling', dict(in_channels=4, out_channels=6, **options), (3, 4, 5, 6)
+
+
 @given_a_tally
 @given(configuration=configurations, scale=st.sampled_from([1e-2, 1, 255]))
+@example(upsampling(kernel_size=3, padding=1), 1)
+@example(upsampling(kernel_size=(5, 2), padding=(2, 0), scale_factor=(3, 2)), 1)
+@example(upsampling(kernel_size=3, padding=(4, 1), dilation=2, groups=2), 1)
+@example(upsampling(kernel_size=2, padding=(2, 3)), 1)          # which no transposed convolution is,
+@example(upsampling(kernel_size=3, padding=1, stride=2), 1)     # nor this
 def test_blocks_are_torchs_in_double_precision(tally, configuration, scale):
     tally()
     ours, _, exact, x, gradient = twins(configuration)
