@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from others.tests.conftest import PROJECTS, bits, new_model, same
+from others.tests.conftest import PROJECTS, bits, new_model, parameters, same
 
 MEMORY = 192 * 2 ** 20                          # bytes that a load may take beside what the process has
 EXECUTING = ('os.', 'subprocess.', 'exec', 'compile', 'pickle.find_class', 'socket.', 'shutil.', 'ctypes.')
@@ -69,8 +69,7 @@ def load(model, path: Path, data: bytes, words: tuple = (), may_load=False) -> s
     changed = sum(int((a != b).any()) for a, b in zip(before, after))
     if not same(before, after):                 # for the next file
         with torch.no_grad():
-            for weight, old in zip(model.net.parameters() if isinstance(model.net, torch.nn.Module) else
-                                   [weight for weight, _ in model.net.param()], before):
+            for weight, old in zip(parameters(model), before):
                 weight.copy_(old.view(torch.float32))
     if executed:
         return f'it did {executed}'

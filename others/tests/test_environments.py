@@ -34,13 +34,14 @@ def own_modules():
 
 
 for k in order:
-    sys.modules.pop('model', None)
+    for name in own_modules():
+        del sys.modules[name]
     folder = f'Miniproject_{k}'
     sys.path[0], package, expected = ((root, folder, {folder, folder + '.model'}) if way == 'packages' else
                                       (os.path.join(root, folder), 'model', {'model'}))
-    before, known = all_globals(), own_modules()
+    before = all_globals()
     exec(f'from {package} import {names[k]}')
-    assert all_globals() == before and own_modules() - known == expected, own_modules() - known
+    assert all_globals() == before and own_modules() == expected, own_modules()
     module = sys.modules[max(expected)]
     assert module.Model is Model
     print('imported')

@@ -6,12 +6,11 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from PIL import Image
 
-from others import cli, data
+from others import cli
 from others.__main__ import tools
-from others.tests.conftest import images
+from others.tests.conftest import noisy_set
 
 
 def run(*arguments, **environment) -> tuple:
@@ -58,9 +57,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('mistakes')
     for name in ('data', 'broken', 'empty', 'old', 'photo'):
         (folder / name).mkdir()
-    pair = images(40, 3, 8, 8), images(40, 3, 8, 8, seed=1)
-    for name in (data.TRAIN_FILE, data.VAL_FILE):
-        torch.save(pair, folder / 'data' / name)
+    noisy_set(folder / 'data', 40, 8, val=40)
     for name in ('text.jpeg', 'broken/train_data.pkl', 'old/settings.json'):
         (folder / name).write_text('{}')
     for name, mode in (('a.png', 'RGB'), ('alpha.png', 'RGBA'), ('deep.png', 'I;16'), ('photo/a.png', 'RGB')):
