@@ -2,12 +2,14 @@
 
 Sizes are tiny and the weights mostly random: no property but that of learning depends on their values.
 """
+import copy
 import functools
 import inspect
 import io
 import itertools
 import math
 import os
+import pickle
 import re
 import sys
 import time
@@ -216,6 +218,13 @@ def trained(project, first, second, seed=3, num_epochs=1, **options) -> list:
     torch.manual_seed(seed)
     model.train(first, second, num_epochs, verbose=False, **options)
     return bits(model)
+
+
+@pytest.mark.parametrize('dtype', [torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
+def test_every_integer_is_as_uint8(project, model, dtype):
+    x = images(2, 3, 8, 8, high=128)
+    assert torch.equal(model.predict(x.to(dtype)), model.predict(x))
+    assert same(trained(project, x.to(dtype), x.flip(0).to(dtype)), trained(project, x, x.flip(0)))
 
 
 def test_train_learns_from_noisy_pairs(project):
@@ -526,6 +535,15 @@ def test_missing_files_raise_their_own_error(project, untouched, tmp_path, monke
             call()
     with pytest.raises(OSError):
         untouched.load(tmp_path)
+
+
+def test_a_copy_of_a_model_shares_nothing(project):
+    model, x = project.Model(), images(2, 3, 8, 8)
+    before = model.predict(x)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin.predict(x), before)
+        twin.train(x, x, 1, verbose=False)
+        assert torch.equal(model.predict(x), before) and not torch.equal(twin.predict(x), before)
 
 
 # -------------------------------------------------------------------------------------- bad input
