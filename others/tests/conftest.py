@@ -7,6 +7,7 @@ The second command runs kills, every truncation and thousands of random inputs, 
 others/results/reliability.json.
 """
 import collections
+import json
 import time
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import Phase, settings
 
 import Miniproject_1.model
 import Miniproject_2.model
-from others import records
+from others import data, records
 from others.cli import ROOT
 
 PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
@@ -28,6 +29,14 @@ settings.register_profile('long', max_examples=500, **common)
 
 
 # ------------------------------------------------------------------------------ models and images
+
+# Another split of the work changes the order of sums in float32: some 1e-6 of the largest value, 255.
+ROUNDING = dict(rtol=0, atol=3e-4)
+
+
+class Stop(Exception):
+    """Raised by a callback."""
+
 
 @pytest.fixture(params=PROJECTS, ids='project {}'.format)
 def project(request):
@@ -64,6 +73,48 @@ def bits(model) -> list:
 
 def same(a: list, b: list) -> bool:
     return len(a) == len(b) and all(map(torch.equal, a, b))
+
+
+@pytest.fixture
+def threads():
+    """What a tool sets for its process is set back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------ trainings of the tools
+
+def noisy_set(folder, N, side, val=0, seed=0):
+    """The files of a set, in a folder that is there: N pairs of flat images, and `val` of them beside the clean ones.
+    Returns the folder."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randint(60, 190, (N, 3, 1, 1), generator=generator).expand(N, 3, side, side)
+    noisy = [(clean + 20 * torch.randn(clean.shape, generator=generator)).clamp(0, 255).byte() for _ in range(3)]
+    torch.save(tuple(noisy[:2]), folder / data.TRAIN_FILE)
+    if val:
+        torch.save((noisy[2][:val], clean[:val].byte()), folder / data.VAL_FILE)
+    return folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """They take longer than the training."""
+    for name in ('training_curves', 'montage'):
+        monkeypatch.setattr(f'others.plots.{name}', lambda *arguments, **options: None)
+
+
+def metrics(run) -> list:
+    """The lines of metrics.jsonl, without the times."""
+    lines = (run / 'metrics.jsonl').read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != 'seconds'} for line in lines]
+
+
+def assert_same_run(a, b, epochs: int) -> None:
+    """The same measurements, weights bit for bit."""
+    assert metrics(a) == metrics(b) and len(metrics(a)) == epochs
+    for name in ('last.pth', 'best.pth'):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
 
 # -------------------------------------------------------------------------- the count of what was tried

@@ -11,17 +11,13 @@ from torch.nn.functional import avg_pool2d, unfold
 
 from others import cli, data
 from others.metrics import load_pairs, psnr
+from others.tests.conftest import images
 
-ROOT = Path(__file__).resolve().parents[2]
 SIGMAS = 4              # a correct sampler fails a check with a probability of 1 in 16,000
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def random_pixels(side: int, seed: int = 1) -> torch.Tensor:
-    return torch.randint(256, (3, side, side), dtype=torch.uint8, generator=seeded(seed))
 
 
 def save_picture(pixels: torch.Tensor, path: Path) -> None:
@@ -31,26 +27,14 @@ def save_picture(pixels: torch.Tensor, path: Path) -> None:
 # ---------------------------------------------------------------------------------------- the noise
 
 @pytest.mark.parametrize('b', [1, 2, 7, 16])
-def test_clean_is_the_rounded_mean_of_each_block(b):
-    square = random_pixels(32 * b)
-    clean = data.point_sample(square, seeded())[2]
-    assert clean.dtype is torch.uint8
-    assert torch.equal(clean.float(), avg_pool2d(square[None].double(), b)[0].round().float())
-
-
-@pytest.mark.parametrize('b', [1, 2, 7])
-def test_noisy_pixels_are_pixels_of_their_block_with_all_three_channels(b):
-    square = random_pixels(32 * b)
+def test_noisy_pixels_are_pixels_of_their_block_and_clean_ones_its_rounded_mean(b):
+    """All three channels of one pixel."""
+    square = images(3, 32 * b, 32 * b)
     blocks = unfold(square[None].float(), b, stride=b).view(3, b * b, 32 * 32)
-    for noisy in data.point_sample(square, seeded())[:2]:
-        assert noisy.dtype is torch.uint8
-        assert (blocks == noisy.view(3, 1, 32 * 32)).all(0).any(0).all()
-
-
-def test_a_flat_square_has_no_noise():
-    square = torch.tensor([3, 141, 255], dtype=torch.uint8).view(3, 1, 1).expand(3, 96, 96)
-    for image in data.point_sample(square, seeded()):
-        assert torch.equal(image, square[:, :32, :32])
+    *noisy, clean = data.point_sample(square, seeded())
+    assert {image.dtype for image in (*noisy, clean)} == {torch.uint8}
+    assert torch.equal(clean.float(), avg_pool2d(square[None].double(), b)[0].round().float())
+    assert len(noisy) == 2 and all((blocks == image.view(3, 1, 32 * 32)).all(0).any(0).all() for image in noisy)
 
 
 def test_every_pixel_of_a_block_is_equally_likely():
@@ -66,7 +50,7 @@ def test_every_pixel_of_a_block_is_equally_likely():
 
 def test_the_noise_is_unbiased_and_independent_of_version_and_neighbour():
     b, draws = 4, 256
-    square, generator = random_pixels(32 * b), seeded()
+    square, generator = images(3, 32 * b, 32 * b), seeded()
     blocks = unfold(square[None].double(), b, stride=b).view(3, b * b, 32, 32)
     mean, std = blocks.mean(1), blocks.std(1, unbiased=False)
     # The residuals in standard deviations, of one channel: independent, mean 0, variance 1.
@@ -189,17 +173,17 @@ def test_fewer_pairs_than_photographs_and_two_photographs(photos, tmp_path):
     assert len(set(colours_in(first))) == len(set(colours_in(noisy))) == 1
 
 
-def test_grey_and_cmyk_and_palette_photographs_become_colours(tmp_path):
-    for mode, colour in (('L', 77), ('CMYK', (0, 255, 255, 0)), ('P', 0), ('RGBA', (9, 8, 7, 100))):
-        image = Image.new(mode, (70, 65), colour)
-        if mode == 'P':
-            image.putpalette([1, 2, 3] * 256)
-        path = tmp_path / f'{mode}.tif'
-        image.save(path)
-        photo = data.read_photo(path)
-        assert photo.shape == (3, 65, 70) and photo.dtype is torch.uint8
-        expected = {'L': [77] * 3, 'CMYK': [255, 0, 0], 'P': [1, 2, 3], 'RGBA': [9, 8, 7]}[mode]
-        assert photo.flatten(1).T.unique(dim=0).tolist() == [expected]
+@pytest.mark.parametrize('mode, colour, expected', [
+    ('L', 77, [77] * 3), ('CMYK', (0, 255, 255, 0), [255, 0, 0]), ('P', 0, [1, 2, 3]),
+    ('RGBA', (9, 8, 7, 100), [9, 8, 7])])
+def test_photographs_of_other_kinds_become_colours(tmp_path, mode, colour, expected):
+    image = Image.new(mode, (70, 65), colour)
+    if mode == 'P':
+        image.putpalette([1, 2, 3] * 256)
+    image.save(tmp_path / 'photo.tif')
+    photo = data.read_photo(tmp_path / 'photo.tif')
+    assert photo.shape == (3, 65, 70) and photo.dtype is torch.uint8
+    assert photo.flatten(1).T.unique(dim=0).tolist() == [expected]
 
 
 def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, capsys):
@@ -209,7 +193,7 @@ def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, c
     (photos / 'empty.webp').touch()
     (photos / 'notes.txt').write_text('no picture, and not said to be one')
     Image.new('RGB', (63, 500)).save(photos / 'small.jpeg')
-    save_picture(random_pixels(99), photos / 'cut.jpg')
+    save_picture(images(3, 99, 99), photos / 'cut.jpg')
     (photos / 'cut.jpg').write_bytes((photos / 'cut.jpg').read_bytes()[:2000])
     capsys.readouterr()
     make('photos', photos, '--out', tmp_path / 'after', *sizes)
@@ -224,15 +208,9 @@ def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, c
 
 # -------------------------------------------------------------------------------------- dead leaves
 
-@pytest.fixture(scope='module')
-def demo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('demo')
-    data.make_demo(folder, train=1, val=200)
-    return folder
-
-
-def test_the_demo_is_as_noisy_as_the_course_set(demo):
-    first, second, noisy, clean = sets_in(demo)
+def test_the_demo_is_as_noisy_as_the_course_set(tmp_path):
+    data.make_demo(tmp_path, train=1, val=200)
+    first, second, noisy, clean = sets_in(tmp_path)
     assert first.shape == second.shape == (1, 3, 32, 32) and noisy.shape == (200, 3, 32, 32)
     dB = psnr(noisy, clean)
     assert abs(dB.mean() - 20.72) < 1
@@ -242,7 +220,7 @@ def test_the_demo_is_as_noisy_as_the_course_set(demo):
 def test_the_demo_needs_torch_alone(tmp_path):
     code = ('import sys; sys.modules["PIL"] = None; '
             f'from others.data import make_demo; make_demo({str(tmp_path)!r}, 1, 1)')
-    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, '-c', code], cwd=cli.ROOT, check=True)
     assert len(sets_in(tmp_path)[0]) == 1
 
 
@@ -270,14 +248,11 @@ def test_ensure_demo_makes_it_once(tmp_path, monkeypatch):
     assert contents(folder) == before
 
 
-def test_dead_leaves_do_not_depend_on_the_number_of_threads():
-    threads, pictures = torch.get_num_threads(), []
-    try:
-        for n in (1, 3):
-            torch.set_num_threads(n)
-            pictures.append(data.dead_leaves(seeded(2)))
-    finally:
-        torch.set_num_threads(threads)
+def test_dead_leaves_do_not_depend_on_the_number_of_threads(threads):
+    pictures = []
+    for n in (1, 3):
+        torch.set_num_threads(n)
+        pictures.append(data.dead_leaves(seeded(2)))
     assert torch.equal(*pictures)
 
 
@@ -319,7 +294,7 @@ def command(request, tmp_path):
     folder = tmp_path / 'noise'
     folder.mkdir()
     for i in range(3):
-        save_picture(random_pixels(200, seed=i), folder / f'{i}.png')
+        save_picture(images(3, 200, 200, seed=i), folder / f'{i}.png')
     return 'photos', folder, '--train', 5, '--val', 3
 
 
@@ -336,18 +311,14 @@ def test_the_seed_decides_everything_and_nothing_else_does(command, tmp_path):
     assert not torch.equal(first, second) and not torch.equal(noisy, clean)
 
 
-def test_data_are_made_by_one_thread(photos, tmp_path, monkeypatch):
-    seen, read_photo, threads = [], data.read_photo, torch.get_num_threads()
+def test_data_are_made_by_one_thread(photos, tmp_path, monkeypatch, threads):
+    seen, read_photo = [], data.read_photo
     monkeypatch.setattr(data, 'usable_photos', lambda folder: sorted(folder.rglob('*.*')))
     monkeypatch.setattr(data, 'read_photo', lambda path: seen.append(torch.get_num_threads()) or read_photo(path))
-    try:
-        torch.set_num_threads(3)
-        make('photos', photos, '--out', tmp_path, '--train', 2, '--val', 2)
-        make('centre', photos, '--out', tmp_path / 'centre.pkl', '--pairs', 2)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(threads)
-    assert set(seen) == {1} and len(seen) == 6
+    torch.set_num_threads(3)
+    make('photos', photos, '--out', tmp_path, '--train', 2, '--val', 2)
+    make('centre', photos, '--out', tmp_path / 'centre.pkl', '--pairs', 2)
+    assert torch.get_num_threads() == 3 and seen == 6 * [1]
 
 
 @pytest.mark.parametrize('kept', ['train_data.pkl', 'val_data.pkl'])
@@ -378,88 +349,23 @@ def test_a_failure_leaves_the_files_as_they_were(command, tmp_path, monkeypatch)
     assert not (tmp_path / 'new').exists()
 
 
-# ----------------------------------------------------------------------------------------- mistakes
-
-def test_an_empty_folder_ends_with_status_2_and_one_line(tmp_path):
-    (tmp_path / 'empty').mkdir()
-    command = [sys.executable, '-m', 'others.data', 'photos', tmp_path / 'empty', '--out', tmp_path]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 2 and result.stdout == ''
-    assert result.stderr == (f'error: FOLDER: {tmp_path / "empty"} holds 0 usable photographs, '
-                             'expected at least 2\n')
-
-
-def test_one_photograph_is_not_enough(photos, tmp_path):
-    for path in sorted(photos.rglob('*.*'))[1:]:
-        path.unlink()
-    with pytest.raises(cli.UserError, match='FOLDER: .* holds 1 usable'):
-        make('photos', photos, '--out', tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
-
-
-def test_a_set_too_large_for_memory_ends_with_one_line(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.run(lambda: make('demo', '--train', 10 ** 12, '--val', 1, '--out', tmp_path / 'out'))
-    progress, error = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2 and error.startswith('error: not enough memory: ')
-    assert not (tmp_path / 'out').exists()
-
-
-@pytest.mark.parametrize('arguments, words', [
-    (['demo', '--train', '0'], "--train: expected an integer of at least 1, got '0'"),
-    (['demo', '--val', '-3'], "--val: expected an integer of at least 1, got '-3'"),
-    (['demo', '--seed', '-1'], "--seed: expected an integer of at least 0, got '-1'"),
-    (['demo', '--seed', str(2 ** 64)], "--seed: expected an integer of at least 0"),
-    (['photos', '.', '--train', 'many'], "--train: expected an integer of at least 1, got 'many'"),
-    (['photos'], 'FOLDER'),
-    ([], 'photos | demo')])
-def test_wrong_arguments_are_named(arguments, words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        data.main(arguments)
-    assert stop.value.code == 2
-    assert words in capsys.readouterr().err
-
-
-def test_a_folder_that_is_none_is_named(tmp_path):
-    (tmp_path / 'file').touch()
-    with pytest.raises(cli.UserError, match='FOLDER: .*/missing is not a folder'):
-        make('photos', tmp_path / 'missing', '--out', tmp_path / 'out')
-    for out in (tmp_path / 'file', tmp_path / 'file' / 'out'):
-        with pytest.raises(cli.UserError, match='--out: .* is no folder to write to'):
-            make('demo', '--out', out)
-
-
 # -------------------------------------------------------------------------------------- the metrics
 
-def test_psnr_of_a_constant_difference():
-    a = torch.full((3, 3, 4, 5), 100, dtype=torch.uint8)
-    b = a + torch.tensor([0, 1, 155], dtype=torch.uint8).view(3, 1, 1, 1)
-    expected = [math.inf, 20 * math.log10(255), 20 * math.log10(255 / 155)]
-    for one, other in ((a, b), (b, a), (a.float(), b), (a.double(), b.double())):
-        assert psnr(one, other).tolist() == pytest.approx(expected, rel=1e-6)
-
-
 def test_psnr_is_of_each_image_by_its_own_mean_square():
-    a = torch.stack([random_pixels(32, seed=1), random_pixels(32, seed=2)])
+    """Infinite where the two are identical; of any type."""
+    a = images(3, 3, 32, 32)
     b = a.clone()
     b[0] = a[0].flip(0)
     b[1, 2, 3, 4] = 255 - a[1, 2, 3, 4]
     mse = (a.double() - b.double()).div(255).square().flatten(1).mean(1)
-    assert psnr(a, b).tolist() == pytest.approx([-10 * math.log10(m) for m in mse], rel=1e-6)
+    expected = [*(-10 * math.log10(m) for m in mse[:2]), math.inf]
+    for one, other in ((a, b), (b, a), (a.float(), b), (a.double(), b.double())):
+        assert psnr(one, other).tolist() == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match=r'\(3, 3, 32, 32\) and \(1, 3, 32, 32\)'):
+        psnr(a, b[:1])
 
 
-def test_psnr_refuses_what_would_be_broadcast():
-    with pytest.raises(ValueError, match=r'\(2, 3, 8, 8\) and \(1, 3, 8, 8\)'):
-        psnr(torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8))
-
-
-def test_load_pairs_gives_what_was_saved(tmp_path):
-    pair = torch.randint(256, (2, 4, 3, 5, 6), dtype=torch.uint8)
-    torch.save(tuple(pair), tmp_path / 'pairs.pkl')
-    assert all(map(torch.equal, load_pairs(tmp_path / 'pairs.pkl'), pair))
-
-
-IMAGES = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+IMAGES = images(4, 3, 8, 8)
 
 
 @pytest.mark.parametrize('content', [
@@ -467,14 +373,15 @@ IMAGES = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     (IMAGES, IMAGES[:3]), (IMAGES.float(), IMAGES.float()), (IMAGES, IMAGES.float()),
     (IMAGES[0], IMAGES[0]), (IMAGES[:, :1], IMAGES[:, :1]), (IMAGES[:0], IMAGES[:0])])
 def test_load_pairs_refuses_other_contents(content, tmp_path):
-    path = tmp_path / 'other.pkl'
-    torch.save(content, path)
+    torch.save(content, tmp_path / 'other.pkl')
     with pytest.raises(ValueError, match='other.pkl must hold two'):
-        load_pairs(path)
+        load_pairs(tmp_path / 'other.pkl')
 
 
 def test_load_pairs_refuses_files_that_are_damaged_or_hold_code(tmp_path):
-    torch.save((IMAGES, IMAGES), tmp_path / 'whole.pkl')
+    pair = IMAGES, IMAGES.flip(0)
+    torch.save(pair, tmp_path / 'whole.pkl')
+    assert all(map(torch.equal, load_pairs(tmp_path / 'whole.pkl'), pair))
     (tmp_path / 'cut.pkl').write_bytes((tmp_path / 'whole.pkl').read_bytes()[:-100])
     (tmp_path / 'empty.pkl').touch()
     (tmp_path / 'text.pkl').write_text('hello')

@@ -200,27 +200,6 @@ def test_the_bar_follows_the_tiles_and_threads_are_set(tmp_path, monkeypatch):
     assert seen == [(0, 3), (0.5, 3), (0.5, 3)] and torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize('source, out, words', [
-    ('a.png', 'new.xyz', 'OUT: .*new.xyz'), ('a.png', 'new', 'OUT: .*new'),
-    ('a.png', 'a.png', 'OUT: .*a.png exists'), ('a.png', 'alpha.png', 'OUT: .*alpha.png exists'),
-    ('none.png', 'new.png', 'IN: there is no'), ('alpha.png', 'new.jpg', 'OUT: .*RGBA'),
-    ('deep_grey.png', 'new.png', 'more than 8 bits'),
-    ('text.jpeg', 'new.png', 'text.jpeg'),
-    ('empty', 'new', 'IN: .*empty holds no images'),
-    ('a.png', 'empty', 'OUT: .*empty is a folder, expected a file, .*empty/a.png'),
-    ('below', 'a.png', 'OUT: .*a.png is a file, expected a folder'),
-    ('below', 'below', 'OUT: .*below is IN, expected a folder of its own'),
-])
-def test_mistakes(mixed, source, out, words):
-    def content():
-        return {path: path.is_file() and path.read_bytes() for path in mixed.parent.rglob('*')}
-
-    before = content()
-    with pytest.raises(cli.UserError, match=words):
-        run(mixed / source, mixed / out)
-    assert content() == before
-
-
 def test_weights(tmp_path):
     torch.manual_seed(1)
     cli.new_model(2).save(tmp_path / 'other.pth')

@@ -215,18 +215,6 @@ def test_a_missing_checkpoint_is_named(run, ours):
     assert status == 1 and 'project 1 failed: FileNotFoundError' in error and 'noisy input' in out
 
 
-@pytest.mark.parametrize('options, words', [
-    (['--data', 'NONE'], '--data: .*No such file'),
-    (['--real', 'NONE'], '--real: .*No such file'),
-    (['--data', 'DATA', '--submission', 'NONE'], '--submission: .*holds no model.py'),
-    (['--data', 'DATA', '--real', 'TWIN', '--pictures', 'NONE'], '--pictures: two files are called'),
-])
-def test_mistakes(val_data, tmp_path, options, words):
-    paths = {'NONE': tmp_path / 'none', 'DATA': val_data, 'TWIN': val_data / data.VAL_FILE}
-    with pytest.raises(cli.UserError, match=words):
-        evaluate.main([str(paths.get(option, option)) for option in options])
-
-
 # ----------------------------------------------------------------------------------------- pictures
 
 def test_montage_shows_every_pixel(tmp_path):

@@ -1,7 +1,10 @@
 """The framework of mini-project 2 on random configurations: against torch.nn, against finite differences, misused."""
+import copy
+
+import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -96,8 +99,18 @@ def twins(configuration: tuple) -> tuple:
     return ours, theirs, exact, torch.randn(shape), torch.randn_like(output)
 
 
+def upsampling(**options) -> tuple:
+    return 'Upsampling', dict(in_channels=4, out_channels=6, **options), (3, 4, 5, 6)
+
+
 @given_a_tally
 @given(configuration=configurations, scale=st.sampled_from([1e-2, 1, 255]))
+@example(upsampling(kernel_size=3, padding=1), 1)
+@example(upsampling(kernel_size=(5, 2), padding=(2, 0), scale_factor=(3, 2)), 1)
+@example(upsampling(kernel_size=3, padding=(4, 1), dilation=2, groups=2), 1)
+@example(upsampling(kernel_size=2, padding=2), 1)               # which no transposed convolution is,
+@example(upsampling(kernel_size=2, padding=3), 1)
+@example(upsampling(kernel_size=3, padding=1, stride=2), 1)     # nor this
 def test_blocks_are_torchs_in_double_precision(tally, configuration, scale):
     tally()
     ours, _, exact, x, gradient = twins(configuration)
@@ -187,6 +200,18 @@ class TorchSquare(nn.Module):
         return x * x
 
 
+class Shifted(Conv2d):
+    """Its own forward, the block's backward."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class TorchShifted(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
 class LeakyReLU(ReLU):
     def forward(self, x):
         self.x = x
@@ -220,68 +245,90 @@ LAYERS = {'conv': (lambda: Conv2d(3, 3, 3, padding=1), lambda: nn.Conv2d(3, 3, 3
           'relu': (ReLU, nn.ReLU), 'sigmoid': (Sigmoid, nn.Sigmoid), 'square': (Square, TorchSquare),
           'functional': (FunctionalLeakyReLU, lambda: nn.LeakyReLU(1 / 8)), 'tanh': (Tanh, nn.Tanh),
           'leaky': (LeakyReLU, lambda: nn.LeakyReLU(1 / 8)),
+          'shifted': (lambda: Shifted(3, 3, 1), lambda: TorchShifted(3, 3, 1)),
           'doubled': (lambda: DoubledConv2d(3, 3, 1), lambda: TorchDoubled(3, 3, 1))}
 
 
 @given_a_tally
 @given(names=st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=6), shared=st.booleans(),
        nested=st.booleans())
+@example(names=['conv', 'square', 'shifted', 'conv', 'square', 'shifted'], shared=True, nested=True)
 def test_modules_in_a_row(tally, names, shared, nested):
-    """What a subclass overrides is what runs. A module that stands in the row twice adds its gradients up; one that
-    cannot, somebody else's that keeps a single input, is refused in words."""
+    """What a subclass overrides is what runs. A module that stands in the row twice adds its gradients up."""
     tally()
     torch.manual_seed(0)
     pairs = {}
-    row = []
     for i, name in enumerate(names):
-        key = name if shared else i
-        if key not in pairs:
-            pairs[key] = tuple(build() for build in LAYERS[name])
-        row.append(pairs[key])
-    ours, theirs = ([layers[k] for layers in row] for k in (0, 1))
+        pairs.setdefault(name if shared else i, tuple(build() for build in LAYERS[name]))
+    ours, theirs = zip(*(pairs[name if shared else i] for i, name in enumerate(names)))
     x, gradient = torch.randn(2, 2, 3, 5, 7, dtype=torch.float64)
-    is_refused = any(isinstance(layer, (Square, LeakyReLU, DoubledConv2d)) and ours.count(layer) > 1 for layer in ours)
-    try:
-        network = Sequential(*ours[:1], Sequential(*ours[1:])) if nested and len(ours) > 1 else Sequential(*ours)
-        network.to(torch.float64)
-        assert nested or list(network) == ours and network[-1] is ours[-1] and len(network) == len(ours)
-        twin = nn.Sequential(*theirs).double()
-        copy_weights(network, twin)
-        got = results(network, x, gradient)
-    except (ValueError, RuntimeError, TypeError) as error:
-        assert is_refused and 'twice' in str(error), error
-        return
-    expected = results(twin, x, gradient)
+    network = Sequential(*ours[:1], Sequential(*ours[1:])) if nested and len(ours) > 1 else Sequential(*ours)
+    network.to(torch.float64)
+    assert nested or tuple(network) == ours and network[-1] is ours[-1] and len(network) == len(ours)
+    twin = nn.Sequential(*theirs).double()
+    copy_weights(network, twin)
+    got, expected = results(network, x, gradient), results(twin, x, gradient)
     assert got.keys() == expected.keys()
     for name in expected:
         assert distance(got[name], expected[name]) <= 1e-12, (name, names)
+    assert torch.equal(network.infer(x), got['output'])
 
 
 # ------------------------------------------------------------------------------------------ misuse
 
-def after_forward(block, shape: tuple, gradient) -> None:
-    block.forward(torch.zeros(shape))
-    block.backward(gradient)
+class Half(Module):
+    def forward(self, x):
+        return x / 2
+
+
+class Forgetful(Module):
+    parameter_names = ('factor',)
+    factor = torch.ones(1)
+
+
+def applied(*blocks) -> Module:
+    """After a forward."""
+    block = Sequential(*blocks) if len(blocks) > 1 else blocks[0]
+    block.forward(torch.zeros(2, 3, 9, 7))
+    return block
+
+
+def applied_loss() -> MSE:
+    loss = MSE()
+    loss(torch.zeros(2, 3), torch.ones(2, 3))
+    return loss
 
 
 CONV = dict(in_channels=3, out_channels=4, kernel_size=3)
 BLOCKS = [lambda: Conv2d(3, 4, 3), lambda: TransposeConv2d(3, 4, 3), lambda: Upsampling(3, 4, 3),
           lambda: Upsampling(3, 4, 3, stride=2)]
 OTHERS = [ReLU, Sigmoid, Tanh, lambda: NearestUpsampling(2), lambda: Sequential(ReLU())]
-MISUSE = {
+ZEROS = torch.zeros(2, 3, 9, 7)
+MISUSE = {      # name -> what is called, what the error says and, where one kind is promised, its kind
     **{f'backward before forward, {i}': (lambda block=block: block().backward(torch.zeros(1)),
-                                         r'\w+: backward was called before forward')
+                                         r'\w+: backward was called before forward', RuntimeError)
        for i, block in enumerate([*BLOCKS, *OTHERS, MSE])},
-    **{f'a gradient of shape {shape}, {i}': (lambda block=block, shape=shape: after_forward(
-        block(), (2, 3, 9, 7), torch.zeros(shape)), r'\w+: .*shape .*got \(')
+    **{f'a gradient of shape {shape}, {i}': (
+        lambda block=block, shape=shape: applied(block()).backward(torch.zeros(shape)), r'\w+: .*shape .*got \(')
        for i, block in enumerate([*BLOCKS, *OTHERS]) for shape in [(2, 4, 1, 1), (1,), (2, 3, 9, 8), ()]},
-    **{f'no tensor as a gradient, {i}': (lambda block=block: after_forward(block(), (2, 3, 9, 7), None),
-                                         r'gradient.*None')
+    **{f'no tensor as a gradient, {i}': (lambda block=block: applied(block()).backward(None), r'gradient.*None')
        for i, block in enumerate([*BLOCKS, ReLU, Sigmoid])},
+    'backward without a gradient': (lambda: applied(ReLU()).backward(), 'one gradient, got 0', TypeError),
+    "a layer's backward after the network's forward": (
+        lambda: applied(Conv2d(3, 4, 3), ReLU())[1].backward(ZEROS), '^ReLU: .* Sequential .* its own', RuntimeError),
+    'a copy has applied nothing': (lambda: copy.deepcopy(applied(ReLU())).backward(ZEROS), 'before', RuntimeError),
     **{f'an input of shape {shape}, {i}': (lambda block=block, shape=shape: block()(torch.zeros(shape)),
-                                           r'\w+: .*\(N, [3C], H, W\).*got \(')
+                                           r'\w+: .*\(N, [3C], H, W\).*got \(', ValueError)
        for i, block in enumerate(BLOCKS) for shape in [(2, 4, 9, 7), (3, 9, 7), (2, 3, 0, 7), ()]},
-    **{f'no tensor as input, {i}': (lambda block=block: block()([[1.]]), r'\w+: .*input.*list')
+    'an image alone': (lambda: Conv2d(3, 4, 3)(ZEROS[0]), r'\(N, 3, H, W\).* \(3, 9, 7\)', ValueError),
+    'an image alone for NearestUpsampling': (lambda: NearestUpsampling(2)(ZEROS[0]), r'\(N, C, H, W\)', ValueError),
+    **{f'an input of {dtype}, {i}': (lambda block=block, dtype=dtype: block()(ZEROS.to(dtype)),
+                                     f'the input must be torch.float32.*{dtype}', ValueError)
+       for i, block in enumerate(BLOCKS) for dtype in (torch.float64, torch.int64, torch.uint8)},
+    **{f'an input on another device, {i}': (lambda block=block: block()(ZEROS.to('meta')),
+                                            'on cpu as the weight is, got torch.float32 on meta', ValueError)
+       for i, block in enumerate(BLOCKS)},
+    **{f'no tensor as input, {i}': (lambda block=block: block()([[1.]]), r'\w+: .*input.*list', TypeError)
        for i, block in enumerate([*BLOCKS, *OTHERS])},
     'a kernel larger than the input': (lambda: Conv2d(3, 4, 5, padding=1)(torch.zeros(1, 3, 2, 9)),
                                        r'\(2, 9\).*too small'),
@@ -299,35 +346,44 @@ MISUSE = {
        for value in (0, -2, 1.5, None)},
     'output_padding': (lambda: TransposeConv2d(3, 4, 3, output_padding=1), 'output_padding must be less'),
     'an empty Sequential': (lambda: Sequential()(torch.zeros(1, 3, 4, 4)), 'modules must hold at least one'),
-    'a list in a Sequential': (lambda: Sequential([ReLU()]), 'modules .* got list'),
+    'a list in a Sequential': (lambda: Sequential([ReLU()]), 'modules .* got list', TypeError),
     'a class in a Sequential': (lambda: Sequential(ReLU), 'modules .* got type'),
     **{f'{name} {value}': (lambda name=name, value=value: SGD(Conv2d(1, 1, 1).param(), **{'lr': 1, name: value}),
                            rf'{name} .*got') for name in ('lr', 'momentum', 'weight_decay')
        for value in (-1, float('nan'), None, '1')},
     'a dampening': (lambda: SGD(Conv2d(1, 1, 1).param(), lr=1, momentum=1, dampening='x'), 'dampening .*got'),
-    'parameters for pairs': (lambda: SGD([torch.ones(2, 2)], lr=1), 'params must be pairs'),
+    'arguments swapped': (lambda: SGD(0.1, Conv2d(3, 4, 3).param()), 'lr must be a number .* got a list', ValueError),
+    'many rates': (lambda: SGD(Conv2d(1, 1, 1).param(), np.ones(99)), 'lr must be a number .* a ndarray', ValueError),
+    'parameters for pairs': (lambda: SGD([torch.ones(99, 99)], lr=1), 'params must be pairs .* a Tensor', ValueError),
     'pairs of numbers': (lambda: SGD([(1, 2)], lr=1), 'params must be pairs'),
     'no pairs': (lambda: SGD([], lr=1), 'params'),
     'pairs of two shapes': (lambda: SGD([(torch.ones(2), torch.ones(3))], lr=1), 'params must be pairs .* one shape'),
     "Nesterov's without momentum": (lambda: SGD(Conv2d(1, 1, 1).param(), lr=1, nesterov=True), 'nesterov'),
     'a module for pairs': (lambda: SGD(Conv2d(1, 1, 1), lr=1), 'params must be pairs'),
+    'a network for pairs': (lambda: SGD(Sequential(Conv2d(3, 4, 3)), lr=1), 'params .* got a Conv2d', ValueError),
     'MSE of two shapes': (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
     'MSE of a number': (lambda: MSE()(torch.zeros(2), 0.5), 'MSE: .* must be a tensor, got float'),
     'MSE of bytes': (lambda: MSE()(torch.zeros(2).byte(), torch.zeros(2).byte()), 'floating point .* torch.uint8'),
     'MSE of nothing': (lambda: MSE()(torch.zeros(0, 3), torch.zeros(0, 3)), r'hold a value .* \(0, 3\)'),
     'MSE, unknown': (lambda: MSE(reduction='none'), "reduction .* got 'none'"),
+    'a gradient for MSE': (lambda: applied_loss().backward(torch.ones(2)), r'\(\), got \(2,\)', ValueError),
     'a weight of another shape': (lambda: setattr(Conv2d(3, 4, 3), 'weight', torch.zeros(4, 3, 3)),
                                   r'got \(4, 3, 3\)'),
     'a bias where there is none': (lambda: setattr(Conv2d(3, 4, 3, bias=False), 'bias', torch.zeros(4)), 'shape None'),
-    'a number for a weight': (lambda: setattr(Conv2d(3, 4, 3), 'weight', 5.), r'weight.*got'),
+    'an array for a weight': (lambda: setattr(Conv2d(3, 4, 3), 'weight', np.ones(4)), 'weight .* ndarray', TypeError),
+    'no backward': (lambda: applied(Half()).backward(ZEROS), '^Half: backward .* has to be defined', RuntimeError),
+    'a forgotten gradient': (lambda: Forgetful().param(), 'Forgetful .* no grad_factor', AttributeError),
+    'neither way to apply it': (lambda: Module()(ZEROS), 'Module has no forward_and_vjp', NotImplementedError),
 }
 
 
 @pytest.mark.parametrize('name', MISUSE)
 def test_misuse_is_told_in_words(tally, name):
-    """By an error that this code raises, not torch: its message names what was wrong."""
-    misuse, message = MISUSE[name]
+    """By an error that this code raises, not torch: a line of at most 150 characters that names what was wrong."""
+    misuse, message, *kind = MISUSE[name]
     tally()
-    with pytest.raises((ValueError, TypeError, RuntimeError), match=message) as caught:
+    with pytest.raises(tuple(kind) or (ValueError, TypeError, RuntimeError), match=message) as caught:
         misuse()
     assert caught.traceback[-1].path.name == 'model.py'
+    told = str(caught.value).replace('NearestUpsampling', 'Upsampling')     # the one long name
+    assert len(told) <= 150 and '\n' not in told

@@ -17,17 +17,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from others import cli, data, plots, train
-from others.tests.conftest import bits, new_model, same
+from others import cli, plots, train
+from others.tests.conftest import assert_same_run, bits, new_model, noisy_set, same
 
 EPOCHS, PAIRS, BATCH = 3, 24, 8     # 3 steps an epoch
 
 
 def make_data(folder: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.randint(256, (2, PAIRS, 3, 8, 8), generator=generator).byte()
-    torch.save((first, second), folder / data.TRAIN_FILE)
-    torch.save((first[:4], second[:4]), folder / data.VAL_FILE)
+    noisy_set(folder, PAIRS, 8, val=4)
 
 
 def arguments(folder: Path, run: Path, project: int) -> list:
@@ -40,12 +37,8 @@ def arguments(folder: Path, run: Path, project: int) -> list:
 
 
 def assert_same_result(a: Path, b: Path) -> None:
-    """Weights bit for bit, the same measurements, no other files."""
-    for name in 'last.pth', 'best.pth':
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
-    records = [[{**json.loads(line), 'seconds': None} for line in (run / 'metrics.jsonl').read_text().splitlines()]
-               for run in (a, b)]
-    assert records[0] == records[1] and len(records[0]) == EPOCHS
+    """To the last bit, and no other files."""
+    assert_same_run(a, b, EPOCHS)
     assert {path.name for path in a.iterdir()} == {path.name for path in b.iterdir()}
 
 
@@ -192,10 +185,8 @@ def test_saving_to_a_full_or_read_only_disk(project, disk, tally):
 
 @pytest.mark.parametrize('left', [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 30))])
 @pytest.mark.parametrize('k', [1, 2])
-def test_a_training_whose_disk_is_full(tmp_path, disk, monkeypatch, tally, k, left):
+def test_a_training_whose_disk_is_full(tmp_path, disk, no_pictures, tally, k, left):
     """It ends in words; with room again, it goes on."""
-    for name in 'training_curves', 'montage':
-        monkeypatch.setattr(plots, name, lambda *arguments, **options: None)
     make_data(tmp_path)
     assert train.main(arguments(tmp_path, tmp_path / 'whole', k)) == 0
     filler = fill(disk, left * MEGABYTE)

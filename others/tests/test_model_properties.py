@@ -1,7 +1,9 @@
 """Properties of `Model` of both mini-projects: any size, type, layout, values, any mode of autograd."""
 import contextlib
 import math
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,10 +11,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from others.tests.conftest import bits, images, new_model, parameters, same
-
-# Another split of the work changes the order of sums in float32: some 1e-6 of the largest value, 255.
-ROUNDING = dict(rtol=0, atol=3e-4)
+from others.tests.conftest import PROJECTS, ROUNDING, Stop, bits, images, new_model, parameters, same
 
 FLOATING = ['float16', 'bfloat16', 'float32', 'float64', 'float8_e5m2', 'float8_e4m3fn']
 FLOATING = [getattr(torch, name) for name in FLOATING if hasattr(torch, name)]
@@ -80,18 +79,18 @@ def image_batches(draw, N=st.integers(0, 3), side=st.integers(1, 70), values=st.
     return x.requires_grad_() if dtype.is_floating_point and draw(st.booleans()) else x
 
 
-@pytest.fixture(scope='module')
-def _trained():
-    return {}
+@pytest.fixture(scope='module', params=PROJECTS, ids='project {}'.format)
+def trained(request):
+    """With the weights that are shipped."""
+    model = PROJECTS[request.param].Model().to('cpu')
+    model.load_pretrained_model()
+    return model
 
 
 @pytest.fixture
-def trained(project, _trained):
-    """With the weights that are shipped."""
-    if project not in _trained:
-        _trained[project] = project.Model().to('cpu')
-        _trained[project].load_pretrained_model()
-    return _trained[project]
+def project(trained):
+    """The module model.py."""
+    return sys.modules[type(trained).__module__]
 
 
 def exact_bits(x: torch.Tensor) -> torch.Tensor:
@@ -146,29 +145,19 @@ def test_predict_by_threads_after_save_and_load_elsewhere(trained, project, tmp_
     other = new_model(project, seed=5)
     other.load('model.pth')
     inputs = [images(4, 3, 16, 16 + i, seed=i) for i in range(4)]
-    expected = [trained.predict(x) for x in inputs]
-    outputs = [[] for _ in inputs]
     barrier = threading.Barrier(len(inputs))
 
-    def work(i: int) -> None:
+    def work(x: torch.Tensor) -> list:
         barrier.wait()
-        outputs[i].extend(other.predict(inputs[i]) for _ in range(3))
+        return [other.predict(x) for _ in range(3)]
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for results, right in zip(outputs, expected):
-        assert len(results) == 3 and all(torch.equal(output, right) for output in results)
-        tally(3)
+    with ThreadPoolExecutor(len(inputs)) as pool:
+        for x, outputs in zip(inputs, pool.map(work, inputs)):
+            assert len(outputs) == 3 and all(torch.equal(output, trained.predict(x)) for output in outputs)
+            tally(3)
 
 
 # ------------------------------------------------------------------------------------------ train
-
-class Stop(Exception):
-    """Raised by a callback."""
-
 
 def train(model, pairs: tuple, seed: int, **options) -> None:
     torch.manual_seed(seed)

@@ -93,15 +93,6 @@ def test_a_report_is_too_long(compressed, project):
             package.collect(project)
 
 
-@pytest.mark.parametrize('scipers', [['11111', '222222', '333333'], ['1111111', '222222', '333333'],
-                                     ['11111a', '222222', '333333'], ['٣٣٣٣٣٣', '222222', '333333'],
-                                     ['111111', '222222']])
-def test_no_sciper(scipers, project, capsys):
-    with pytest.raises(SystemExit) as stop:
-        package.main(['--scipers', *scipers, '--out', str(project)])
-    assert stop.value.code == 2 and capsys.readouterr().err.startswith('error: argument --scipers')
-
-
 def test_what_fails_is_not_written(project, tmp_path_factory, monkeypatch):
     """By the real test.py, in a process of its own: a model.py that cannot be imported."""
     root = Path(package.__file__).resolve().parents[1]

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from others import cli, data, records
+from others.metrics import load_pairs
 from others.studies import seeds
+from others.tests.conftest import noisy_set
 
 SYSTEMS = {system.name: system for study in seeds.STUDIES.values() for system in study}
 REPORTED = {'skip': 188_403, 'skip, 4 layers': 20_259, 'skip, 6 layers': 20_533, 'skip, 8 layers': 20_729,
@@ -15,18 +17,12 @@ REPORTED = {'skip': 188_403, 'skip, 4 layers': 20_259, 'skip, 6 layers': 20_533,
 
 
 @pytest.fixture
-def pairs():
+def pairs(tmp_path):
     """Two versions of flat images with noise, uint8 (24, 3, 32, 32)."""
-    torch.manual_seed(0)
-    clean = torch.randint(60, 190, (24, 3, 1, 1)).expand(24, 3, 32, 32)
-    return tuple((clean + 20 * torch.randn(clean.shape)).clamp(0, 255).byte() for _ in range(2))
+    return load_pairs(noisy_set(tmp_path, 24, 32) / data.TRAIN_FILE)
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('threads')
 
 
 @pytest.mark.parametrize('name', REPORTED)
@@ -86,7 +82,6 @@ def test_a_stopped_training_goes_on_to_the_same_end(name, pairs, tmp_path, monke
 
 
 def test_all_runs_are_recorded_once(pairs, tmp_path, capsys, monkeypatch):
-    torch.save(pairs, tmp_path / data.TRAIN_FILE)
     torch.save(tuple(images[:4] for images in pairs), tmp_path / data.VAL_FILE)
     record = tmp_path / 'seeds.json'
     arguments = ['all', '--quick', '--seeds', '2', '--data', str(tmp_path), '--record', str(record)]

@@ -1,4 +1,4 @@
-"""The studies: the search for a network, against torch, the speedrun, and other kinds of noise."""
+"""The studies: the search for a network, against torch, the speedrun, kinds of noise, exactness."""
 import copy
 import math
 
@@ -8,24 +8,18 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from Miniproject_2 import model as framework
 from others import cli, data, records
 from others.metrics import psnr
-from others.studies import bench_framework, compare_torch, noises, search, speedrun, variants
+from others.studies import (bench_framework, compare_torch, exactness, noises, residual, search, speedrun,
+                            variants)
+from others.tests.conftest import noisy_set
 
 
 @pytest.fixture(scope='module')
 def pairs(tmp_path_factory):
-    """The folder of a small set: flat images with noise."""
-    folder = tmp_path_factory.mktemp('data')
-    generator = torch.Generator().manual_seed(0)
-
-    def noisy(clean: torch.Tensor) -> torch.Tensor:
-        return (clean + 20 * torch.randn(clean.shape, generator=generator)).clamp(0, 255).byte()
-
-    clean = torch.randint(60, 190, (48, 3, 1, 1), generator=generator).expand(48, 3, 32, 32)
-    torch.save((noisy(clean), noisy(clean)), folder / data.TRAIN_FILE)
-    torch.save((noisy(clean[:10]), clean[:10].byte()), folder / data.VAL_FILE)
-    return folder
+    """The folder of a small set."""
+    return noisy_set(tmp_path_factory.mktemp('data'), 48, 32, val=10)
 
 
 # ------------------------------------------------------------------------------------------- search
@@ -46,14 +40,6 @@ def test_the_default_variant_is_the_project_s_network(project):
     net = cli.new_model(project).net
     weights = net.parameters() if project == 1 else [weight for weight, _ in net.param()]
     assert sorted(weight.shape for weight in variant.parameters()) == sorted(weight.shape for weight in weights)
-
-
-@pytest.fixture
-def threads():
-    """What a study sets for its process is set back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_search_appends_to_a_record(pairs, tmp_path, threads, capsys):
@@ -139,37 +125,6 @@ def test_a_step_of_the_default_variant_is_one_of_the_mean_squared_error(project)
     assert variant.fit(noisy, target, 1e-3) == pytest.approx(expected.item(), rel=1e-5)
     for weight, other in zip(variant.parameters(), twin.parameters()):
         torch.testing.assert_close(weight.detach(), other.detach(), rtol=1e-4, atol=1e-5)
-
-
-def test_search_refuses_what_belongs_to_the_other_project():
-    with pytest.raises(cli.UserError, match='--kernel is of project 2'):
-        search.parse(['x', '--project', '1', '--kernel', '3'])
-    with pytest.raises(cli.UserError, match='--block is of project 1'):
-        search.parse(['x', '--project', '2', '--block', 'plain'])
-
-
-@pytest.mark.parametrize('option, value', [('--lr', '0'), ('--lr', 'nan')])
-def test_search_refuses_numbers_out_of_range(option, value, capsys):
-    with pytest.raises(SystemExit):
-        search.parse(['x', '--project', '2', option, value])
-    assert f'argument {option}: {value}, expected ' in capsys.readouterr().err
-
-
-def test_tools_name_what_they_cannot_use(pairs, tmp_path):
-    with pytest.raises(cli.UserError, match='--oracle'):
-        search.main(['x', '--project', '2', '--data', str(pairs), '--oracle', str(tmp_path / 'nowhere')])
-    with pytest.raises(cli.UserError, match='--pairs: .* holds 48, expected 49'):
-        compare_torch.main(['--data', str(pairs), '--pairs', '49'])
-
-
-def test_search_names_a_wrong_number_of_levels(pairs):
-    with pytest.raises(cli.UserError, match='--encoder'):
-        search.main(['x', '--project', '1', '--widths', '8', '--data', str(pairs)])
-
-
-def test_search_refuses_two_sets_of_one_name(pairs):
-    with pytest.raises(cli.UserError, match='--also'):
-        search.main(['x', '--project', '2', '--data', str(pairs), '--also', str(pairs / data.VAL_FILE)])
 
 
 # ------------------------------------------------------------------------------------ against torch
@@ -260,3 +215,59 @@ def test_the_best_blur_is_the_best(pairs):
     scores = [psnr(noises.gaussian_blur(noisy, sigma), clean).mean().item() for sigma in noises.BLURS]
     assert row['best blur'] == max(scores) > row['noisy input']
     assert row['blur sigma'] == noises.BLURS[scores.index(max(scores))]
+
+
+# --------------------------------------------------------------------- the noise, and exactness
+
+def test_noise_of_independent_pixels():
+    torch.manual_seed(0)
+    clean = torch.randint(60, 180, (200, 3, 32, 32)).byte()
+    grey = torch.randint(-9, 10, (200, 1, 32, 32))
+    row = residual.describe((clean + grey).byte(), clean)
+    around = torch.tensor(row['neighbours'])
+    assert around[2, 2] == pytest.approx(1)
+    around[2, 2] = 0
+    assert around.abs().max() < 4 * row['neighbour_error'] < 0.01
+    assert row['red_green'] == pytest.approx(1) and abs(row['mean']) < 4 * row['mean_error']
+    assert row['rms'] == pytest.approx((sum(k * k for k in range(-9, 10)) / 19) ** 0.5, rel=0.01)
+
+
+def test_noise_of_neighbours():
+    """Each pixel's noise is the sum of two draws, one of which its right neighbour has, too."""
+    torch.manual_seed(0)
+    clean = torch.full((200, 3, 32, 32), 128).byte()
+    draws = torch.randint(-9, 10, (200, 1, 32, 33))
+    row = residual.describe((clean + draws[..., 1:] + draws[..., :-1]).byte(), clean)
+    around = torch.tensor(row['neighbours'])
+    assert around[2, 1] == pytest.approx(0.5, abs=0.01) and around[2, 3] == pytest.approx(0.5, abs=0.01)
+    assert max(abs(around[1, 2]), abs(around[2, 4])) < 0.01
+
+
+def test_noise_grows_with_contrast():
+    torch.manual_seed(0)
+    clean = torch.full((20, 3, 32, 32), 128)
+    clean[10:, :, :, ::2] = 28                                      # stripes
+    noisy = clean + torch.randint(-1, 2, clean.shape) * torch.tensor([1] * 10 + [20] * 10).view(-1, 1, 1, 1)
+    (flat, quiet), *_, (busy, loud) = residual.describe(noisy.byte(), clean.byte())['by_contrast']
+    assert (flat, busy) == (0, 50)                                  # two of the four neighbours differ by 100
+    assert loud == pytest.approx(20 * quiet, rel=0.05)
+
+
+@pytest.mark.parametrize('block', exactness.BLOCKS)
+def test_exactness_of_a_right_and_a_wrong_block(block, monkeypatch):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for _ in range(5):
+            for ours, theirs, finite in exactness.errors(block).values():
+                assert max(ours, theirs) < 2e-5 and (finite or 0) < 1e-8
+
+        right = getattr(framework, block).forward_and_vjp
+
+        def wrong(self, x):
+            y, vjp = right(self, x)
+            return 1.001 * y, lambda dy: 0.999 * vjp(dy)
+        monkeypatch.setattr(exactness.BLOCKS[block][0], 'forward_and_vjp', wrong)
+        found = exactness.errors(block)
+    assert found['output'][0] == pytest.approx(1e-3, rel=0.01)
+    assert found['gradient of the input'][0] == pytest.approx(1e-3, rel=0.01)
+    assert found['gradient of the input'][2] > 1e-7

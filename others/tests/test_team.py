@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from others import cli, data, train
+from others import cli, train
+from others.tests.conftest import noisy_set
 
 STEPS = 5                           # of an epoch: 33 pairs in batches of 8, the last one of a single pair
 
@@ -48,9 +49,7 @@ def torchrun(*arguments, **environment) -> tuple:
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """A small set without validation images, and the script."""
-    folder = tmp_path_factory.mktemp('data')
-    images = torch.randint(256, (2, 33, 3, 16, 16), generator=torch.Generator().manual_seed(0))
-    torch.save(tuple(images.byte()), folder / data.TRAIN_FILE)
+    folder = noisy_set(tmp_path_factory.mktemp('data'), 33, 16)
     (folder / 'script.py').write_text(SCRIPT)
     return folder
 

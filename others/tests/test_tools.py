@@ -1,13 +1,16 @@
 """What all the tools promise: a list of them, --help with an example, mistakes told in one line."""
 import os
+import re
 import runpy
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from others import cli
 from others.__main__ import tools
+from others.tests.conftest import noisy_set
 
 
 def run(*arguments, **environment) -> tuple:
@@ -18,14 +21,16 @@ def run(*arguments, **environment) -> tuple:
 
 
 @pytest.fixture
-def run_here(monkeypatch, capsys):
-    """The same for `python -m others.NAME ARGUMENTS`, without a process of its own."""
+def run_here(monkeypatch, capsys, threads):
+    """The same for `python -m others.NAME ARGUMENTS`, or of test.py, without a process of its own."""
     def call(name: str, *arguments) -> tuple:
-        monkeypatch.chdir(cli.ROOT)
         monkeypatch.setattr(sys, 'argv', [name, *arguments])
         monkeypatch.delitem(sys.modules, f'others.{name}', raising=False)
         with pytest.raises(SystemExit) as stop:
-            runpy.run_module(f'others.{name}', run_name='__main__')
+            if name == 'test':
+                runpy.run_path(str(cli.ROOT / 'test.py'), run_name='__main__')
+            else:
+                runpy.run_module(f'others.{name}', run_name='__main__')
         return (stop.value.code or 0, *capsys.readouterr())
     return call
 
@@ -46,23 +51,82 @@ def test_help(name, run_here):
     assert f'\n    python -m others.{name} ' in out
 
 
-@pytest.mark.parametrize('name, arguments', [
-    ('train', ['--epochs', '0']),
-    ('train', ['--seed', '-1', '--project', '1']),
-    ('train', ['--projct', '1']),
-    ('train', ['--project', '3']),
-    ('train', ['--resume', 'no_such_run']),
-    ('evaluate', ['--real', 'no_such_file']),
-    ('evaluate', ['--floor', 'high']),
-    ('denoise', []),
-    ('denoise', ['no_such_file']),
-    ('studies.readme_picture', ['--out', 'requirements.txt']),
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """What mistakes are made with."""
+    folder = tmp_path_factory.mktemp('mistakes')
+    for name in ('data', 'broken', 'empty', 'old', 'photo'):
+        (folder / name).mkdir()
+    noisy_set(folder / 'data', 40, 8, val=40)
+    for name in ('text.jpeg', 'broken/train_data.pkl', 'old/settings.json'):
+        (folder / name).write_text('{}')
+    for name, mode in (('a.png', 'RGB'), ('alpha.png', 'RGBA'), ('deep.png', 'I;16'), ('photo/a.png', 'RGB')):
+        Image.new(mode, (64, 64), 200).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize('command, words', [
+    ('train --epochs 0', '--epochs'), ('train --seed -1 --project 1', '--seed'), ('train --projct 1', '--projct'),
+    ('train --project 3', '--project'), ('train --project 1', '--project and --out'),
+    ('train --project 1 --out old', '--out: .* exists'),
+    ('train --project 1 --out new --data none', '--data: .*No such file'),
+    ('train --project 1 --out new --data data --pairs 41', '--pairs: .* holds 40'),
+    ('train --project 1 --out new --data data --fresh-noise none', '--fresh-noise: '),
+    ('train --resume none', '--resume: .* holds no run'), ('train --resume old --force', '--force: .*--promote'),
+    ('train --resume old --lr 1', '--resume: .* expected no --lr'),
+    ('train --resume old --seed 1', '--resume: .* expected no --seed'),
+    ('evaluate --data none', '--data: .*No such file'), ('evaluate --real none', '--real: .*No such file'),
+    ('evaluate --floor high', '--floor'), ('evaluate --data data --submission none', '--submission: .* no model.py'),
+    ('evaluate --data data --real data/val_data.pkl --pictures new', '--pictures: two files are called'),
+    ('denoise', 'IN'), ('denoise none.png', 'IN: there is no'), ('denoise a.png new.xyz', 'OUT: .*new.xyz'),
+    ('denoise a.png new', 'OUT: .*new'), ('denoise a.png a.png', 'OUT: .*a.png exists'),
+    ('denoise a.png alpha.png', 'OUT: .*alpha.png exists'), ('denoise alpha.png new.jpg', 'OUT: .*RGBA'),
+    ('denoise deep.png new.png', 'more than 8 bits'), ('denoise text.jpeg new.png', 'text.jpeg'),
+    ('denoise empty new', 'IN: .*empty holds no images'), ('denoise photo a.png', 'OUT: .*a.png is a file, expected'),
+    ('denoise a.png empty', 'OUT: .*empty is a folder, expected a file, .*empty/a.png'),
+    ('denoise photo photo', 'OUT: .*photo is IN, expected a folder of its own'),
+    ('data', 'photos | demo'), ('data photos', 'FOLDER'),
+    ('data photos none --out new', 'FOLDER: .*none is not a folder'),
+    ('data demo --train 0', "--train: expected an integer of at least 1, got '0'"),
+    ('data demo --val -3', "--val: expected an integer of at least 1, got '-3'"),
+    ('data demo --seed -1', "--seed: expected an integer of at least 0, got '-1'"),
+    ('data demo --seed 18446744073709551616', '--seed: expected an integer of at least 0'),
+    ('data photos . --train many', "--train: expected an integer of at least 1, got 'many'"),
+    ('data photos empty --out new', 'FOLDER: .*empty holds 0 usable photographs, expected at least 2$'),
+    ('data photos photo --out new', 'FOLDER: .* holds 1 usable'),
+    ('data demo --out a.png', '--out: .* is no folder to write to'),
+    ('data demo --out a.png/new', '--out: .* is no folder to write to'),
+    ('data demo --out new --train 1000000000000 --val 1', 'not enough memory: '),
+    ('package --data none --scipers 111111 222222', '--scipers'),
+    ('package --data none --scipers 11111 222222 333333', '--scipers'),
+    ('package --data none --scipers 1111111 222222 333333', '--scipers'),
+    ('package --data none --scipers 11111a 222222 333333', '--scipers'),
+    ('package --data none --scipers ٣٣٣٣٣٣ 222222 333333', '--scipers'),
+    ('studies.readme_picture --out a.png', '--out'),
+    ('studies.compare_torch --data data --pairs 41', '--pairs: .* holds 40, expected 41'),
+    ('studies.search x --project 1 --kernel 3', '--kernel is of project 2'),
+    ('studies.search x --project 2 --block plain', '--block is of project 1'),
+    ('studies.search x --project 2 --lr 0', 'argument --lr: 0, expected '),
+    ('studies.search x --project 2 --lr nan', 'argument --lr: nan, expected '),
+    ('studies.search x --project 2 --data data --oracle none', '--oracle'),
+    ('studies.search x --project 2 --data data --also data/val_data.pkl', '--also'),
+    ('studies.search x --project 1 --data data --widths 8', '--encoder'),
+    ('test -p none', '--project-path: none'), ('test -p empty', '--project-path: empty'),
+    ('test -d none', '--data-path: '), ('test -d broken', 'train_data.pkl'), ('test --project 3', '--project'),
 ])
-def test_mistakes(name, arguments, run_here):
-    status, out, error = run_here(name, *arguments)
-    assert (status, out) == (2, '')
-    assert error.startswith('error: ') and error.count('\n') == 1
-    assert all(argument in error for argument in arguments[:1])
+def test_mistakes(folder, run_here, monkeypatch, command, words):
+    """Told in one line, after those of work that has ended; nothing is written."""
+    def content() -> dict:
+        return {path: path.is_file() and path.read_bytes() for path in folder.rglob('*')}
+
+    monkeypatch.chdir(folder)
+    before = content()
+    status, out, error = run_here(*command.split())
+    *progress, line = error.splitlines()
+    assert (status, out) == (2, '') and error.endswith('\n')
+    assert line.startswith('error: ') and re.search(words, line)
+    assert all(re.fullmatch(r'[a-z ]+: (\d+) of \1, \d+ s', line) for line in progress)
+    assert content() == before
 
 
 @pytest.mark.parametrize('tool, package', [('data', 'torch'), ('denoise', 'PIL'), ('train', 'tqdm')])

@@ -9,32 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from others import cli, data, plots, train
+from others import cli, data, train
+from others.tests import conftest
+from others.tests.conftest import metrics
 
 EPOCHS, PAIRS, BATCH = 2, 40, 8     # 5 steps an epoch
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """A small set, as others.data makes them but of 16 x 16 images, the noise Gaussian."""
-    folder = tmp_path_factory.mktemp('data')
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(PAIRS, 3, 4, 4, generator=generator)
-    clean = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3) * 255
-
-    def noisy() -> torch.Tensor:
-        return (clean + 25 * torch.randn(clean.shape, generator=generator)).clamp(0, 255).byte()
-
-    torch.save((noisy(), noisy()), folder / data.TRAIN_FILE)
-    torch.save((noisy(), clean.byte()), folder / data.VAL_FILE)
-    return folder
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """They take longer than the training."""
-    for name in ('training_curves', 'montage'):
-        monkeypatch.setattr(plots, name, lambda *arguments, **options: None)
+    return conftest.noisy_set(tmp_path_factory.mktemp('data'), PAIRS, 16, val=PAIRS)
 
 
 @pytest.fixture(scope='module')
@@ -62,17 +46,13 @@ def at_step(monkeypatch, number: int, action) -> None:
     monkeypatch.setattr(train.Run, 'show', show_and_act)
 
 
-def records(run) -> list:
-    """The lines of metrics.jsonl, without the times."""
-    lines = (run / 'metrics.jsonl').read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != 'seconds'} for line in lines]
-
-
 def assert_same_result(a, b) -> None:
-    """Bit for bit."""
-    assert records(a) == records(b) and len(records(a)) == EPOCHS
-    for name in ('last.pth', 'best.pth'):
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    conftest.assert_same_run(a, b, EPOCHS)
+
+
+def rates(peak: float, *progress: float):
+    """Of one cycle, after its first tenth."""
+    return pytest.approx([peak * (0.001 + 0.999 * (1 + math.cos(math.pi * (x - 0.1) / 0.9)) / 2) for x in progress])
 
 
 def test_run_folder(folder, tmp_path, capsys):
@@ -91,23 +71,23 @@ def test_run_folder(folder, tmp_path, capsys):
     assert capsys.readouterr().out == log
     assert re.findall(r'^ +(\d/\d) ', log, re.MULTILINE) == ['1/2', '2/2']
 
-    noisy, clean = torch.load(folder / data.VAL_FILE, weights_only=True)
-    history = records(run)
+    history = metrics(run)
     (recorded,) = json.loads((tmp_path / 'record.json').read_text())['runs']
     assert [row['val_psnr'] for row in recorded['rows']] == [record['val_psnr'] for record in history]
     assert recorded['rows'][0]['project'] == 1 and recorded['rows'][0]['training'] == 'first'
+    noisy, clean = torch.load(folder / data.VAL_FILE, weights_only=True)
     for name, expected in (('last.pth', history[-1]['val_psnr']),
                            ('best.pth', max(record['val_psnr'] for record in history))):
         error = cli.trained_model(1, run / name).predict(noisy, ensemble=False).double() - clean.double()
-        decibels = [-10 * torch.log10((image / 255).pow(2).mean()).item() for image in error]
-        assert sum(decibels) / len(decibels) == pytest.approx(expected, abs=1e-4)
+        decibels = -10 * (error / 255).square().mean((1, 2, 3)).log10()
+        assert decibels.mean().item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_seed_decides(folder, whole, tmp_path, no_pictures):
     new_run(folder, tmp_path / 'same', '--seed', '0')
     new_run(folder, tmp_path / 'other', '--seed', '1')
     assert_same_result(whole, tmp_path / 'same')
-    assert records(whole) != records(tmp_path / 'other')
+    assert metrics(whole) != metrics(tmp_path / 'other')
 
 
 @pytest.mark.parametrize('project', [1, 2])
@@ -123,7 +103,7 @@ def test_stop_and_resume(folder, whole, tmp_path, no_pictures, monkeypatch, caps
     assert not (tmp_path / 'parts' / 'metrics.jsonl').exists()
     at_step(monkeypatch, 4, lambda: signal.raise_signal(signal.SIGTERM))
     assert train.main(hint.split()) == 130
-    assert len(records(tmp_path / 'parts')) == 1
+    assert len(metrics(tmp_path / 'parts')) == 1
     assert train.main(hint.split()) == 0
     assert_same_result(whole, tmp_path / 'parts')
     assert train.main(hint.split()) == 0            # there is nothing left to do
@@ -138,9 +118,7 @@ def test_batch_and_rate(folder, tmp_path, no_pictures, monkeypatch, project):
     for name in ('BATCH_SIZE', 'PEAK_LR'):
         monkeypatch.setattr(type(cli.new_model(project)), name, 5)
     assert train.main(['--resume', str(tmp_path / 'run')]) == 0
-    expected = [5e-4 * (0.001 + 0.999 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9)) / 2)
-                for progress in (1 / 4, 3 / 4)]
-    assert [record['lr'] for record in records(tmp_path / 'run')] == pytest.approx(expected)
+    assert [record['lr'] for record in metrics(tmp_path / 'run')] == rates(5e-4, 1 / 4, 3 / 4)
 
 
 def test_a_run_from_before_there_were_batch_and_rate(whole, tmp_path, no_pictures):
@@ -164,7 +142,7 @@ def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
     at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGTERM))
     assert lengthen(parts) == 130
     assert lengthen(parts) == 0                                 # as another --resume without --epochs would
-    assert records(whole) == records(parts) and len(records(whole)) == 4
+    assert metrics(whole) == metrics(parts) and len(metrics(whole)) == 4
     assert (whole / 'last.pth').read_bytes() == (parts / 'last.pth').read_bytes()
 
     settings = json.loads((whole / 'settings.json').read_text())
@@ -172,44 +150,31 @@ def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
     assert settings['epochs'] == 4 and first.startswith('python -m ') and second.startswith('python -m ')
     (recorded,) = json.loads(record.read_text())['runs']
     assert recorded['command'] == settings['command']
-    assert [row['val_psnr'] for row in recorded['rows']] == [row['val_psnr'] for row in records(whole)]
+    assert [row['val_psnr'] for row in recorded['rows']] == [row['val_psnr'] for row in metrics(whole)]
     assert [row.get('lengthened_at_epoch') for row in recorded['rows']] == [None, 1.4, 1.4, 1.4]
     assert [row['planned_epochs'] for row in recorded['rows']] == [2, 4, 4, 4]
     assert 'lengthened after 1.4 epochs' in (whole / 'log.txt').read_text()
     # The last steps of the epochs: one of 10, and after 7 steps three of the other 13.
-    expected = [5e-4 * (0.001 + 0.999 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9)) / 2)
-                for progress in (4 / 10, 2 / 13, 7 / 13, 12 / 13)]
-    assert [row['lr'] for row in recorded['rows']] == pytest.approx(expected)
+    assert [row['lr'] for row in recorded['rows']] == rates(5e-4, 4 / 10, 2 / 13, 7 / 13, 12 / 13)
     with pytest.raises(cli.UserError, match='--epochs: 3, expected more than the 4 of'):
         train.main(['--resume', str(whole), '--epochs', '3'])
 
 
-@pytest.mark.parametrize('moment', ['show', 'save_state'])
-def test_a_killed_run_loses_its_epoch_alone(folder, whole, tmp_path, no_pictures, monkeypatch, moment):
-    """Killed in the middle of the second epoch, or at its end before the state is written."""
+@pytest.mark.parametrize('moment, step', [('show', 2), ('show', 8), ('save_state', 10)])
+def test_a_killed_run_loses_its_epoch_alone(folder, whole, tmp_path, no_pictures, monkeypatch, moment, step):
+    """Killed in the first epoch, in the middle of the second, or at its end before the state is written."""
     class Killed(BaseException):
         pass
 
     def kill(run, progress, *arguments, **options) -> None:
-        if progress.step > 7 and not killed:
-            killed.append(progress.step)
+        if progress.step == step and not killed:
+            killed.append(step)
             raise Killed
         original(run, progress, *arguments, **options)
 
     killed, original = [], getattr(train.Run, moment)
     monkeypatch.setattr(train.Run, moment, kill)
     with pytest.raises(Killed):
-        new_run(folder, tmp_path / 'killed')
-    assert train.main(['--resume', str(tmp_path / 'killed')]) == 0
-    assert_same_result(whole, tmp_path / 'killed')
-
-
-def test_a_run_killed_in_its_first_epoch_begins_again(folder, whole, tmp_path, no_pictures, monkeypatch):
-    def kill() -> None:
-        raise KeyboardInterrupt
-
-    at_step(monkeypatch, 2, kill)
-    with pytest.raises(KeyboardInterrupt):
         new_run(folder, tmp_path / 'killed')
     assert train.main(['--resume', str(tmp_path / 'killed')]) == 0
     assert_same_result(whole, tmp_path / 'killed')
@@ -240,7 +205,7 @@ def test_without_validation_set(folder, tmp_path, no_pictures):
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data' / data.TRAIN_FILE).write_bytes((folder / data.TRAIN_FILE).read_bytes())
     assert new_run(tmp_path / 'data', tmp_path / 'run', '--pairs', '9') == 0
-    assert [record['val_psnr'] for record in records(tmp_path / 'run')] == [None, None]
+    assert [record['val_psnr'] for record in metrics(tmp_path / 'run')] == [None, None]
     assert (tmp_path / 'run' / 'last.pth').exists() and not (tmp_path / 'run' / 'best.pth').exists()
     with pytest.raises(cli.UserError, match='--promote'):
         train.main(['--resume', str(tmp_path / 'run'), '--promote'])
@@ -307,24 +272,18 @@ def photos(tmp_path_factory):
 
 
 def test_fresh_pairs(photos):
-    def drawn(seed: int, epoch: int) -> tuple:
+    def drawn(seed: int, *epochs: int) -> tuple:
         pairs = train.FreshPairs(photos, 9, seed)
-        pairs.draw(epoch, stop=train.StopRequest())
+        first = pairs.first
+        for epoch in epochs:
+            pairs.draw(epoch, stop=train.StopRequest())
+        assert pairs.first is first                 # Model.train keeps reading the same tensors
         return pairs.first, pairs.second
 
-    def same(a: tuple, b: tuple) -> bool:
-        return all(map(torch.equal, a, b))
-
-    pairs = train.FreshPairs(photos, 9, seed=1)
-    first = pairs.first
-    with train.StopRequest() as stop:
-        pairs.draw(1, stop)
-        epoch_1 = pairs.first.clone(), pairs.second.clone()
-        pairs.draw(2, stop)
-    assert pairs.first is first                     # Model.train keeps reading the same tensors
-    assert same((pairs.first, pairs.second), drawn(1, 2)) and same(epoch_1, drawn(1, 1))
-    assert not same(epoch_1, drawn(1, 2)) and not same(epoch_1, drawn(2, 1))
-    assert not torch.equal(*epoch_1)
+    epoch_1 = drawn(1, 1)
+    assert all(map(torch.equal, drawn(1, 1, 2), drawn(1, 2))) and not torch.equal(*epoch_1)
+    for other in (drawn(1, 2), drawn(2, 1)):
+        assert not any(map(torch.equal, epoch_1, other))
 
 
 def test_fresh_pairs_never_come_from_validation_photographs(photos, tmp_path, monkeypatch):
@@ -343,24 +302,3 @@ def test_fresh_noise_and_resume(folder, photos, tmp_path, no_pictures, monkeypat
     assert new_run(folder, tmp_path / 'parts', *options) == 130
     assert train.main(['--resume', str(tmp_path / 'parts')]) == 0
     assert_same_result(tmp_path / 'whole', tmp_path / 'parts')
-
-
-# --------------------------------------------------------------------------------------- mistakes
-
-@pytest.mark.parametrize('options, words', [
-    (['--project', '1'], '--project and --out'),
-    (['--project', '1', '--out', 'OLD'], '--out: .* exists'),
-    (['--project', '1', '--out', 'NEW', '--data', 'NONE'], '--data: .*No such file'),
-    (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--pairs', '41'], '--pairs: .* holds 40'),
-    (['--project', '1', '--out', 'NEW', '--data', 'DATA', '--fresh-noise', 'NONE'], '--fresh-noise: '),
-    (['--resume', 'NONE'], '--resume: .* holds no run'),
-    (['--resume', 'OLD', '--force'], '--force: .*--promote'),
-    (['--resume', 'OLD', '--lr', '1'], '--resume: .* expected no --lr'),
-    (['--resume', 'OLD', '--seed', '1'], '--resume: .* expected no --seed'),
-])
-def test_mistakes(folder, tmp_path, options, words):
-    cli.write_json(tmp_path / 'old' / 'settings.json', {})
-    paths = {'OLD': tmp_path / 'old', 'NEW': tmp_path / 'new', 'NONE': tmp_path / 'none', 'DATA': folder}
-    with pytest.raises(cli.UserError, match=words):
-        train.main([str(paths.get(option, option)) for option in options])
-    assert not (tmp_path / 'new').exists()
