@@ -230,9 +230,9 @@ _local = threading.local()
 
 def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
     """Uninitialised memory of the type and on the device of `like`, valid until the next call with this name and type
-    in the same thread. It is the same memory each time: the system hands out new memory by page faults, which are slow.
-    For the same reason a block of 31 MB is freed: glibc's malloc hands back what is free beyond twice the largest
-    block that was ever freed, and counts none of more than 32 MB (mallopt(3), M_MMAP_THRESHOLD).
+    in the same thread. It is the same memory each time: new memory comes by page faults, which are slow. For the same
+    reason a block of 31 MB is freed: glibc's malloc hands back what is free beyond twice the largest block that was
+    ever freed, and counts none of more than 32 MB (mallopt(3), M_MMAP_THRESHOLD).
     """
     size, buffers = math.prod(shape), vars(_local)
     key = f'{name} {like.dtype} {like.device}'
@@ -312,8 +312,8 @@ class Window(NamedTuple):
         return padded
 
     def seen(self, padded: Tensor, rows: slice) -> Tensor:
-        """(C, Hp, Wp, N) -> what some rows of tiles see of it, a view: (blocks, blocks, groups, then the channels, rows
-        and columns of a block in `order`, rows, Tw, N). A tile of 2 sees 3 x 3 blocks of a stride, a tile of 1 one."""
+        """(C, Hp, Wp, N) -> what some rows of tiles see of it, a view: (blocks, blocks, groups, the channels, rows and
+        columns of a block in `order`, rows, Tw, N). A tile of 2 sees 3 x 3 blocks of a stride, a tile of 1 one."""
         Tw = self.places[1] // self.tile
         for dim in (0, 1):
             size, step = (3 * self.stride[dim], 2 * self.stride[dim]) if self.tile == 2 else (

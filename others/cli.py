@@ -96,7 +96,7 @@ def run(main: Callable[[], int]) -> None:
             status = main()
         finally:
             sys.stdout.flush()
-        if 'WORLD_SIZE' in os.environ:      # torchrun's: gloo's threads go on, and may abort the interpreter's teardown
+        if 'WORLD_SIZE' in os.environ:      # torchrun's: gloo's threads go on, and may abort Python's teardown
             os._exit(status)
         sys.exit(status)
     except BrokenPipeError:         # nobody reads on: no mistake, and nothing to flush at the exit
