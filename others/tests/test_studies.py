@@ -267,7 +267,7 @@ def test_exactness_of_a_right_and_a_wrong_block(block, monkeypatch):
             y, vjp = right(self, x)
             return 1.001 * y, lambda dy: 0.999 * vjp(dy)
         monkeypatch.setattr(exactness.BLOCKS[block][0], 'forward_and_vjp', wrong)
-        found = exactness.errors(block)
-    assert found['output'][0] == pytest.approx(1e-3, rel=0.01)
-    assert found['gradient of the input'][0] == pytest.approx(1e-3, rel=0.01)
-    assert found['gradient of the input'][2] > 1e-7
+        found = [exactness.errors(block) for _ in range(5)]
+    for name in ('output', 'gradient of the input'):
+        assert [errors[name][0] for errors in found] == pytest.approx([1e-3] * 5, rel=0.01)
+    assert max(errors['gradient of the input'][2] for errors in found) > 1e-6   # one direction alone may miss it
