@@ -75,6 +75,9 @@ SEARCH_2 = [
         ('nearest', 'nearest, kernel 3'), ('wide', '192, 384 channels, rate 14')]),
     ('bfloat16, rate 12, faster code', [
         ('mixed_lr12', 'weighted loss'), ('oracle', 'clean targets (oracle)'), ('average', 'averaged weights')]),
+    ('bfloat16, plain MSE, nine products', [
+        ('batch16_lr8', 'batches of 16, rate 8'), ('batch16_lr12', 'batches of 16, rate 12'),
+        ('batch8_lr8', 'batches of 8, rate 8')]),
 ]
 
 

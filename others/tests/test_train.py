@@ -55,6 +55,14 @@ def rates(peak: float, *progress: float):
     return pytest.approx([peak * (0.001 + 0.999 * (1 + math.cos(math.pi * (x - 0.1) / 0.9)) / 2) for x in progress])
 
 
+def test_best_stays_as_it_was_when_the_last_epoch_is_worse(folder, tmp_path, monkeypatch, no_pictures):
+    scores = iter([1., 3., 2.])                         # of the noisy images, then after each epoch
+    monkeypatch.setattr(train, 'psnr', lambda *images: torch.full((1,), next(scores)))
+    assert new_run(folder, tmp_path) == 0
+    assert [record['val_psnr'] for record in metrics(tmp_path)] == [3, 2]
+    assert (tmp_path / 'best.pth').read_bytes() != (tmp_path / 'last.pth').read_bytes()
+
+
 def test_run_folder(folder, tmp_path, capsys):
     run = tmp_path / 'runs' / 'first'
     assert new_run(folder, run, '--seed', '3', '--record', str(tmp_path / 'record.json')) == 0
