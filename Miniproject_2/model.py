@@ -438,7 +438,7 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
 def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], mixed: bool) -> tuple:
     """y = A(V(w) @ U(x)) + b: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) -> y (M, Ho, Wo, N), and
     vjp(dy, dw), which adds to the weight's gradient dw and returns dx. mixed: products take and give bfloat16."""
-    matrices = factor('matrices', window.to_matrices(weight), mixed)                # (B, M / groups, K)
+    matrices = factor('matrices', window.to_matrices(weight), mixed)            # (B, M / groups, K)
     # PyTorch's sums begin with the bias for one small image (these are its limits), and only so do the two agree to
     # the last bit. Elsewhere the bias is added last, which rounds less where it is large.
     bias_first = (bias is not None and window.tile == 1 and window.groups == 1 and min(window.kernel_size) <= 3
@@ -472,7 +472,7 @@ def convolve_transposed(window: Window, x: Tensor, weight: Tensor, bias: Optiona
                         mixed: bool) -> tuple:
     """y = U^T(V(w)^T @ A^T(x)) + b: x (M, H, W, N), weight (M, C / groups, kh, kw), bias (C,), size (Ho, Wo) ->
     y (C, Ho, Wo, N), and vjp(dy, dw), as above."""
-    matrices = factor('matrices', window.to_matrices(weight), mixed)                # (B, M / groups, K)
+    matrices = factor('matrices', window.to_matrices(weight), mixed)            # (B, M / groups, K)
     y = window.canvas(x, bias, weight.shape[1] * window.groups, *size, x.shape[3])
     for rows in window.rows(weight, x.shape[3]):
         pieces = factor('pieces', window.disassemble(x, rows), mixed)           # (B, M / groups, P)
