@@ -695,10 +695,10 @@ class Upsampling(Conv2d):
         return self._swap(sum(self._copies(merged)))
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
-        if self.window.stride != (1, 1) or min(self.merged.padding) < 0:
-            return self._one_after_the_other(x)
         size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.nearest.scale_factor)])
         self._check(x, size)
+        if self.window.stride != (1, 1) or min(self.merged.padding) < 0:
+            return self._one_after_the_other(x)
         weight, bias = self._detached()
         merged = self._merge(weight)
         y, vjp = convolve_transposed(self.merged.at(x.shape[2:], merged), batch_last(x), merged, bias, size,

@@ -361,6 +361,8 @@ MISUSE = {      # name -> what is called, what the error says and, where one kin
     "Nesterov's without momentum": (lambda: SGD(Conv2d(1, 1, 1).param(), lr=1, nesterov=True), 'nesterov'),
     'a module for pairs': (lambda: SGD(Conv2d(1, 1, 1), lr=1), 'params must be pairs'),
     'a network for pairs': (lambda: SGD(Sequential(Conv2d(3, 4, 3)), lr=1), 'params .* got a Conv2d', ValueError),
+    'an Upsampling of stride 2, channels': (lambda: Upsampling(3, 4, 3, stride=2)(torch.zeros(2, 4, 9, 7)),
+                                            r'Upsampling: .* got \(2, 4, 9, 7\)', ValueError),
     'MSE of two shapes': (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
     'MSE of a number': (lambda: MSE()(torch.zeros(2), 0.5), 'MSE: .* must be a tensor, got float'),
     'MSE of bytes': (lambda: MSE()(torch.zeros(2).byte(), torch.zeros(2).byte()), 'floating point .* torch.uint8'),
