@@ -440,7 +440,8 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     models, found, trained = evaluation(rec), search(rec, 2), training(rec, 2)
     noisy, ours, single = models['noisy input'], models['project 2'], models['project 2, no ensemble']
     pairs = {'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
-             'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12'}
+             'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch16_lr12': 'mixed_lr12',
+             'batch8_lr8': 'batch16_lr12'}
     rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in SETS), fixed(NOISY)],
             ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in SETS), ''],
             ['without averaging', *(fixed(single[name]['psnr']) for name in SETS), ''],
