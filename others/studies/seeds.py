@@ -148,10 +148,10 @@ SIMPLE = tuple(System(f'course, {name}', layers, batch=32, lr=1e-2, epochs=epoch
     ('one 7 x 7 convolution', (('Conv2d', 3, 3, 7, 1, 3),), 4),
     ('two 3 x 3 convolutions', plain(16, 3), 4)))
 
-STUDIES = {'skip': (SKIP,), 'nearest': (NEAREST,), 'five': (FIVE, FIVE_FASTER), 'vjp': (VJP, VJP_TORCH),
+STUDIES = {'skip': (SKIP,), 'nearest': (NEAREST,), 'five': (FIVE,), 'vjp': (VJP, VJP_TORCH),
            'course': (COURSE, *SIMPLE),
            'skip.depth': DEPTH, 'skip.with': WITH_AND_WITHOUT, 'skip.channels': CHANNELS, 'skip.batches': BATCHES,
-           'skip.epochs': EPOCHS, 'nearest.kernels': KERNELS, 'nearest.channels': PAIRS}
+           'skip.epochs': EPOCHS, 'five.rate': (FIVE_FASTER,), 'nearest.kernels': KERNELS, 'nearest.channels': PAIRS}
 
 
 # ------------------------------------------------------------------------------------- the trainer
