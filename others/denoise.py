@@ -38,9 +38,9 @@ SUFFIXES = data.PICTURES | {'.gif'}
 KEPT = 'dpi', 'exif', 'icc_profile'     # in the names of Pillow's readers and writers
 
 
-def say(line: str) -> None:
-    """On stderr, above the bar."""
-    tqdm.write(line, file=sys.stderr)
+def say(line: str, file=None) -> None:
+    """On stderr or in `file`, above the bar; as one write, so that the lines of several processes stay apart."""
+    tqdm.write(f'{line}\n', file=file or sys.stderr, end='')
 
 
 def read_image(path: Path) -> Image.Image:
@@ -157,7 +157,7 @@ def denoise_all(images: dict, options) -> int:
                 encode(image.resize((1, 1)), target)        # refused before the work, not after it
                 image = denoise(image, model, not options.no_ensemble, bar.update)
                 cli.write(target, encode(image, target))
-                tqdm.write(str(target))
+                say(str(target), sys.stdout)
             except cli.UserError as error:
                 if not is_folder:
                     raise
