@@ -286,10 +286,10 @@ class Window(NamedTuple):
         return self._replace(places=places, tile=2 if possible and saves else 1)
 
     def rows(self, weight: Tensor, N: int) -> Iterator[slice]:
-        """The rows of tiles, as many at a time as make 2^23 values of columns (32 MB), on a GPU 2^28; at least one."""
+        """The rows of tiles, as many at a time as make 2^22 values of columns (16 MB), on a GPU 2^28; at least one."""
         Th, Tw = (n // self.tile for n in self.places)
         B, K = (2 * self.tile - 1) ** 2 * self.groups, weight[0].numel() // self.tile ** 2
-        step = max(1, 2 ** (28 if weight.is_cuda else 23) // max(1, B * K * Tw * N))
+        step = max(1, 2 ** (28 if weight.is_cuda else 22) // max(1, B * K * Tw * N))
         return (slice(top, min(top + step, Th)) for top in range(0, Th, step))
 
     def canvas(self, like: Tensor, bias: Optional[Tensor], C: int, H: int, W: int, N: int) -> Tensor:
