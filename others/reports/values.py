@@ -188,7 +188,7 @@ def training(rec: Records, project: int) -> dict:
             'rate': f"{max(row['lr'] for row in rows):.2g}",
             'begun': str(rows[0]['planned_epochs']),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
-            'cores': {1: 'one core', 2: 'two cores'}[runs[-1]['machine']['threads']],
+            'threads': str(runs[-1]['machine']['threads']),
             'processor': runs[-1]['machine']['processor'], 'last': fixed(rows[-1]['val_psnr'])}
 
 
