@@ -316,7 +316,7 @@ def _to_cpu(value):
 
 def check_finite(loss: torch.Tensor, gradients: list) -> None:
     """FloatingPointError if a value is not finite; then a sum is not, either."""
-    if not bool((loss + sum(gradient.sum() for gradient in gradients)).isfinite()):
+    if not bool(torch.stack([loss, *(gradient.sum() for gradient in gradients)]).sum().isfinite()):
         raise FloatingPointError('the loss or a gradient is not finite')
 
 
@@ -481,26 +481,30 @@ class Model:
                 callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, lr, state))
 
     @torch.inference_mode(False)
-    @torch.enable_grad()
     def step(self, first: torch.Tensor, second: torch.Tensor, optimizer, team: Team = ALONE) -> torch.Tensor:
         """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255. Returns the loss, shape ().
         FloatingPointError, before anything has changed, if the loss or a gradient is not finite."""
         pair = augment(to_unit(first, self.device), to_unit(second, self.device))
         noisy, target = (pad_to_multiple(images, self.net.multiple) for images in pair)
         noisy, target, share = team.share(noisy, target)
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        loss, gradients = self.differentiate(noisy.contiguous(memory_format=torch.channels_last), target, share)
+        team.add_up([loss, *gradients])
+        check_finite(loss, gradients)
+        for weight, gradient in zip(self.net.parameters(), gradients):
+            weight.grad = gradient
+        optimizer.step()
+        return loss
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def differentiate(self, noisy: torch.Tensor, target: torch.Tensor, share: float) -> tuple:
+        """The loss on a batch, two tensors (N, 3, H, W), 0..1, times `share`, shape (), and the list of its gradients
+        by the network's parameters."""
         self.net.train()
         with self._precision():
             output = self.net(noisy)
         loss = self.loss(output.float(), target) * share
-        optimizer.zero_grad()
-        loss.backward()
-        loss = loss.detach()
-        gradients = [weight.grad for weight in self.net.parameters()]
-        team.add_up([loss, *gradients])
-        check_finite(loss, gradients)
-        optimizer.step()
-        return loss
+        return loss.detach(), list(torch.autograd.grad(loss, list(self.net.parameters())))
 
     @torch.inference_mode(False)
     def _resume(self, state: dict, optimizer, N: int, num_steps: int) -> tuple:

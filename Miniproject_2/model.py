@@ -1310,15 +1310,20 @@ class Model:
         pair = augment(to_unit(first, self.device), to_unit(second, self.device))
         noisy, target = (pad_to_multiple(images, self.MULTIPLE) for images in pair)
         noisy, target, share = team.share(noisy, target)
-        output = self.net.forward(noisy - 0.5)
-        loss = self.loss.forward(output, target) * share
-        optimizer.zero_grad()
-        self.net.backward(self.loss.backward() * share)
-        gradients = [gradient for _, gradient in self.net.param()]
+        loss, gradients = self.differentiate(noisy, target, share)
         team.add_up([loss, *gradients])
         check_finite(loss, gradients)
         optimizer.step()
         return loss
+
+    def differentiate(self, noisy: Tensor, target: Tensor, share: float) -> tuple:
+        """The loss on a batch, two tensors (N, 3, H, W), 0..1, times `share`, shape (), and the list of its gradients
+        by the network's parameters, which lie beside them in `net.param()`."""
+        output = self.net.forward(noisy - 0.5)
+        loss = self.loss.forward(output, target) * share
+        self.net.zero_grad()
+        self.net.backward(self.loss.backward() * share)
+        return loss, [gradient for _, gradient in self.net.param()]
 
     def _resume(self, state: dict, optimizer: SGD, N: int, num_steps: int) -> tuple:
         if (state['num_steps'], len(state['order'])) != (num_steps, N):

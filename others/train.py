@@ -35,7 +35,7 @@ from typing import Optional
 import torch
 from tqdm import tqdm
 
-from others import cli, data, plots, records, team
+from others import cli, data, graph, plots, records, team
 from others.metrics import psnr
 
 VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
@@ -316,6 +316,7 @@ def set_up(folder: Path, settings: dict) -> tuple:
     if settings.get('weights') and not (folder / 'state.pt').exists():      # which has weights of its own
         model = cli.trained_model(settings['project'], settings['weights'])
     settings['precision'] = cli.set_precision(model, settings['precision'])
+    graph.accelerate(model)
     settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
     settings['batch'] = settings.get('batch') or model.BATCH_SIZE
     settings['lr'] = settings.get('lr') or model.PEAK_LR * (model.FINE_TUNING if model.is_trained else 1)

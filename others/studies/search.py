@@ -3,25 +3,26 @@
     python -m others.studies.search plain --project 1 --seconds 420
     python -m others.studies.search nearest --project 2 --upsampling nearest --record others/results/search.json
 
-Variants compare at equal training time, each in a process with one thread (two may run side by side, on two
-cores): the rate follows one cycle over that time, measured as the processor's. PSNR is that of val_data.pkl and of
-the files of --also, without ensembling.
+Variants compare at equal training time, each in a process with one thread on the CPU (two may run side by side, on
+two cores): the rate follows one cycle over that time, measured as the processor's. With --epochs they compare at
+equally many pairs, on CUDA where there is one. PSNR is that of val_data.pkl and of the files of --also, without
+ensembling.
 
 --oracle trains towards the clean images instead, which nobody who denoises has: what is then missing is due to
 the network and to the noise in its input, not to the noise in its targets.
 """
 import argparse
+import math
 import time
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Callable, Iterable, Iterator, Optional
 
 import torch
-from torch import nn
 
 from Miniproject_1 import model as project_1
 from Miniproject_2 import model as project_2
-from others import cli, data, records
-from others.studies.variants import BLOCKS, Network, network_2, step_2
+from others import cli, data, graph, records
+from others.studies.variants import BLOCKS, Network, network_2
 
 
 class Variant1(project_1.Model):
@@ -30,7 +31,7 @@ class Variant1(project_1.Model):
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__()
         self.net = Network(options.widths, options.encoder, options.decoder, options.block)
-        self.to('cpu')                                  # its time is the processor's
+        self.to(self.device if options.epochs else 'cpu')       # its time is the processor's
         self.optimizer = torch.optim.Adam(self.net.parameters(), betas=self.BETAS)
 
     def parameters(self) -> list:
@@ -38,13 +39,10 @@ class Variant1(project_1.Model):
 
     def fit(self, noisy: torch.Tensor, target: torch.Tensor, rate: float) -> float:
         """One step on (N, 3, H, W), 0..1. -> the loss"""
-        self.net.train()
         self.optimizer.param_groups[0]['lr'] = rate
-        with torch.autocast('cpu', torch.bfloat16, enabled=self.mixed_precision):
-            output = self.net(noisy.contiguous(memory_format=torch.channels_last))
-        loss = nn.functional.mse_loss(output.float(), target)
-        self.optimizer.zero_grad()
-        loss.backward()
+        loss, gradients = self.differentiate(noisy.contiguous(memory_format=torch.channels_last), target, 1.)
+        for weight, gradient in zip(self.parameters(), gradients):
+            weight.grad = gradient
         self.optimizer.step()
         return loss.item()
 
@@ -55,7 +53,7 @@ class Variant2(project_2.Model):
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__()
         self.net = network_2(options.channels, options.kernel, options.upsampling)
-        self.to('cpu')
+        self.to(self.device if options.epochs else 'cpu')
         self.optimizer = project_2.SGD(self.net.param(), lr=0, momentum=self.MOMENTUM, nesterov=True)
 
     def parameters(self) -> list:
@@ -64,45 +62,54 @@ class Variant2(project_2.Model):
     def fit(self, noisy: torch.Tensor, target: torch.Tensor, rate: float) -> float:
         """One step on (N, 3, H, W), 0..1. -> the loss"""
         self.optimizer.lr = rate
-        return step_2(self.net, self.optimizer, noisy - 0.5, target).item()
+        loss, _ = self.differentiate(noisy, target, 1.)
+        self.optimizer.step()
+        return loss.item()
 
 
 VARIANTS = {1: (project_1, Variant1), 2: (project_2, Variant2)}
 
 
-def train_for(seconds: float, variant, project, peak: float, batch_size: int, first: torch.Tensor,
-              second: torch.Tensor, clean: Optional[torch.Tensor] = None) -> list:
-    """Train on random batches for `seconds` of processor time -> the loss of each step.
+def shares_of(seconds: float) -> Iterator:
+    """The part of `seconds` of the processor's time that has gone by, ever again, until it is over."""
+    start = time.process_time()
+    while (share := (time.process_time() - start) / seconds) < 1:
+        yield share
 
-    project: the module with the arithmetic. peak: of the rate. clean: for the oracle, what the output is to be
+
+def held(share: float, peak: float) -> float:
+    """A rate that rises in the first twentieth, is held, and falls to zero in the last 30 %."""
+    return peak * min(20 * share + 0.05, 1, (1 - share) / 0.3)
+
+
+def train_for(shares: Iterable, variant, project, rate: Callable, batch_size: int, first: torch.Tensor,
+              second: torch.Tensor, clean: Optional[torch.Tensor] = None) -> list:
+    """A step on a random batch for each of `shares`, 0..1, the part of the training that is done -> the losses.
+
+    project: the module with the arithmetic. rate: of a share. clean: for the oracle, what the output is to be
     compared with instead of another noisy version.
     """
-    start, losses = time.process_time(), []
-
-    def shares() -> Iterator[float]:
-        while (share := (time.process_time() - start) / seconds) < 1:
-            yield share
-
+    losses = []
     bar = cli.progress_bar('training', 100, unit=' %')
-    for share in shares():
+    for share in shares:
         bar.update(int(100 * share) - bar.n)
         batch = torch.randint(len(first), (batch_size,))
-        noisy, target = pair_of(project, first[batch], second[batch], None if clean is None else clean[batch])
-        losses.append(variant.fit(noisy, target, project.one_cycle(share, peak)))
+        images = [images[batch].to(variant.device) for images in (first, second, clean) if images is not None]
+        losses.append(variant.fit(*pair_of(project, *images), rate(share)))
     bar.close()
     return losses
 
 
-def pair_of(project, first: torch.Tensor, second: torch.Tensor, clean: Optional[torch.Tensor]) -> tuple:
+def pair_of(project, first: torch.Tensor, second: torch.Tensor, clean: Optional[torch.Tensor] = None) -> tuple:
     """(input, target) for a step, 0..1, of a batch of pairs; the target is of `clean`, where that is not None.
 
     All (N, 3, H, W), uint8 the arguments.
     """
     random = torch.get_rng_state()
-    noisy, target = project.augment(*(project.to_unit(images, 'cpu') for images in (first, second)))
+    noisy, target = project.augment(*(project.to_unit(images, first.device) for images in (first, second)))
     if clean is not None:
         torch.set_rng_state(random)                     # turned as the noisy ones are
-        target, _ = project.augment(*[project.to_unit(clean, 'cpu')] * 2)
+        target, _ = project.augment(*[project.to_unit(clean, first.device)] * 2)
     return noisy, target
 
 
@@ -134,7 +141,9 @@ def parse(arguments) -> argparse.Namespace:
     option = parser.add_argument
     option('name', metavar='NAME', help='of the variant, for the record')
     option('--project', type=int, choices=(1, 2), required=True, help='the mini-project')
-    option('--seconds', type=cli.integer(1), default=420, metavar='N', help='of training (default: 420)')
+    option('--seconds', type=cli.integer(1), metavar='N', help='of training (default: 420)')
+    option('--epochs', type=cli.positive, metavar='N', help='instead: so many times the pairs of --data')
+    option('--hold', action='store_true', help='the rate: hold it, and lower it at the end, instead of one cycle')
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
     option('--lr', type=cli.positive, help="peak rate (default: the project's own)")
@@ -155,6 +164,8 @@ def parse(arguments) -> argparse.Namespace:
            help='of all convolutions; with --upsampling nearest, on the way up 1 less if even (default: 4)')
     option('--upsampling', choices=('transposed', 'nearest'), help='on the way up (default: transposed)')
     options = parser.parse_args(arguments)
+    if not options.epochs:
+        options.seconds = options.seconds or 420
 
     for number, defaults in OF_PROJECT.items():
         for name, default in defaults.items():
@@ -182,12 +193,17 @@ def main(arguments=None) -> int:
     project, kind = VARIANTS[options.project]
     variant = kind(options)
     precision = cli.set_precision(variant, options.precision)
-    losses = train_for(options.seconds, variant, project, options.lr, options.batch, *images)
+    graph.accelerate(variant)
+    steps = math.ceil((options.epochs or 0) * len(images[0]) / options.batch)
+    shares = (step / steps for step in range(steps)) if options.epochs else shares_of(options.seconds)
+    schedule = held if options.hold else project.one_cycle
+    losses = train_for(shares, variant, project, lambda share: schedule(share, options.lr), options.batch, *images)
     scores = cli.measure(variant, sets)
     decibels = ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items())
     print(f'{options.name}: {len(losses)} steps, {decibels}')
     if options.record:
-        settings = {name: getattr(options, name) for name in ('name', 'project', 'seconds', 'seed', 'batch', 'lr')}
+        settings = {name: getattr(options, name)
+                    for name in ('name', 'project', 'seconds', 'epochs', 'hold', 'seed', 'batch', 'lr')}
         row = {**settings, 'oracle': options.oracle is not None, 'precision': precision,
                **{name: getattr(options, name) for name in OF_PROJECT[options.project]},
                'parameters': sum(weight.numel() for weight in variant.parameters()),

@@ -68,11 +68,19 @@ def parameters(model) -> list:
 
 def bits(model) -> list:
     """A copy of every weight's bits: unlike the values they tell -0 from 0."""
-    return [weight.detach().clone().contiguous().view(torch.int32) for weight in parameters(model)]
+    return [weight.detach().cpu().clone().contiguous().view(torch.int32) for weight in parameters(model)]
 
 
 def same(a: list, b: list) -> bool:
     return len(a) == len(b) and all(map(torch.equal, a, b))
+
+
+@pytest.fixture
+def no_cuda(monkeypatch):
+    """For what is the same to the last bit on the CPU alone, and for processes that share a machine of one GPU."""
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(PROJECTS[2], 'default_device', lambda: 'cpu')
 
 
 @pytest.fixture

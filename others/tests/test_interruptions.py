@@ -21,6 +21,7 @@ from others import cli, plots, train
 from others.tests.conftest import assert_same_run, bits, new_model, noisy_set, same
 
 EPOCHS, PAIRS, BATCH = 3, 24, 8     # 3 steps an epoch
+pytestmark = pytest.mark.usefixtures('no_cuda')
 
 
 def make_data(folder: Path) -> None:

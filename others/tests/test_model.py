@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from others import cli
+from others import cli, graph
 from others.tests import conftest
 from others.tests.conftest import PROJECTS, ROUNDING, Stop, bits, images, parameters, same
 
@@ -174,6 +174,19 @@ def test_cuda(project):
     states = []
     model.train(x.cuda(), x, 1, verbose=False, callback=lambda progress: states.append(progress.state()))
     project.Model().train(x, x, 1, verbose=False, resume=states[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+def test_a_recorded_step_gives_what_an_unrecorded_one_gives(project):
+    """Also after a smaller batch, and after a prediction that needs more memory than the recording did."""
+    model, recorded = project.Model(), project.Model()
+    recorded.set_weights(model.weights())
+    graph.accelerate(recorded)
+    for i, N in enumerate((6, 6, 4, 6, 4)):
+        pair = torch.rand(2, N, 3, 8, 12, generator=torch.Generator().manual_seed(i)).cuda()
+        recorded.predict(255 * torch.rand(40, 3, 20 + 4 * i, 24))
+        (loss, gradients), (expected, witness) = (m.differentiate(*pair, 0.5) for m in (recorded, model))
+        torch.testing.assert_close([loss, *gradients], [expected, *witness], rtol=1e-2, atol=1e-5)     # TF32
 
 
 # --------------------------------------------------------------------------------------- training

@@ -22,7 +22,7 @@ def pairs(tmp_path):
     return load_pairs(noisy_set(tmp_path, 24, 32) / data.TRAIN_FILE)
 
 
-pytestmark = pytest.mark.usefixtures('threads')
+pytestmark = pytest.mark.usefixtures('threads', 'no_cuda')
 
 
 @pytest.mark.parametrize('name', REPORTED)

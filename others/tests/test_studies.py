@@ -102,7 +102,7 @@ def test_variants_of_project_2(upsampling, kernel, up_kernel):
     assert sum(weight.numel() for weight in variant.parameters()) == size
     before = [weight.clone() for weight in variant.parameters()]
     images = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8)
-    search.train_for(0.2, variant, variants.project_2, 1, 4, images, images)
+    search.train_for(search.shares_of(0.2), variant, variants.project_2, lambda share: 1., 4, images, images)
     assert all(not torch.equal(new, old) for new, old in zip(variant.parameters(), before))
 
 

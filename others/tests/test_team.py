@@ -11,6 +11,7 @@ from PIL import Image
 from others import cli, train
 from others.tests.conftest import noisy_set
 
+pytestmark = pytest.mark.usefixtures('no_cuda')
 STEPS = 5                           # of an epoch: 33 pairs in batches of 8, the last one of a single pair
 
 # Process 1 alone is told to stop, then everything goes on; with DIE it ends before a step of the second epoch.

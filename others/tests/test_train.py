@@ -303,7 +303,7 @@ def test_fresh_pairs_never_come_from_validation_photographs(photos, tmp_path, mo
     assert not set(sets['t']) & set(sets['v'])
 
 
-def test_fresh_noise_and_resume(folder, photos, tmp_path, no_pictures, monkeypatch):
+def test_fresh_noise_and_resume(folder, photos, tmp_path, no_pictures, no_cuda, monkeypatch):
     options = ['--fresh-noise', str(photos), '--pairs', '20']              # 3 steps an epoch
     new_run(folder, tmp_path / 'whole', *options)
     at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
