@@ -40,6 +40,7 @@ from others.metrics import psnr
 
 VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
 MONTAGE_IMAGES = 6
+PICTURES_EVERY = 30                 # seconds, at most: on a GPU they take as long as an epoch
 FRESH_PAIRS = 50000                 # of an epoch, as many as the course's set has
 ZERO = torch.zeros((), dtype=torch.float64)
 
@@ -123,7 +124,7 @@ class Run:
         self.history = []                           # the lines of metrics.jsonl
         self.loss_sum, self.seconds = ZERO, 0.0     # of this epoch, up to the last stop
         self.lengthened = {}                        # where the cycle of rates began, if not at the start
-        self.bar = None
+        self.bar, self.pictured = None, -math.inf
 
     def train(self) -> bool:
         """Train on from the saved state, if there is one. False if it was stopped before the end."""
@@ -215,11 +216,14 @@ class Run:
         self.model.save(self.folder / 'last.pth')
         if is_best:
             self.model.save(self.folder / 'best.pth')
+        if progress.step < progress.num_steps and time.monotonic() - self.pictured < PICTURES_EVERY:
+            return
         plots.training_curves(self.folder / 'curve.png', self.history)
         if self.validation:
             some = plots.spread(noisy, clean, MONTAGE_IMAGES)
             plots.montage(self.folder / 'montage.png', {'noisy': noisy[some], 'denoised': denoised[some],
                                                         'clean': clean[some]}, scale=5)
+        self.pictured = time.monotonic()
 
     def save_state(self, progress, next_epoch: int) -> None:
         """The last thing that is written: if the run is killed before, its epoch is done again."""
