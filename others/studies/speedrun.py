@@ -22,7 +22,7 @@ from others import cli, data, records
 from others.metrics import psnr
 from others.studies import seeds
 
-EPOCHS = (1 / 4, 1 / 2, 3 / 4, 1, 2, 4, 8)      # the lengths that ours tries, one after the other
+EPOCHS = (1 / 4, 1 / 3, 1 / 2, 3 / 4, 1, 2, 4, 8)     # the lengths that ours tries, one after the other
 
 
 def train_ours(pairs: tuple, validation: tuple, epochs: float, precision: str, seed: int) -> dict:

@@ -126,7 +126,7 @@ def survive(project: int, kills: int, seed: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
-@pytest.mark.parametrize('kills', [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('kills', [3, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('project', [1, 2])
 def test_kills(tmp_path, tally, project, kills):
     make_data(tmp_path)

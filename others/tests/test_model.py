@@ -456,16 +456,6 @@ def test_turn(project, H, W):
     assert len(seen) == kinds and all(abs(count - N / kinds) < 4.5 * (N / kinds) ** 0.5 for count in seen), seen
 
 
-def test_permute_colours():
-    N, orders = 480, list(itertools.permutations(range(3)))
-    torch.manual_seed(0)
-    first, second = torch.rand(2, N, 3, 2, 4)
-    noisy, other = PROJECTS[1].permute_colours(first, second)
-    seen = [int(((noisy == first[:, order]) & (other == second[:, order])).flatten(1).all(1).sum())
-            for order in orders]
-    assert sum(seen) == N and all(abs(count - N / 6) < 4.5 * (N / 6) ** 0.5 for count in seen), seen
-
-
 # --------------------------------------------------------------------------------- save and load
 
 def test_round_trip_keeps_every_bit(project, model, tmp_path):
