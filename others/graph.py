@@ -28,12 +28,12 @@ class Recorded:
     def record(self, noisy: torch.Tensor, target: torch.Tensor, share: float) -> tuple:
         """(inputs, graph, outputs, thread). A graph works in the memory that it was recorded with: it has a thread of
         its own, with project 2's workspaces in it, for as long as it lives."""
-        thread, graph, stream = ThreadPoolExecutor(1), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        thread = ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(noisy.device,))
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
 
         def record() -> tuple:
             with torch.cuda.stream(stream):             # what is set up at first use cannot be recorded
                 self.differentiate(noisy, target, share)
-            torch.cuda.synchronize()
             with torch.cuda.graph(graph, stream=stream):
                 return self.differentiate(noisy, target, share)
 
@@ -42,6 +42,7 @@ class Recorded:
 
 
 def accelerate(model) -> None:
-    """Let a `Model` that is on CUDA train by graphs; on the CPU it stays as it is."""
+    """Let a `Model` that is on CUDA train by graphs, on the device and in the precision of its first step from then
+    on; on the CPU it stays as it is."""
     if torch.device(model.device).type == 'cuda':
         model.differentiate = Recorded(model.differentiate)

@@ -16,7 +16,7 @@ of one process, to rounding. The folder of a run, which only the first of them w
 
     settings.json           what was asked for; versions, code revision, machine
     log.txt, metrics.jsonl  a line per epoch, for people and for programs
-    curve.png, montage.png  PSNR and loss; validation images: noisy, denoised, clean
+    curve.png, montage.png  PSNR and loss; validation images: noisy, denoised, clean (twice a minute at most)
     last.pth, best.pth      weights after the last epoch and of the one with the best validation PSNR
     state.pt                what --resume needs
 
@@ -40,7 +40,7 @@ from others.metrics import psnr
 
 VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
 MONTAGE_IMAGES = 6
-PICTURES_EVERY = 30                 # seconds, at most: on a GPU they take as long as an epoch
+PICTURES_EVERY = 30                 # seconds between two, at least: on a GPU they take as long as an epoch
 FRESH_PAIRS = 50000                 # of an epoch, as many as the course's set has
 ZERO = torch.zeros((), dtype=torch.float64)
 

@@ -191,14 +191,13 @@ def main(arguments=None) -> int:
     parser = cli.parser('studies.bench_framework', __doc__)
     parser.add_argument('--rounds', type=cli.integer(1), default=21, metavar='N', help='(default: %(default)s)')
     parser.add_argument('--beside-load', action='store_true', help='beside a busy process')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), help='(default: the CPU and, if there is one, CUDA)')
+    devices = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
+    parser.add_argument('--device', choices=devices, help='(default: the CPU and, if there is one, CUDA)')
     cli.add_options(parser, 'record')
     options, start = parser.parse_args(arguments), time.monotonic()
-    devices, rows = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',), []
-    if options.device:
-        devices = options.device,
+    rows = []
     with load() if options.beside_load else contextlib.nullcontext():
-        for device in devices:
+        for device in [options.device] if options.device else devices:
             for name in NETWORKS:
                 for task, values in measure(name, device, options.rounds).items():
                     rows.append({'device': device, 'network': name, 'task': task,

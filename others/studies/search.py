@@ -141,8 +141,9 @@ def parse(arguments) -> argparse.Namespace:
     option = parser.add_argument
     option('name', metavar='NAME', help='of the variant, for the record')
     option('--project', type=int, choices=(1, 2), required=True, help='the mini-project')
-    option('--seconds', type=cli.integer(1), metavar='N', help='of training (default: 420)')
-    option('--epochs', type=cli.positive, metavar='N', help='instead: so many times the pairs of --data')
+    length = parser.add_mutually_exclusive_group().add_argument
+    length('--seconds', type=cli.integer(1), metavar='N', help='of training (default: 420)')
+    length('--epochs', type=cli.positive, metavar='N', help='instead: so many times the pairs of --data')
     option('--hold', action='store_true', help='the rate: hold it, and lower it at the end, instead of one cycle')
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')

@@ -47,12 +47,15 @@ def test_search_appends_to_a_record(pairs, tmp_path, threads, capsys):
     arguments = ['--seconds', '2', '--batch', '4', '--data', str(pairs), '--also', str(pairs / data.TRAIN_FILE),
                  '--record', str(record)]
     assert search.main(['tiny', '--project', '1', '--widths', '8', '16', '--encoder', '1', '2', '--decoder', '0',
-                        '--block', 'batchnorm', *arguments]) == 0
+                        '--block', 'batchnorm', *arguments[2:], '--epochs', '0.6', '--hold']) == 0
     assert search.main(['small', '--project', '2', '--channels', '4', '6', '--seed', '3', '--precision', 'float32',
                         *arguments]) == 0
     (tiny,), (small,) = (run['rows'] for run in records.read(record))
     assert (tiny['name'], tiny['widths'], tiny['block'], tiny['seed']) == ('tiny', [8, 16], 'batchnorm', 0)
     assert (small['name'], small['channels'], small['precision'], small['seed']) == ('small', [4, 6], 'float32', 3)
+    assert [search.held(share, 2) for share in (0, 0.05, 0.7, 0.85)] == pytest.approx([0.1, 2, 2, 1])
+    N = len(cli.read_pairs('--data', pairs / data.TRAIN_FILE)[0])
+    assert tiny['pairs_seen'] == 4 * -(-0.6 * N // 4) and (tiny['seconds'], small['epochs']) == (None, None)
     lines = capsys.readouterr().out.splitlines()
     for row, line in zip((tiny, small), lines):
         assert row['psnr'].keys() == {'val_data', 'train_data'} and not row['oracle']

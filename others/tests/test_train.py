@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from others import cli, data, train
+from others import cli, data, plots, train
 from others.tests import conftest
 from others.tests.conftest import metrics
 
@@ -63,8 +63,9 @@ def test_best_stays_as_it_was_when_the_last_epoch_is_worse(folder, tmp_path, mon
     assert (tmp_path / 'best.pth').read_bytes() != (tmp_path / 'last.pth').read_bytes()
 
 
-def test_run_folder(folder, tmp_path, capsys):
-    run = tmp_path / 'runs' / 'first'
+def test_run_folder(folder, tmp_path, capsys, monkeypatch):
+    run, drawn, draw = tmp_path / 'runs' / 'first', [], plots.training_curves
+    monkeypatch.setattr(plots, 'training_curves', lambda path, rows: drawn.append(len(rows)) or draw(path, rows))
     assert new_run(folder, run, '--seed', '3', '--record', str(tmp_path / 'record.json')) == 0
     assert {path.name for path in run.iterdir()} == {
         'settings.json', 'log.txt', 'metrics.jsonl', 'curve.png', 'montage.png', 'last.pth', 'best.pth',
@@ -79,6 +80,7 @@ def test_run_folder(folder, tmp_path, capsys):
     assert capsys.readouterr().out == log
     assert re.findall(r'^ +(\d/\d) ', log, re.MULTILINE) == ['1/2', '2/2']
 
+    assert drawn == [1, 2]
     history = metrics(run)
     (recorded,) = json.loads((tmp_path / 'record.json').read_text())['runs']
     assert [row['val_psnr'] for row in recorded['rows']] == [record['val_psnr'] for record in history]
