@@ -3,6 +3,7 @@
 Each function takes `Records` and gives the numbers of one part of a report, as text. Nothing else reads a record, and
 the reports' sources hold no measured number of their own. `report_1` and `report_2` put the parts together.
 """
+import collections
 import re
 import statistics
 from pathlib import Path
@@ -56,6 +57,8 @@ SEARCH_1 = [
     ('32, 2e-3, held, then falling', [
         ('unnormed', 'without batch norm'), ('new', 'batch norm'), ('trapezoid', 'batch norm, rate 1.5e-3'),
         ('larger', 'batch norm, 5×5 kernels'), ('depthwise', 'depthwise, gates')]),
+    ('plain MSE, colours as they are', [
+        ('plain_b32', 'batches of 32, rate 1.5e-3'), ('plain_b16', 'batches of 16, rate 2e-3')]),
 ]
 # Trainings of another length, which only the table has.
 LONGER_1 = [
@@ -185,11 +188,14 @@ def training(rec: Records, project: int) -> dict:
     runs = [run for run in rec.runs('training')
             if run['rows'][0]['project'] == project and run['rows'][0].get('training', 'shipped') == 'shipped']
     rows = [row for run in runs for row in run['rows']]
+    places = collections.Counter()
+    for run in runs:
+        places[run['machine']['processor']] += len(run['rows'])
     return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
+            'where': ' and '.join(f'{epochs} on an {place}' for place, epochs in places.items()),
             'rate': f"{max(row['lr'] for row in rows):.2g}",
             'begun': str(rows[0]['planned_epochs']),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
-            'threads': str(runs[-1]['machine']['threads']),
             'processor': runs[-1]['machine']['processor'], 'last': fixed(rows[-1]['val_psnr'])}
 
 
@@ -243,7 +249,7 @@ def choices_1(found: dict) -> dict:
     sizes = [found[name][0]['parameters'] / 1e6 for name in level]
     pairs = {'batch32': 'base', 'lr4': 'base', 'mse': 'base', 'mse_b32': 'batch32', 'new': 'unnormed',
              'batchnorm_900': 'batch32_900', 'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new',
-             'average': 'base', 'oracle': 'base'}
+             'average': 'base', 'oracle': 'base', 'plain_b16': 'plain_b32'}
     return {'spread': fixed(deviation), 'visible': fixed(2 * deviation), 'level': fixed(max(means) - min(means), 3),
             'pairs': f"{round(statistics.median(row['pairs_seen'] for row in found['batch32']), -3):,.0f}",
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
@@ -266,7 +272,7 @@ def courses(rec: Records, found: dict) -> tuple:
     shipped = [(epoch * pairs, psnr) for epoch, psnr in training(rec, 1)['curve']]
     slow = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun') if row['system'] != 'project 1']
     ours = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun')
-            if row['system'] == 'project 1' and row['precision'] == 'float32']
+            if row['system'] == 'project 1' and row['precision'] == 'float32' and row['batch'] < 64]
 
     def short(*names: str) -> list:
         return [(row['pairs_seen'], row['psnr']['val_data']) for name in names for row in found.get(name, [])]
