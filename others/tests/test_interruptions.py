@@ -184,7 +184,7 @@ def test_saving_to_a_full_or_read_only_disk(project, disk, tally):
     tally()
 
 
-@pytest.mark.parametrize('left', [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 30))])
+@pytest.mark.parametrize('left', [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 24))])
 @pytest.mark.parametrize('k', [1, 2])
 def test_a_training_whose_disk_is_full(tmp_path, disk, no_pictures, tally, k, left):
     """It ends in words; with room again, it goes on."""
