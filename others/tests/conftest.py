@@ -127,15 +127,20 @@ def assert_same_run(a, b, epochs: int) -> None:
 
 # -------------------------------------------------------------------------- the count of what was tried
 
-tried = collections.Counter()       # name of a test -> inputs
-outcomes = {}                       # name of a test -> whether it passed
+tried = collections.Counter()       # name of a test function -> inputs
+failed = set()                      # names of test functions
+
+
+def function(nodeid: str) -> str:
+    """FILE::NAME, without the parameters."""
+    return nodeid.split('[')[0].split('/')[-1]
 
 
 @pytest.fixture
 def tally(request):
     """tally() counts an input, or a kill, that the test has tried."""
     def count(inputs: int = 1) -> None:
-        tried[request.node.nodeid.split('/')[-1]] += inputs
+        tried[function(request.node.nodeid)] += inputs
 
     return count
 
@@ -151,12 +156,11 @@ def pytest_sessionstart(session) -> None:
 
 
 def pytest_runtest_logreport(report) -> None:
-    if report.when == 'call' or report.failed:
-        outcomes[report.nodeid.split('/')[-1]] = report.passed
+    if report.failed:
+        failed.add(function(report.nodeid))
 
 
 def pytest_sessionfinish(session) -> None:
     if session.config.getoption('--record'):
-        rows = [{'test': name, 'inputs': inputs, 'passed': outcomes.get(name, False)}
-                for name, inputs in tried.items()]
+        rows = [{'test': name, 'inputs': inputs, 'passed': name not in failed} for name, inputs in tried.items()]
         records.append(RECORD, rows, time.monotonic() - session.config.started)
