@@ -300,7 +300,7 @@ def speedrun(rec: Records) -> dict:
 
 def float32(rec: Records) -> dict:
     """Project 1 trained for an epoch in float32, from fresh weights."""
-    row = [row for row in rec.rows('float32') if 'epoch_seconds' in row][-1]
+    row = [row for row in rec.rows('float32') if row['project'] == 1 and 'epoch_seconds' in row][-1]
     return {'seconds': fixed(row['epoch_seconds'], 0), 'val_data': fixed(row['psnr']['val_data']),
             'real_val': fixed(row['psnr']['real_val']), 'batch': str(row['batch'])}
 
