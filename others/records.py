@@ -37,10 +37,10 @@ def read(path) -> list:
     return runs
 
 
-def append(path, rows: list, seconds: Optional[float], commands: Optional[str] = None) -> None:
-    """Append a run of this process's command, or of `commands`; its rows are dicts of what JSON knows. Makes the file
-    and its folder."""
-    run = {**circumstances(), 'command': commands or command(), 'seconds': seconds and round(seconds, 1), 'rows': rows}
+def append(path, rows: list, seconds: Optional[float], ran: Optional[dict] = None) -> None:
+    """Append a run of this process, or of the circumstances `ran`; its rows are dicts of what JSON knows. Makes the
+    file and its folder."""
+    run = {**(ran or circumstances()), 'seconds': seconds and round(seconds, 1), 'rows': rows}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with alone(Path(path).parent):
         cli.write(path, text([*read(path), run]).encode())

@@ -14,8 +14,8 @@ its last complete epoch. With more --epochs it is lengthened: the rate begins an
 torchrun's processes share each batch, on a CPU or each on a GPU of its own, and end with the weights
 of one process, to rounding. The folder of a run, which only the first of them writes, holds
 
-    settings.json           what was asked for; versions, code revision, machine
-    log.txt, metrics.jsonl  a line per epoch, for people and for programs
+    settings.json           what was asked for; its stages: command, versions, code revision, machine
+    log.txt, metrics.jsonl  a line per epoch, for people and for programs (`stage`: which of those, from 0)
     curve.png, montage.png  PSNR and loss; validation images: noisy, denoised, clean (twice a minute at most)
     last.pth, best.pth      weights after the last epoch and of the one with the best validation PSNR
     state.pt                what --resume needs
@@ -204,7 +204,8 @@ class Run:
         self.loss_sum, self.seconds, self.clock = ZERO, 0.0, time.monotonic()
         self.history.append({'epoch': progress.epoch, 'loss': loss, 'lr': progress.lr,
                              'val_psnr': val_psnr, 'seconds': round(seconds, 1),
-                             'planned_epochs': progress.num_epochs, **self.lengthened})
+                             'planned_epochs': progress.num_epochs, **self.lengthened,
+                             'stage': len(self.settings['stages']) - 1})
         count = f'{progress.epoch}/{progress.num_epochs}'
         decibels = '-' if val_psnr is None else f'{val_psnr:.3f} dB'
         duration = str(datetime.timedelta(seconds=round(seconds)))
@@ -291,7 +292,26 @@ def new_settings(options: dict) -> dict:
     return {**options, 'data': str((options['data'] or Path('data')).resolve()),
             'fresh_noise': photos and str(photos.resolve()), 'seed': options['seed'] or 0,
             'weights': weights and str(weights.resolve()),
-            'threads': options['threads'] or torch.get_num_threads(), **records.circumstances()}
+            'threads': options['threads'] or torch.get_num_threads(), 'stages': []}
+
+
+def begin_stage(settings: dict) -> None:
+    """Note the circumstances of what is trained from now on, if they are others than before."""
+    now, before = records.circumstances(), settings['stages']
+    if before and settings['epochs'] == before[-1]['epochs'] and all(
+            now[key] == before[-1][key] for key in ('revision', 'machine', 'versions')):
+        return
+    now['command'] = ' && '.join([stage['command'] for stage in before[-1:]] + [now['command']])
+    before.append({**now, 'epochs': settings['epochs']})
+
+
+def record_run(path: Path, run: Run) -> None:
+    """Append the epochs to `path`, each stage as a run."""
+    for number, stage in enumerate(run.settings['stages']):
+        rows = [{'training': run.folder.name, 'project': run.settings['project'], **row}
+                for row in run.history if row['stage'] == number]
+        if rows:
+            records.append(path, rows, sum(row['seconds'] for row in rows), stage)
 
 
 def read_settings(folder: Path) -> dict:
@@ -317,13 +337,13 @@ def set_up(folder: Path, settings: dict) -> tuple:
     torch.set_num_threads(settings['threads'])      # the last bits of a sum depend on it
     torch.manual_seed(settings['seed'])
     model = cli.new_model(settings['project'])
-    if settings.get('weights') and not (folder / 'state.pt').exists():      # which has weights of its own
+    if settings['weights'] and not (folder / 'state.pt').exists():      # which has weights of its own
         model = cli.trained_model(settings['project'], settings['weights'])
     settings['precision'] = cli.set_precision(model, settings['precision'])
     graph.accelerate(model)
     settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
-    settings['batch'] = settings.get('batch') or model.BATCH_SIZE
-    settings['lr'] = settings.get('lr') or model.PEAK_LR * (model.FINE_TUNING if model.is_trained else 1)
+    settings['batch'] = settings['batch'] or model.BATCH_SIZE
+    settings['lr'] = settings['lr'] or model.PEAK_LR * (model.FINE_TUNING if model.is_trained else 1)
     if settings['fresh_noise']:
         pairs = FreshPairs(Path(settings['fresh_noise']), settings['pairs'] or FRESH_PAIRS,
                            settings['seed'])
@@ -377,8 +397,7 @@ def main(arguments=None) -> int:
         if epochs and epochs != settings['epochs']:
             if epochs < settings['epochs']:
                 raise cli.UserError(f"--epochs: {epochs}, expected more than the {settings['epochs']} of {resume}")
-            commands = filter(None, [settings.get('command'), records.command()])
-            settings.update(epochs=epochs, command=' && '.join(commands))
+            settings['epochs'] = epochs
     elif not (folder and options['project']):
         raise cli.UserError('expected --project and --out for a new run, --resume for an old one')
     elif folder.exists() and not is_free(folder):
@@ -399,6 +418,7 @@ def train(folder: Path, settings: dict, validation: Optional[tuple], record: Opt
     model, pairs = set_up(folder, settings)
     team.any_of(False)                              # all have seen what is there
     if team.rank() == 0:
+        begin_stage(settings)
         cli.write_json(folder / 'settings.json', settings)
     run = Run(folder, settings, model, pairs, validation)
     try:
@@ -414,8 +434,7 @@ def train(folder: Path, settings: dict, validation: Optional[tuple], record: Opt
         return 0
     project = settings['project']
     if record:
-        rows = [{'training': folder.name, 'project': project, **row} for row in run.history]
-        records.append(record, rows, sum(row['seconds'] for row in run.history), settings.get('command'))
+        record_run(record, run)
     if promotes and not promote(project, folder / 'best.pth', cli.checkpoint(project), validation, force):
         return 1
     return 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from others import cli, data, plots, train
+from others import cli, data, plots, records, train
 from others.tests import conftest
 from others.tests.conftest import metrics
 
@@ -72,7 +72,8 @@ def test_run_folder(folder, tmp_path, capsys, monkeypatch):
         'state.pt'}
     settings = json.loads((run / 'settings.json').read_text())
     assert (settings['project'], settings['epochs'], settings['seed'], settings['pairs']) == (1, 2, 3, 40)
-    assert settings['versions']['torch'] == torch.__version__
+    (stage,) = settings['stages']
+    assert stage['versions']['torch'] == torch.__version__ and stage['command'].startswith('python -m ')
     for name in ('curve.png', 'montage.png'):
         with Image.open(run / name) as picture:
             assert picture.format == 'PNG' and min(picture.size) > 200
@@ -122,21 +123,17 @@ def test_stop_and_resume(folder, whole, tmp_path, no_pictures, monkeypatch, caps
 
 @pytest.mark.parametrize('project', [1, 2])
 def test_batch_and_rate(folder, tmp_path, no_pictures, monkeypatch, project):
-    """Those that were asked for, in 4 steps; also when the model's own have changed before the run goes on."""
+    """Those that were asked for, in 4 steps; also on another machine, where the model's own have changed."""
+    run = tmp_path / 'run'
     at_step(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGINT))
-    assert new_run(folder, tmp_path / 'run', '--batch', '20', '--lr', '5e-4', project=project) == 130
+    assert new_run(folder, run, '--batch', '20', '--lr', '5e-4', project=project) == 130
+    monkeypatch.setattr(records, 'processor', lambda: 'another')
     for name in ('BATCH_SIZE', 'PEAK_LR'):
         monkeypatch.setattr(type(cli.new_model(project)), name, 5)
-    assert train.main(['--resume', str(tmp_path / 'run')]) == 0
-    assert [record['lr'] for record in metrics(tmp_path / 'run')] == rates(5e-4, 1 / 4, 3 / 4)
-
-
-def test_a_run_from_before_there_were_batch_and_rate(whole, tmp_path, no_pictures):
-    run = shutil.copytree(whole, tmp_path / 'old')
-    settings = json.loads((run / 'settings.json').read_text())
-    assert settings.pop('batch') == BATCH and settings.pop('lr') > 0 and settings.pop('command')
-    (run / 'settings.json').write_text(json.dumps(settings))
-    assert train.main(['--resume', str(run), '--epochs', '3', '--record', str(tmp_path / 'record.json')]) == 0
+    assert train.main(['--resume', str(run), '--record', str(tmp_path / 'record.json')]) == 0
+    assert [record['lr'] for record in metrics(run)] == rates(5e-4, 1 / 4, 3 / 4)
+    (recorded,) = json.loads((tmp_path / 'record.json').read_text())['runs']        # both epochs ended there
+    assert recorded['machine']['processor'] == 'another' and recorded['command'].count('python -m ') == 2
 
 
 def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
@@ -155,17 +152,16 @@ def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
     assert metrics(whole) == metrics(parts) and len(metrics(whole)) == 4
     assert (whole / 'last.pth').read_bytes() == (parts / 'last.pth').read_bytes()
 
-    settings = json.loads((whole / 'settings.json').read_text())
-    first, second = settings['command'].split(' && ')
-    assert settings['epochs'] == 4 and first.startswith('python -m ') and second.startswith('python -m ')
-    (recorded,) = json.loads(record.read_text())['runs']
-    assert recorded['command'] == settings['command']
-    assert [row['val_psnr'] for row in recorded['rows']] == [row['val_psnr'] for row in metrics(whole)]
-    assert [row.get('lengthened_at_epoch') for row in recorded['rows']] == [None, 1.4, 1.4, 1.4]
-    assert [row['planned_epochs'] for row in recorded['rows']] == [2, 4, 4, 4]
+    rows = []
+    for run, commands, epochs in zip(json.loads(record.read_text())['runs'], (1, 2), (1, 3)):
+        assert run['command'].count('python -m ') == commands and len(run['rows']) == epochs
+        rows += run['rows']
+    assert [row['val_psnr'] for row in rows] == [row['val_psnr'] for row in metrics(whole)]
+    assert [row.get('lengthened_at_epoch') for row in rows] == [None, 1.4, 1.4, 1.4]
+    assert [row['planned_epochs'] for row in rows] == [2, 4, 4, 4]
     assert 'lengthened after 1.4 epochs' in (whole / 'log.txt').read_text()
     # The last steps of the epochs: one of 10, and after 7 steps three of the other 13.
-    assert [row['lr'] for row in recorded['rows']] == rates(5e-4, 4 / 10, 2 / 13, 7 / 13, 12 / 13)
+    assert [row['lr'] for row in rows] == rates(5e-4, 4 / 10, 2 / 13, 7 / 13, 12 / 13)
     with pytest.raises(cli.UserError, match='--epochs: 3, expected more than the 4 of'):
         train.main(['--resume', str(whole), '--epochs', '3'])
 
