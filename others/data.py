@@ -87,13 +87,15 @@ def centre_square(photo: torch.Tensor) -> torch.Tensor:
 
 
 def read_photo(path: Path) -> torch.Tensor:
-    """uint8 (3, H, W), colours; ValueError if it is too small, OSError if it is no image."""
+    """uint8 (3, H, W), colours; ValueError if it is too small or deep, OSError if it is no image."""
     from PIL import Image
 
     with Image.open(path) as image:
         if min(image.size) < SMALLEST_PHOTO:
             raise ValueError(f'{image.width} x {image.height} pixels, '
                              f'at least {SMALLEST_PHOTO} on each side are needed')
+        if image.mode[0] in 'IF':                           # I, I;16, F, which `convert` would make white or black
+            raise ValueError('grey with more than 8 bits, expected 8')
         image = image.convert('RGB')
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
@@ -190,13 +192,13 @@ def fractal_noise(generator: torch.Generator) -> torch.Tensor:
 
 # ----------------------------------------------------------------------------------------- the sets
 
-def usable_photos(folder: Path) -> list:
-    """The photographs in the folder and below it, sorted. ValueError if there are fewer than two.
+def usable_photos(folder: Path, argument: str = 'FOLDER') -> list:
+    """The photographs in the folder of `argument` and below it, sorted. UserError if there are fewer than two.
 
     What cannot be used is named on stderr, with the reason.
     """
     if not folder.is_dir():
-        raise ValueError(f'{folder} is not a folder, expected one with photographs')
+        raise cli.UserError(f'{argument}: {folder} is not a folder, expected one with photographs')
     paths = sorted(path for path in folder.rglob('*')
                    if path.suffix.lower() in PICTURES and path.is_file())
     usable, refused = [], []
@@ -211,13 +213,13 @@ def usable_photos(folder: Path) -> list:
     for line in refused:
         print(line, file=sys.stderr)
     if len(usable) < 2:
-        raise ValueError(f'{folder} holds {len(usable)} usable photographs, expected at least 2')
+        raise cli.UserError(f'{argument}: {folder} holds {len(usable)} usable photographs, expected at least 2')
     return usable
 
 
-def split_photos(folder: Path, generator: torch.Generator) -> tuple:
+def split_photos(folder: Path, generator: torch.Generator, argument: str = 'FOLDER') -> tuple:
     """The usable photographs in random order, (for training, for validation)."""
-    paths = usable_photos(folder)
+    paths = usable_photos(folder, argument)
     paths = [paths[i] for i in torch.randperm(len(paths), generator=generator).tolist()]
     split = max(1, round(VAL_SHARE * len(paths)))
     return paths[split:], paths[:split]
@@ -227,8 +229,8 @@ def make_from_photos(folder, out, train: int = 50000, val: int = 1000, seed: int
                      force: bool = False) -> None:
     """Write the two files to the folder `out`, from the photographs in `folder`.
 
-    ValueError if there are fewer than two; UserError if `out` cannot be written to, or, without
-    `force`, if it holds one of the files.
+    UserError if there are fewer than two, if `out` cannot be written to, or, without `force`, if it
+    holds one of the files.
     """
     prepare([Path(out, name) for name in (TRAIN_FILE, VAL_FILE)], force)
     generator = torch.Generator().manual_seed(seed)
@@ -330,10 +332,10 @@ def existing(folder: Path) -> Path:
 
 
 def save_set(folder: Path, files: dict) -> None:
-    """torch.save {name: tensors} to the folder, which is made, all or none: older files stay on an error."""
+    """Write {name: tensors} to the folder, which is made, all or none: older files stay on an error."""
     with tempfile.TemporaryDirectory(dir=existing(folder)) as temporary:
         for name, tensors in files.items():
-            torch.save(tensors, Path(temporary, name))
+            cli.write_tensors(Path(temporary, name), tensors)
         folder.mkdir(parents=True, exist_ok=True)
         for name in files:
             os.replace(Path(temporary, name), folder / name)
@@ -370,10 +372,7 @@ def main(arguments: Optional[Sequence] = None) -> int:
     option('--force', action='store_true', help='replace a file that is there')
     options = vars(parser.parse_args(arguments))
     make = options.pop('make')
-    try:
-        make(**options)
-    except ValueError as error:
-        raise cli.UserError(f'FOLDER: {error}') from error
+    make(**options)
     return 0
 
 

@@ -55,6 +55,8 @@ def read_image(path: Path) -> Image.Image:
                 say(f'{path}: {image.n_frames} images, the first is taken')
             image = ImageOps.exif_transpose(image)
         kept = {name: image.info[name] for name in KEPT if image.info.get(name)}
+        if not all(1 <= value < 2 ** 16 for value in kept.get('dpi', ())):      # nor NaN: no file can hold it
+            del kept['dpi']
         if image.mode not in ('L', 'LA', 'P', 'RGB', 'RGBA'):
             kept.pop('icc_profile', None)                   # of inks, say
         grey = Image.getmodebase(image.mode) == 'L'
@@ -106,9 +108,9 @@ def encode(image: Image.Image, path: Path) -> bytes:
     try:
         kind = Image.registered_extensions()[path.suffix.lower()]
         image.save(content, kind, quality=95, **image.info)
-    except (KeyError, OSError, ValueError) as error:
+    except Exception as error:                              # Pillow's writers raise almost anything
         raise cli.UserError(f'OUT: {path} cannot hold a picture of the kind {image.mode}, '
-                            'expected a name like NAME.png') from error
+                            f'expected a name like NAME.png ({error})') from error
     return content.getvalue()
 
 

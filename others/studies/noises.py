@@ -85,10 +85,7 @@ def main(arguments=None) -> int:
     torch.set_num_threads(options.threads)
     models = {f'project {k}': cli.trained_model(k, cli.checkpoint(k)) for k in (1, 2)}
     clean = cli.read_pairs('--data', options.data / data.VAL_FILE)[1][:options.images]
-    try:
-        _, paths = data.split_photos(options.photos, torch.Generator().manual_seed(data.SPLIT_SEED))
-    except ValueError as error:
-        raise cli.UserError(f'--photos: {error}') from error
+    _, paths = data.split_photos(options.photos, torch.Generator().manual_seed(data.SPLIT_SEED), '--photos')
     photos = list(map(data.read_photo, paths))
     generator = torch.Generator().manual_seed(options.seed)
 

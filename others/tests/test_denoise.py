@@ -138,6 +138,7 @@ def mixed(tmp_path):
     picture(size=(150, 70)).save(folder / 'large.jpg')
     picture(size=(5, 5)).save(folder / 'tiny.bmp')
     picture().save(folder / 'turned.jpg', exif=turned)
+    picture().save(folder / 'dense.tif', dpi=(4e9, 4e9))        # more than other formats can say
     imsave(folder / 'deep.tif', deep, check_contrast=False)
     imsave(folder / 'deep_grey.png', deep[..., 0], check_contrast=False)
     (folder / 'broken.png').write_bytes((folder / 'a.png').read_bytes()[:200])
@@ -156,8 +157,8 @@ def test_folder(mixed, weights, capsys, monkeypatch):
     assert len(err.splitlines()) == len(said)
     for name, words in said.items():
         assert any(str(mixed / name) in line and re.match(words, line) for line in err.splitlines())
-    made = {**dict.fromkeys(('a.png', 'alpha.png', 'b.png', 'deep.png', 'moving.png', 'same.png.png', 'Same.bmp.png',
-                             'same.png.bmp.png'), (13, 10)),
+    made = {**dict.fromkeys(('a.png', 'alpha.png', 'b.png', 'deep.png', 'dense.png', 'moving.png', 'same.png.png',
+                             'Same.bmp.png', 'same.png.bmp.png'), (13, 10)),
             'large.png': (150, 70), 'tiny.png': (5, 5), 'turned.png': (10, 13)}
     results = {path.name: read(path) for path in mixed.with_name('in_denoised').iterdir()}
     assert {name: image.size for name, image in results.items()} == made
@@ -167,7 +168,7 @@ def test_folder(mixed, weights, capsys, monkeypatch):
 
 def test_a_folder_goes_on_where_it_was_interrupted(mixed, capsys, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(denoise, 'denoise', mock.Mock(side_effect=[picture()] * 9 + [KeyboardInterrupt]))
+        patch.setattr(denoise, 'denoise', mock.Mock(side_effect=[picture()] * 10 + [KeyboardInterrupt]))
         run(mixed)
     out = mixed.with_name('in_denoised')
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -176,10 +177,10 @@ def test_a_folder_goes_on_where_it_was_interrupted(mixed, capsys, monkeypatch):
     capsys.readouterr()
     assert run(mixed) == 1
     done, said = capsys.readouterr()
-    assert len(before) == 9 and {path.name for path in out.iterdir()} == {*before, 'tiny.png', 'turned.png'}
+    assert len(before) == 10 and {path.name for path in out.iterdir()} == {*before, 'tiny.png', 'turned.png'}
     assert done.splitlines() == [str(out / 'tiny.png'), str(out / 'turned.png')]
     assert all((out / name).read_bytes() == content for name, content in before.items())
-    assert said.count('done before: ') == 8 and f'skipped OUT: {out / "a.png"} exists' in said
+    assert said.count('done before: ') == 9 and f'skipped OUT: {out / "a.png"} exists' in said
     run(mixed, '--force')
     assert all((out / name).read_bytes() != content for name, content in before.items())
 
