@@ -780,7 +780,7 @@ class MSE(Module):
         if not isinstance(gradient, Tensor):
             gradient = empty((), device='cpu').double().fill_(gradient)
         if isinstance(gradient, Tensor) and gradient.numel() == 1:
-            gradient = gradient.detach().view(())
+            gradient = gradient.detach().double().view(())
         return super().backward(gradient)
 
 
