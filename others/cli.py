@@ -218,23 +218,23 @@ def read_sets(val_file: Path, also: list) -> dict:
     return sets
 
 
-def measure(model, sets: dict, ensemble: bool = False) -> dict:
-    """{name: mean PSNR in dB} of a `Model` on `sets`."""
-    return {name: psnr(model.predict(noisy, ensemble=ensemble), clean).mean().item()
+def measure(model, sets: dict) -> dict:
+    """{name: mean PSNR in dB} of a `Model` on `sets`, without ensembling."""
+    return {name: psnr(model.predict(noisy, ensemble=False), clean).mean().item()
             for name, (noisy, clean) in sets.items()}
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether what a model runs on multiplies in bfloat16, and does not merely emulate it."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_capability() >= (8, 0)
+def has_fast_bfloat16(device) -> bool:
+    """Whether a device multiplies in bfloat16, and does not merely emulate it."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
     return bool(capabilities.get('amx_bf16') or capabilities.get('avx512_bf16'))
 
 
 def set_precision(model, precision: Optional[str]) -> str:
     """Give a `Model` the precision of its products: 'mixed', 'float32', or None for what is fast here. Returns it."""
-    model.mixed_precision = precision == 'mixed' or precision is None and has_fast_bfloat16()
+    model.mixed_precision = precision == 'mixed' or precision is None and has_fast_bfloat16(model.device)
     return 'mixed' if model.mixed_precision else 'float32'
 
 

@@ -42,7 +42,7 @@ def append(path, rows: list, seconds: Optional[float], ran: Optional[dict] = Non
     file and its folder."""
     run = {**(ran or circumstances()), 'seconds': seconds and round(seconds, 1), 'rows': rows}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with alone(Path(path).parent):
+    with alone(Path(path).parent):                      # two may end at once
         cli.write(path, text([*read(path), run]).encode())
 
 
@@ -57,8 +57,9 @@ def text(runs: list) -> str:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep out other processes that append to a record of this folder; two may end at once."""
+def alone(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Keep out other processes that call this with the same folder, until a kill, too, ends it. If one is in: wait for
+    it, or raise BlockingIOError."""
     try:
         import fcntl
     except ImportError:                                 # Windows
@@ -66,7 +67,7 @@ def alone(folder: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)
@@ -74,9 +75,9 @@ def alone(folder: Path) -> Iterator[None]:
 
 # -------------------------------------------------------------------------- what a figure depends on
 
-def circumstances() -> dict:
-    """The command, the code, the machine, the versions."""
-    return {'command': command(), 'revision': revision(), 'machine': machine(),
+def circumstances(device='cuda') -> dict:
+    """The command, the code, the machine, the versions. device: 'cpu' for what computes there in spite of CUDA."""
+    return {'command': command(), 'revision': revision(), 'machine': machine(device),
             'versions': {'python': platform.python_version(), 'torch': torch.__version__}}
 
 
@@ -99,14 +100,14 @@ def revision() -> Optional[str]:
         return None
 
 
-def machine() -> dict:
-    return {'processor': processor(), 'platform': f'{platform.system()} {platform.machine()}',
+def machine(device='cuda') -> dict:
+    return {'processor': processor(device), 'platform': f'{platform.system()} {platform.machine()}',
             'threads': torch.get_num_threads()}
 
 
-def processor() -> str:
-    """The name of what a model trains on."""
-    if torch.cuda.is_available():
+def processor(device='cuda') -> str:
+    """The name of the device, of the CPU where there is no CUDA."""
+    if torch.device(device).type == 'cuda' and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()

@@ -194,20 +194,21 @@ def main(arguments=None) -> int:
     devices = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
     parser.add_argument('--device', choices=devices, help='(default: the CPU and, if there is one, CUDA)')
     cli.add_options(parser, 'record')
-    options, start = parser.parse_args(arguments), time.monotonic()
-    rows = []
-    with load() if options.beside_load else contextlib.nullcontext():
-        for device in [options.device] if options.device else devices:
+    options = parser.parse_args(arguments)
+    for device in [options.device] if options.device else devices:
+        rows, start = [], time.monotonic()
+        with load() if options.beside_load else contextlib.nullcontext():
             for name in NETWORKS:
                 for task, values in measure(name, device, options.rounds).items():
                     rows.append({'device': device, 'network': name, 'task': task,
                                  'unit': 'MB' if task == 'memory' else 'ms', 'beside_load': options.beside_load,
                                  **{key: round(value, 3) for key, value in values.items()}})
-    print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads, '
-          f'medians of {options.rounds} rounds')
-    print(cli.table([['', *VARIANTS, 'ratio', 'products'], *map(line, rows)]))
-    if options.record:
-        records.append(options.record, rows, time.monotonic() - start)
+        ran = records.circumstances(device)
+        print(f"torch {torch.__version__}, {ran['machine']['processor']}, {torch.get_num_threads()} threads, "
+              f'medians of {options.rounds} rounds')
+        print(cli.table([['', *VARIANTS, 'ratio', 'products'], *map(line, rows)]))
+        if options.record:
+            records.append(options.record, rows, time.monotonic() - start, ran)
     return 0
 
 

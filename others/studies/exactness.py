@@ -11,24 +11,20 @@ float64 output along a random direction; torch is not involved.
 """
 import copy
 import time
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from Miniproject_2 import model as framework
 from others import cli, records
+from others.studies.variants import TORCH
 
 STEP = 1e-3                     # of the finite differences; a convolution is linear in each of its arguments
 SHARES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)        # the quantiles that are recorded
 
 
-def torch_upsampling(*arguments, scale_factor, **options) -> nn.Module:
-    return nn.Sequential(nn.Upsample(scale_factor=scale_factor), nn.Conv2d(*arguments, **options))
-
-
-BLOCKS = {'Conv2d': (framework.Conv2d, nn.Conv2d), 'TransposeConv2d': (framework.TransposeConv2d, nn.ConvTranspose2d),
-          'Upsampling': (framework.Upsampling, torch_upsampling)}
+BLOCKS = {kind.__name__: (kind, TORCH[kind])
+          for kind in (framework.Conv2d, framework.TransposeConv2d, framework.Upsampling)}
 
 
 def draw(low: int, high: int) -> int:
@@ -124,10 +120,9 @@ def finite_differences(module, x: torch.Tensor, gradient: torch.Tensor) -> dict:
 
 def main(arguments=None) -> int:
     parser = cli.parser('studies.exactness', __doc__)
-    option = parser.add_argument
-    option('--configurations', type=cli.integer(1), default=500, metavar='N', help='of all blocks (default: 500)')
-    option('--seed', type=cli.integer(0), default=0, metavar='N', help='(default: 0)')
-    option('--record', type=Path, metavar='FILE', help='append the rows to this record')
+    parser.add_argument('--configurations', type=cli.integer(1), default=500, metavar='N',
+                        help='of all blocks (default: 500)')
+    cli.add_options(parser, 'seed', 'record')
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
     start, found = time.monotonic(), {}
@@ -144,9 +139,9 @@ def main(arguments=None) -> int:
                      'finite': None if name == 'output' else finite.max().item()})
         print(f'{block:<16} {name:<24} {len(triples):4d}  median {ours.median():.1e} '
               f'(torch.nn {theirs.median():.1e})  largest {ours.max():.1e} ({theirs.max():.1e})  '
-              f'finite differences {finite.max():.1e}', flush=True)
+              + f'finite differences {finite.max():.1e}' * (name != 'output'), flush=True)
     if options.record:
-        records.append(options.record, rows, time.monotonic() - start)
+        records.append(options.record, rows, time.monotonic() - start, records.circumstances('cpu'))
     return 0
 
 

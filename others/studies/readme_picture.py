@@ -37,8 +37,10 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     from skimage import data as photographs
 
-    if options.out.exists() and not options.force:
-        raise cli.UserError(f'--out: {options.out} exists, expected a new file (--force replaces it)')
+    tiles = options.out.with_name('tiles.png')
+    for path in (options.out, tiles):
+        if path.exists() and not options.force:
+            raise cli.UserError(f'--out: {path} exists, expected a new file (--force replaces it)')
 
     generator = torch.Generator().manual_seed(0)
     pairs = []
@@ -49,7 +51,7 @@ def main(arguments=None) -> int:
     denoised = {f'project {k}': cli.trained_model(k, cli.checkpoint(k)).predict(noisy) for k in (1, 2)}
     versions = {'point-sampled': noisy, **denoised, 'true average': clean}
     plots.montage(options.out, versions, scale=2)
-    plots.tiles(options.out.with_name('tiles.png'), list(versions.values()))
+    plots.tiles(tiles, list(versions.values()))
     print(f'{options.out}: {options.out.stat().st_size / 1000:.0f} kB')
     return 0
 

@@ -67,7 +67,7 @@ def sort_by(keys: torch.Tensor, values: torch.Tensor) -> tuple:
 def main(arguments=None) -> int:
     parser = cli.parser('studies.residual', __doc__)
     parser.add_argument('files', type=Path, nargs='+', metavar='FILE', help='(noisy, clean) pairs')
-    parser.add_argument('--record', type=Path, metavar='FILE', help='append the rows to this record')
+    cli.add_options(parser, 'record')
     options = parser.parse_args(arguments)
     start, rows = time.monotonic(), []
     for path in options.files:
@@ -79,7 +79,7 @@ def main(arguments=None) -> int:
               f"{row['red_green']:.2f}; rms {row['by_contrast'][0][1]:.1f} where it is flat, "
               f"{row['by_contrast'][-1][1]:.1f} where it is busy", flush=True)
     if options.record:
-        records.append(options.record, rows, time.monotonic() - start)
+        records.append(options.record, rows, time.monotonic() - start, records.circumstances('cpu'))
     return 0
 
 

@@ -96,6 +96,8 @@ def train_for(shares: Iterable, variant, project, rate: Callable, batch_size: in
         batch = torch.randint(len(first), (batch_size,))
         images = [images[batch].to(variant.device) for images in (first, second, clean) if images is not None]
         losses.append(variant.fit(*pair_of(project, *images), rate(share)))
+        if not math.isfinite(losses[-1]):
+            raise cli.UserError(f'--lr: the loss is not finite after {len(losses)} steps, expected a lower rate')
     bar.close()
     return losses
 
@@ -117,10 +119,7 @@ def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
     """(noisy, noisy) of `folder`, with the clean images that belong to them; UserError if they are of other
     photographs."""
     generator = torch.Generator().manual_seed(data.SPLIT_SEED)
-    try:
-        train_photos, val_photos = data.split_photos(photos, generator)
-    except ValueError as error:
-        raise cli.UserError(f'--oracle: {error}') from error
+    train_photos, val_photos = data.split_photos(photos, generator, '--oracle')
     val = len(cli.read_pairs('--data', folder / data.VAL_FILE)[0])
     data.make_pairs(val_photos, val, 'validation pairs', data.read_photo, generator)      # draws what the set drew
     *again, clean = data.make_pairs(train_photos, len(images[0]), 'training pairs', data.read_photo, generator)
@@ -210,7 +209,7 @@ def main(arguments=None) -> int:
                'parameters': sum(weight.numel() for weight in variant.parameters()),
                'pairs_seen': len(losses) * options.batch, 'psnr': scores,
                'loss_curve': [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]}
-        records.append(options.record, [row], time.monotonic() - start)
+        records.append(options.record, [row], time.monotonic() - start, records.circumstances(variant.device))
     return 0
 
 

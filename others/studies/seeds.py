@@ -24,7 +24,7 @@ from torch import nn
 from Miniproject_2 import model as framework
 from others import cli, data, records
 from others.metrics import psnr
-from others.studies.variants import TORCH
+from others.studies.variants import TORCH, step_2
 
 RECORD, EVALUATION = (cli.ROOT / 'others' / 'results' / f'{name}.json' for name in ('seeds', 'evaluation'))
 ALSO = ('centre.pkl', 'real_val.pkl')
@@ -216,7 +216,6 @@ class Ours:
         self.device = framework.default_device()
         self.net = framework.Sequential(*(getattr(framework, kind)(*arguments)
                                           for kind, *arguments in system.layers)).to(self.device)
-        self.loss = framework.MSE()
         self.optimizer = framework.SGD(self.net.param(), lr=system.lr)
 
     def weights(self) -> list:
@@ -226,11 +225,7 @@ class Ours:
         return images.to(self.device).float() / 255
 
     def step(self, noisy: torch.Tensor, other: torch.Tensor) -> None:
-        output, network_vjp = self.net.forward_and_vjp(noisy)
-        _, loss_vjp = self.loss.forward_and_vjp(output, other)
-        self.optimizer.zero_grad()
-        network_vjp(loss_vjp())
-        self.optimizer.step()
+        step_2(self.net, self.optimizer, noisy, other)
 
     def infer(self, noisy: torch.Tensor) -> torch.Tensor:
         return self.net.infer(noisy)
@@ -325,7 +320,7 @@ def run(system: System, seed: int, pairs: tuple, sets: dict, state_file: Optiona
 def rows_of(record: Path, system: System) -> list:
     """The rows of a record that this system has, one for each seed."""
     return [row for run in records.read(record) for row in run['rows']
-            if settings_of(system, row['seed']).items() <= row.items()]
+            if settings_of(system, row.get('seed')).items() <= row.items()]
 
 
 def summary(systems: list, record: Path) -> str:

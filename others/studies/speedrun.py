@@ -35,13 +35,9 @@ def train_ours(pairs: tuple, validation: tuple, epochs: float, precision: str, s
     model.train(*pairs, max(1, int(epochs)), verbose=False)
     next(model.net.parameters()).sum().item()                       # waits for the device
     seconds = time.perf_counter() - start
-    figure = score(model.predict(validation[0], ensemble=False), validation)
+    figure = psnr(model.predict(validation[0], ensemble=False), validation[1]).mean().item()
     print(f'ours      {precision:<8}  {epochs:6.4g} epochs  {seconds:7.1f} s  {figure:.3f} dB', flush=True)
     return {'precision': precision, 'epochs': epochs, 'seconds': seconds, 'psnr': figure}
-
-
-def score(images: torch.Tensor, validation: tuple) -> float:
-    return psnr(images, validation[1]).mean().item()
 
 
 def main(arguments=None) -> int:
@@ -67,7 +63,7 @@ def main(arguments=None) -> int:
     _, baseline = seeds.train(system, options.seed, pairs, validation, options.out / 'baseline.pt', time.perf_counter)
     goal, baseline_seconds = baseline[-1]['psnr'], baseline[-1]['seconds']
     ours = []
-    for precision in ('float32', 'mixed') if cli.has_fast_bfloat16() else ('float32',):
+    for precision in ('float32', 'mixed') if cli.has_fast_bfloat16(cli.new_model(1).device) else ('float32',):
         for epochs in EPOCHS:
             ours.append(train_ours(pairs, validation, epochs, precision, options.seed))
             if ours[-1]['psnr'] >= goal:

@@ -29,6 +29,13 @@ def test_a_run_is_appended(tmp_path, monkeypatch):
     assert [path.name for path in path.parent.iterdir()] == ['record.json']
 
 
+def test_what_computes_on_the_cpu_names_it_also_beside_a_gpu(monkeypatch):
+    cpu = records.processor('cpu')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a GPU')
+    assert records.machine('cpu')['processor'] == cpu != 'a GPU' == records.machine()['processor']
+
+
 def test_the_command_knows_its_package(tmp_path):
     package = tmp_path / 'package'
     package.mkdir()
