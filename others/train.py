@@ -15,13 +15,14 @@ torchrun's processes share each batch, on a CPU or each on a GPU of its own, and
 of one process, to rounding. The folder of a run, which only the first of them writes, holds
 
     settings.json           what was asked for; its stages: command, versions, code revision, machine
-    log.txt, metrics.jsonl  a line per epoch, for people and for programs (`stage`: which of those, from 0)
+    log.txt, metrics.jsonl  a line per epoch, for people and for programs (`stage`: the one it ended in, from 0)
     curve.png, montage.png  PSNR and loss; validation images: noisy, denoised, clean (twice a minute at most)
     last.pth, best.pth      weights after the last epoch and of the one with the best validation PSNR
     state.pt                what --resume needs
 
 There is no best.pth and no montage.png without a validation set, the file val_data.pkl of --data.
 """
+import contextlib
 import datetime
 import json
 import math
@@ -30,7 +31,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Optional
+from typing import Iterator, Optional
 
 import torch
 from tqdm import tqdm
@@ -90,10 +91,7 @@ class FreshPairs:
     """
 
     def __init__(self, folder: Path, N: int, seed: int) -> None:
-        try:
-            self.photos, _ = data.split_photos(folder, torch.Generator().manual_seed(data.SPLIT_SEED))
-        except ValueError as error:
-            raise cli.UserError(f'--fresh-noise: {error}') from error
+        self.photos, _ = data.split_photos(folder, torch.Generator().manual_seed(data.SPLIT_SEED), '--fresh-noise')
         self.seed = seed
         self.first, self.second = torch.empty(2, N, 3, data.SIZE, data.SIZE, dtype=torch.uint8)
 
@@ -136,6 +134,9 @@ class Run:
         epochs, training = self.settings['epochs'], saved['training']
         if len(self.history) == epochs:
             return True
+        if team.rank() == 0:
+            begin_stage(self.settings)
+            cli.write_json(self.folder / 'settings.json', self.settings)
         self.say_head()
         if training:
             self.lengthen(training)
@@ -274,7 +275,7 @@ def promote(project: int, weights: Path, shipped: Path, validation: tuple, force
         return figure
 
     new = score(weights)
-    if shipped.exists() and not new > score(shipped) and not force:
+    if shipped.exists() and not force and not new > score(shipped):
         print('not better: nothing was copied (--force copies it)')
         return False
     cli.write(shipped, weights.read_bytes())
@@ -297,28 +298,44 @@ def new_settings(options: dict) -> dict:
 
 def begin_stage(settings: dict) -> None:
     """Note the circumstances of what is trained from now on, if they are others than before."""
-    now, before = records.circumstances(), settings['stages']
-    if before and settings['epochs'] == before[-1]['epochs'] and all(
-            now[key] == before[-1][key] for key in ('revision', 'machine', 'versions')):
-        return
-    now['command'] = ' && '.join([stage['command'] for stage in before[-1:]] + [now['command']])
-    before.append({**now, 'epochs': settings['epochs']})
+    now = {**records.circumstances(), 'epochs': settings['epochs'], 'processes': team.size()}
+    stages = settings['stages']
+    if not stages or any(now[key] != stages[-1].get(key) for key in now if key != 'command'):
+        stages.append(now)
 
 
 def record_run(path: Path, run: Run) -> None:
-    """Append the epochs to `path`, each stage as a run."""
-    for number, stage in enumerate(run.settings['stages']):
+    """Append the epochs to `path`, each stage as a run, unless they are there."""
+    stages = run.settings['stages']
+    for number, stage in enumerate(stages):
         rows = [{'training': run.folder.name, 'project': run.settings['project'], **row}
                 for row in run.history if row['stage'] == number]
-        if rows:
-            records.append(path, rows, sum(row['seconds'] for row in rows), stage)
+        if rows and not any(known['rows'] == rows for known in records.read(path)):
+            commands = ' && '.join(earlier['command'] for earlier in stages[:number + 1])
+            records.append(path, rows, sum(row['seconds'] for row in rows), {**stage, 'command': commands})
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Inside `with`, no other process, but those of a team, trains in the folder; UserError if one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if team.rank() == 0:
+            try:
+                stack.enter_context(records.alone(folder, wait=False))
+            except BlockingIOError as error:
+                raise cli.UserError(f'{folder}: another process trains in it, expected none') from error
+        yield
 
 
 def read_settings(folder: Path) -> dict:
     try:
-        return json.loads((folder / 'settings.json').read_text())
-    except OSError as error:
-        raise cli.UserError(f'--resume: {folder} holds no run ({error.strerror})') from error
+        settings = json.loads((folder / 'settings.json').read_text())
+    except (OSError, ValueError) as error:
+        raise cli.UserError(f'--resume: {folder} holds no run ({error})') from error
+    if 'stages' not in settings:
+        raise cli.UserError(f'--resume: {folder} is a run of another revision, its settings.json has no stages')
+    return settings
 
 
 def is_free(folder: Path) -> bool:
@@ -417,12 +434,12 @@ def train(folder: Path, settings: dict, validation: Optional[tuple], record: Opt
     """The exit status of a run that begins or goes on."""
     model, pairs = set_up(folder, settings)
     team.any_of(False)                              # all have seen what is there
-    if team.rank() == 0:
-        begin_stage(settings)
-        cli.write_json(folder / 'settings.json', settings)
     run = Run(folder, settings, model, pairs, validation)
     try:
-        finished = run.train()
+        with only_one(folder):
+            finished = run.train()
+    except FloatingPointError as error:
+        raise cli.UserError(f"--lr: {settings['lr']:g} may be too high: {error}") from error
     except team.Lost as error:
         run.say(f'{error}; to go on: python -m others.train --resume {folder}')
         return 1

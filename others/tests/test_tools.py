@@ -55,11 +55,12 @@ def test_help(name, run_here):
 def folder(tmp_path_factory):
     """What mistakes are made with."""
     folder = tmp_path_factory.mktemp('mistakes')
-    for name in ('data', 'broken', 'empty', 'old', 'photo'):
+    for name in ('data', 'broken', 'empty', 'half', 'old', 'photo'):
         (folder / name).mkdir()
     noisy_set(folder / 'data', 40, 8, val=40)
     for name in ('text.jpeg', 'broken/train_data.pkl', 'old/settings.json'):
         (folder / name).write_text('{}')
+    (folder / 'half' / 'settings.json').write_text('{')
     for name, mode in (('a.png', 'RGB'), ('alpha.png', 'RGBA'), ('deep.png', 'I;16'), ('photo/a.png', 'RGB')):
         Image.new(mode, (64, 64), 200).save(folder / name)
     return folder
@@ -73,7 +74,8 @@ def folder(tmp_path_factory):
     ('train --project 1 --out new --data data --pairs 41', '--pairs: .* holds 40'),
     ('train --project 1 --out new --data data --fresh-noise none', '--fresh-noise: '),
     ('train --resume none', '--resume: .* holds no run'), ('train --resume old --force', '--force: .*--promote'),
-    ('train --resume old --lr 1', '--resume: .* expected no --lr'),
+    ('train --resume old --lr 1', '--resume: .* expected no --lr'), ('train --resume old', '--resume: .* no stages'),
+    ('train --resume half', '--resume: half holds no run'),
     ('train --resume old --seed 1', '--resume: .* expected no --seed'),
     ('evaluate --data none', '--data: .*No such file'), ('evaluate --real none', '--real: .*No such file'),
     ('evaluate --floor high', '--floor'), ('evaluate --data data --submission none', '--submission: .* no model.py'),
@@ -108,6 +110,7 @@ def folder(tmp_path_factory):
     ('studies.search x --project 2 --block plain', '--block is of project 1'),
     ('studies.search x --project 2 --lr 0', 'argument --lr: 0, expected '),
     ('studies.search x --project 2 --lr nan', 'argument --lr: nan, expected '),
+    ('studies.search x --project 2 --data data --batch 4 --lr 1e30', '--lr: the loss is not finite after'),
     ('studies.search x --project 2 --data data --oracle none', '--oracle'),
     ('studies.search x --project 2 --data data --also data/val_data.pkl', '--also'),
     ('studies.search x --project 1 --data data --widths 8', '--encoder'),

@@ -10,15 +10,14 @@ import torch
 from PIL import Image
 
 from others import cli, data, plots, records, train
-from others.tests import conftest
-from others.tests.conftest import metrics
+from others.tests.conftest import assert_same_run, images, metrics, noisy_set
 
 EPOCHS, PAIRS, BATCH = 2, 40, 8     # 5 steps an epoch
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    return conftest.noisy_set(tmp_path_factory.mktemp('data'), PAIRS, 16, val=PAIRS)
+    return noisy_set(tmp_path_factory.mktemp('data'), PAIRS, 16, val=PAIRS)
 
 
 @pytest.fixture(scope='module')
@@ -44,10 +43,6 @@ def at_step(monkeypatch, number: int, action) -> None:
             action()
 
     monkeypatch.setattr(train.Run, 'show', show_and_act)
-
-
-def assert_same_result(a, b) -> None:
-    conftest.assert_same_run(a, b, EPOCHS)
 
 
 def rates(peak: float, *progress: float):
@@ -97,7 +92,7 @@ def test_run_folder(folder, tmp_path, capsys, monkeypatch):
 def test_the_seed_decides(folder, whole, tmp_path, no_pictures):
     new_run(folder, tmp_path / 'same', '--seed', '0')
     new_run(folder, tmp_path / 'other', '--seed', '1')
-    assert_same_result(whole, tmp_path / 'same')
+    assert_same_run(whole, tmp_path / 'same', EPOCHS)
     assert metrics(whole) != metrics(tmp_path / 'other')
 
 
@@ -116,9 +111,9 @@ def test_stop_and_resume(folder, whole, tmp_path, no_pictures, monkeypatch, caps
     assert train.main(hint.split()) == 130
     assert len(metrics(tmp_path / 'parts')) == 1
     assert train.main(hint.split()) == 0
-    assert_same_result(whole, tmp_path / 'parts')
+    assert_same_run(whole, tmp_path / 'parts', EPOCHS)
     assert train.main(hint.split()) == 0            # there is nothing left to do
-    assert_same_result(whole, tmp_path / 'parts')
+    assert_same_run(whole, tmp_path / 'parts', EPOCHS)
 
 
 @pytest.mark.parametrize('project', [1, 2])
@@ -127,7 +122,7 @@ def test_batch_and_rate(folder, tmp_path, no_pictures, monkeypatch, project):
     run = tmp_path / 'run'
     at_step(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGINT))
     assert new_run(folder, run, '--batch', '20', '--lr', '5e-4', project=project) == 130
-    monkeypatch.setattr(records, 'processor', lambda: 'another')
+    monkeypatch.setattr(records, 'processor', lambda device: 'another')
     for name in ('BATCH_SIZE', 'PEAK_LR'):
         monkeypatch.setattr(type(cli.new_model(project)), name, 5)
     assert train.main(['--resume', str(run), '--record', str(tmp_path / 'record.json')]) == 0
@@ -160,6 +155,9 @@ def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
     assert [row.get('lengthened_at_epoch') for row in rows] == [None, 1.4, 1.4, 1.4]
     assert [row['planned_epochs'] for row in rows] == [2, 4, 4, 4]
     assert 'lengthened after 1.4 epochs' in (whole / 'log.txt').read_text()
+    before = record.read_bytes()
+    assert train.main(['--resume', str(whole), '--record', str(record)]) == 0
+    assert record.read_bytes() == before, 'recorded twice'
     # The last steps of the epochs: one of 10, and after 7 steps three of the other 13.
     assert [row['lr'] for row in rows] == rates(5e-4, 4 / 10, 2 / 13, 7 / 13, 12 / 13)
     with pytest.raises(cli.UserError, match='--epochs: 3, expected more than the 4 of'):
@@ -183,7 +181,21 @@ def test_a_killed_run_loses_its_epoch_alone(folder, whole, tmp_path, no_pictures
     with pytest.raises(Killed):
         new_run(folder, tmp_path / 'killed')
     assert train.main(['--resume', str(tmp_path / 'killed')]) == 0
-    assert_same_result(whole, tmp_path / 'killed')
+    assert_same_run(whole, tmp_path / 'killed', EPOCHS)
+
+
+def test_a_rate_that_is_too_high_is_named(folder, tmp_path, no_pictures):
+    with pytest.raises(cli.UserError, match=r'--lr: 1e\+30 may be too high: epoch 1, step'):
+        new_run(folder, tmp_path / 'run', '--lr', '1e30')
+
+
+def test_a_second_process_is_kept_out(folder, tmp_path, no_pictures, monkeypatch):
+    at_step(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGINT))
+    assert new_run(folder, tmp_path / 'run') == 130
+    before = (tmp_path / 'run' / 'state.pt').read_bytes()
+    with records.alone(tmp_path / 'run'), pytest.raises(cli.UserError, match='another process trains in it'):
+        train.main(['--resume', str(tmp_path / 'run')])
+    assert (tmp_path / 'run' / 'state.pt').read_bytes() == before
 
 
 def test_a_run_killed_before_its_settings_leaves_its_folder_free(folder, whole, tmp_path, no_pictures):
@@ -195,7 +207,7 @@ def test_a_run_killed_before_its_settings_leaves_its_folder_free(folder, whole, 
         new_run(folder, run)
     (run / 'notes.txt').unlink()
     assert new_run(folder, run) == 0
-    assert_same_result(whole, run)
+    assert_same_run(whole, run, EPOCHS)
 
 
 def test_stop_request_lets_the_second_signal_kill():
@@ -234,10 +246,12 @@ def test_promote_copies_only_what_scores_higher(folder, tmp_path, capsys):
             ('random.pth', random, True, True)):
         assert train.promote(1, tmp_path / weights, shipped, validation, force) == copies
         assert shipped.read_bytes() == expected
+    shipped.write_text('no weights')
+    assert train.promote(1, tmp_path / 'random.pth', shipped, validation, force=True)
     noisy, clean = validation
     out = capsys.readouterr().out
-    assert out.count(f'{train.psnr(noisy, clean).mean():.3f} dB') == 5
-    assert (out.count('copied to'), out.count('not better')) == (3, 2)
+    assert out.count(f'{train.psnr(noisy, clean).mean():.3f} dB') == 4
+    assert (out.count('copied to'), out.count('not better')) == (4, 2)
 
 
 @pytest.mark.parametrize('project', [1, 2])
@@ -270,10 +284,8 @@ def test_promote_from_the_command_line(folder, tmp_path, no_pictures, monkeypatc
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp('photos')
-    generator = torch.Generator().manual_seed(0)
     for i in range(12):
-        pixels = torch.randint(256, (70, 96, 3), generator=generator).byte()
-        Image.fromarray(pixels.numpy()).save(folder / f'{i}.png')
+        Image.fromarray(images(70, 96, 3, seed=i).numpy()).save(folder / f'{i}.png')
     return folder
 
 
@@ -307,4 +319,4 @@ def test_fresh_noise_and_resume(folder, photos, tmp_path, no_pictures, no_cuda, 
     at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
     assert new_run(folder, tmp_path / 'parts', *options) == 130
     assert train.main(['--resume', str(tmp_path / 'parts')]) == 0
-    assert_same_result(tmp_path / 'whole', tmp_path / 'parts')
+    assert_same_run(tmp_path / 'whole', tmp_path / 'parts', EPOCHS)
