@@ -38,10 +38,18 @@ class Stop(Exception):
     """Raised by a callback."""
 
 
-@pytest.fixture(params=PROJECTS, ids='project {}'.format)
+@pytest.fixture(scope='module', params=PROJECTS, ids='project {}'.format)
 def project(request):
     """The module model.py."""
     return PROJECTS[request.param]
+
+
+@pytest.fixture(scope='module')
+def trained(project):
+    """A model with the weights that are shipped."""
+    model = project.Model().to('cpu')
+    model.load_pretrained_model()
+    return model
 
 
 @pytest.fixture

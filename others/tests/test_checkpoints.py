@@ -95,13 +95,6 @@ def good(project) -> bytes:
     return project.CHECKPOINT.read_bytes()
 
 
-@pytest.fixture
-def pretrained(project):
-    model = project.Model()
-    model.load_pretrained_model()
-    return model
-
-
 def assert_refused(model, path, files, tally, may_load=False) -> None:
     """files: (name, bytes), or (name, (bytes, words that the message must have)), made one by one if they are many."""
     faults = []
@@ -116,14 +109,6 @@ def assert_refused(model, path, files, tally, may_load=False) -> None:
 
 # ---------------------------------------------------------------------------------------- damaged
 
-def few(values, count: int) -> list:
-    return random.Random(0).sample(list(values), count)
-
-
-def truncations(good: bytes) -> range:
-    return range(0, len(good), 1000)
-
-
 def flipped(good: bytes, rng: random.Random) -> bytes:
     """One bit of another value: anywhere, or among what is not weights, at the file's two ends."""
     place = rng.choice([rng.randrange(len(good)), rng.randrange(2000), len(good) - 1 - rng.randrange(8000)])
@@ -136,17 +121,18 @@ def noise(good: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize('how', ['short', pytest.param('long', marks=pytest.mark.slow)])
-def test_truncated(pretrained, good, tmp_path, tally, how):
-    ends = truncations(good) if how == 'long' else few(truncations(good), 10)
-    assert_refused(pretrained, tmp_path / 'x.pth', ((f'{end} bytes', good[:end]) for end in ends), tally)
+def test_truncated(trained, good, tmp_path, tally, how):
+    ends = range(0, len(good), 1000)
+    ends = ends if how == 'long' else random.Random(0).sample(ends, 10)
+    assert_refused(trained, tmp_path / 'x.pth', ((f'{end} bytes', good[:end]) for end in ends), tally)
 
 
 @pytest.mark.parametrize('how', ['short', pytest.param('long', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('damage', [flipped, noise])
-def test_random_damage(pretrained, good, tmp_path, tally, damage, how):
+def test_random_damage(trained, good, tmp_path, tally, damage, how):
     """A bit of a weight may change; no more than that, and not to what is no number."""
     files = ((f'seed {seed}', damage(good, random.Random(seed))) for seed in range(200 if how == 'long' else 12))
-    assert_refused(pretrained, tmp_path / 'x.pth', files, tally, may_load=damage is flipped)
+    assert_refused(trained, tmp_path / 'x.pth', files, tally, may_load=damage is flipped)
 
 
 # ---------------------------------------------------------------------------------------- hostile
@@ -179,7 +165,7 @@ def rezipped(good: bytes, change, compression=zipfile.ZIP_STORED) -> bytes:
     return file.getvalue()
 
 
-def test_nothing_is_executed(project, pretrained, good, tmp_path, tally):
+def test_nothing_is_executed(project, trained, good, tmp_path, tally):
     """As a file of its own and, for project 1, as the pickle inside of the archive."""
     trap = tmp_path / 'trap'
     copyreg.add_extension('os', 'mkdir', 0xf0)
@@ -196,7 +182,7 @@ def test_nothing_is_executed(project, pretrained, good, tmp_path, tally):
             for name, data in routes(trap).items():
                 files[f'{name}, in an archive'] = rezipped(
                     good, lambda entry, content, data=data: data if entry == 'data.pkl' else content)
-        assert_refused(pretrained, tmp_path / 'x.pth', files.items(), tally)
+        assert_refused(trained, tmp_path / 'x.pth', files.items(), tally)
     finally:
         copyreg.remove_extension('os', 'mkdir', 0xf0)
     assert not trap.exists()
@@ -263,23 +249,23 @@ def bombs(project, good: bytes) -> dict:
     return files
 
 
-def test_memory_is_bounded(project, pretrained, good, tmp_path, tally):
-    assert_refused(pretrained, tmp_path / 'x.pth', bombs(project, good).items(), tally)
+def test_memory_is_bounded(project, trained, good, tmp_path, tally):
+    assert_refused(trained, tmp_path / 'x.pth', bombs(project, good).items(), tally)
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs a file with a hole')
-def test_a_file_of_terabytes(project, pretrained, good, tmp_path, tally, monkeypatch):
+def test_a_file_of_terabytes(project, trained, good, tmp_path, tally, monkeypatch):
     path = tmp_path / 'x.pth'
     path.write_bytes(good)
     assert len(good) < 10e6
-    before = bits(pretrained)
+    before = bits(trained)
     monkeypatch.setattr(project, 'LARGEST_CHECKPOINT', len(good))
-    pretrained.load(path)
+    trained.load(path)
     for size in (len(good) + 1, 2 ** 40):
         os.truncate(path, size)
         with pytest.raises(ValueError, match='^path: .*x.pth is larger'):
-            pretrained.load(path)
-    assert same(bits(pretrained), before)
+            trained.load(path)
+    assert same(bits(trained), before)
     tally()
 
 
@@ -343,7 +329,7 @@ def wrong_contents_2(good: bytes) -> dict:
             'an unknown memo': b'\x80\x04h\x05.', 'a list for a key': b'\x80\x04}(]]u.'}
 
 
-def test_wrong_contents(project, pretrained, good, tmp_path, tally):
+def test_wrong_contents(project, good, tmp_path, tally):
     other = PROJECTS[1 if project is PROJECTS[2] else 2]
     files = {'empty': b'', 'text': b'weights: none\n', 'no dict': saved(project, [1, 2]),
              'a number': saved(project, 5),
@@ -352,10 +338,10 @@ def test_wrong_contents(project, pretrained, good, tmp_path, tally):
     assert_refused(new_model(project, seed=5), tmp_path / 'x.pth', files.items(), tally)
 
 
-def test_the_witness(project, pretrained, good, tmp_path):
+def test_the_witness(project, trained, good, tmp_path):
     """What is right loads, also over other weights, also from a torch that writes its archive in another way."""
     model, path = new_model(project, seed=5), tmp_path / 'x.pth'
     for data in (good, *([rezipped(good, lambda name, content: content)] if project is PROJECTS[1] else [])):
         path.write_bytes(data)
         model.load(path)
-        assert same(bits(model), bits(pretrained))
+        assert same(bits(model), bits(trained))

@@ -42,6 +42,12 @@ def distance(a, b) -> float:
     return float((a.double() - b).norm() / b.norm().clamp(min=1e-300))
 
 
+def assert_equal(got: dict, expected: dict) -> None:
+    assert got.keys() == expected.keys()
+    for name in expected:
+        assert distance(got[name], expected[name]) <= 1e-12, name
+
+
 # ------------------------------------------------------------------------------------- configurations
 
 @st.composite
@@ -116,9 +122,7 @@ def test_blocks_are_torchs_in_double_precision(tally, configuration, scale):
     ours, _, exact, x, gradient = twins(configuration)
     x, gradient = x.double() * scale, gradient.double()
     expected, got = results(exact, x, gradient), results(ours.to(torch.float64), x, gradient)
-    assert got.keys() == expected.keys()
-    for name in expected:
-        assert distance(got[name], expected[name]) <= 1e-12, name
+    assert_equal(got, expected)
 
 
 def test_blocks_round_as_torchs_in_single_precision(tally):
@@ -195,9 +199,15 @@ class Square(Module):
         return 2 * self.x * gradient
 
 
-class TorchSquare(nn.Module):
+class Twin(nn.Module):
+    """A function of x and of layers, for torch to differentiate."""
+
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.layers, self.function = nn.ModuleList(layers), function
+
     def forward(self, x):
-        return x * x
+        return self.function(x, *self.layers)
 
 
 class Shifted(Conv2d):
@@ -205,20 +215,6 @@ class Shifted(Conv2d):
 
     def forward(self, x):
         return super().forward(x) + 1
-
-
-class TorchShifted(nn.Conv2d):
-    def forward(self, x):
-        return super().forward(x) + 1
-
-
-class LeakyReLU(ReLU):
-    def forward(self, x):
-        self.x = x
-        return x.where(x > 0, x / 8)
-
-    def backward(self, gradient):
-        return gradient.where(self.x > 0, gradient / 8)
 
 
 class DoubledConv2d(Conv2d):
@@ -231,22 +227,16 @@ class DoubledConv2d(Conv2d):
         return super().backward(2 * gradient)
 
 
-class TorchDoubled(nn.Conv2d):
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
 class FunctionalLeakyReLU(ReLU):
     def forward_and_vjp(self, x):
         return x.where(x > 0, x / 8), lambda gradient: gradient.where(x > 0, gradient / 8)
 
 
 LAYERS = {'conv': (lambda: Conv2d(3, 3, 3, padding=1), lambda: nn.Conv2d(3, 3, 3, padding=1)),
-          'relu': (ReLU, nn.ReLU), 'sigmoid': (Sigmoid, nn.Sigmoid), 'square': (Square, TorchSquare),
+          'relu': (ReLU, nn.ReLU), 'sigmoid': (Sigmoid, nn.Sigmoid), 'square': (Square, lambda: Twin(torch.square)),
           'functional': (FunctionalLeakyReLU, lambda: nn.LeakyReLU(1 / 8)), 'tanh': (Tanh, nn.Tanh),
-          'leaky': (LeakyReLU, lambda: nn.LeakyReLU(1 / 8)),
-          'shifted': (lambda: Shifted(3, 3, 1), lambda: TorchShifted(3, 3, 1)),
-          'doubled': (lambda: DoubledConv2d(3, 3, 1), lambda: TorchDoubled(3, 3, 1))}
+          'shifted': (lambda: Shifted(3, 3, 1), lambda: Twin(lambda x, conv: conv(x) + 1, nn.Conv2d(3, 3, 1))),
+          'doubled': (lambda: DoubledConv2d(3, 3, 1), lambda: Twin(lambda x, conv: 2 * conv(x), nn.Conv2d(3, 3, 1)))}
 
 
 @given_a_tally
@@ -268,9 +258,7 @@ def test_modules_in_a_row(tally, names, shared, nested):
     twin = nn.Sequential(*theirs).double()
     copy_weights(network, twin)
     got, expected = results(network, x, gradient), results(twin, x, gradient)
-    assert got.keys() == expected.keys()
-    for name in expected:
-        assert distance(got[name], expected[name]) <= 1e-12, (name, names)
+    assert_equal(got, expected)
     assert torch.equal(network.infer(x), got['output'])
 
 
@@ -318,9 +306,8 @@ MISUSE = {      # name -> what is called, what the error says and, where one kin
         lambda: applied(Conv2d(3, 4, 3), ReLU())[1].backward(ZEROS), '^ReLU: .* Sequential .* its own', RuntimeError),
     'a copy has applied nothing': (lambda: copy.deepcopy(applied(ReLU())).backward(ZEROS), 'before', RuntimeError),
     **{f'an input of shape {shape}, {i}': (lambda block=block, shape=shape: block()(torch.zeros(shape)),
-                                           r'\w+: .*\(N, [3C], H, W\).*got \(', ValueError)
+                                           rf'\w+: .*\(N, 3, H, W\).*got \({str(shape)[1:-1]}\)', ValueError)
        for i, block in enumerate(BLOCKS) for shape in [(2, 4, 9, 7), (3, 9, 7), (2, 3, 0, 7), ()]},
-    'an image alone': (lambda: Conv2d(3, 4, 3)(ZEROS[0]), r'\(N, 3, H, W\).* \(3, 9, 7\)', ValueError),
     'an image alone for NearestUpsampling': (lambda: NearestUpsampling(2)(ZEROS[0]), r'\(N, C, H, W\)', ValueError),
     **{f'an input of {dtype}, {i}': (lambda block=block, dtype=dtype: block()(ZEROS.to(dtype)),
                                      f'the input must be torch.float32.*{dtype}', ValueError)
@@ -361,8 +348,6 @@ MISUSE = {      # name -> what is called, what the error says and, where one kin
     "Nesterov's without momentum": (lambda: SGD(Conv2d(1, 1, 1).param(), lr=1, nesterov=True), 'nesterov'),
     'a module for pairs': (lambda: SGD(Conv2d(1, 1, 1), lr=1), 'params must be pairs'),
     'a network for pairs': (lambda: SGD(Sequential(Conv2d(3, 4, 3)), lr=1), 'params .* got a Conv2d', ValueError),
-    'an Upsampling of stride 2, channels': (lambda: Upsampling(3, 4, 3, stride=2)(torch.zeros(2, 4, 9, 7)),
-                                            r'Upsampling: .* got \(2, 4, 9, 7\)', ValueError),
     'MSE of two shapes': (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
     'MSE of a number': (lambda: MSE()(torch.zeros(2), 0.5), 'MSE: .* must be a tensor, got float'),
     'MSE of bytes': (lambda: MSE()(torch.zeros(2).byte(), torch.zeros(2).byte()), 'floating point .* torch.uint8'),

@@ -19,6 +19,8 @@ from torch import nn
 
 class Module:
     """A torch.nn module behind forward, backward and param; every call of backward uses autograd."""
+    weight = property(lambda self: self.net.weight.detach())
+    bias = property(lambda self: self.net.bias.detach())
 
     def __init__(self, net):
         self.net = net
@@ -48,20 +50,15 @@ class Module:
             super().__setattr__(name, value)
 
 
-class Layer(Module):
-    weight = property(lambda self: self.net.weight.detach())
-    bias = property(lambda self: self.net.bias.detach())
-
-
-def block(twin, kind=Module):
-    class Block(kind):
+def block(twin):
+    class Block(Module):
         def __init__(self, *arguments, **options):
             super().__init__(twin(*arguments, **options))
 
     return Block
 
 
-Conv2d, TransposeConv2d = block(nn.Conv2d, Layer), block(nn.ConvTranspose2d, Layer)
+Conv2d, TransposeConv2d = map(block, (nn.Conv2d, nn.ConvTranspose2d))
 NearestUpsampling = block(lambda scale_factor: nn.Upsample(scale_factor=scale_factor))
 ReLU, Sigmoid, MSE = map(block, (nn.ReLU, nn.Sigmoid, nn.MSELoss))
 

@@ -24,10 +24,6 @@ EPOCHS, PAIRS, BATCH = 3, 24, 8     # 3 steps an epoch
 pytestmark = pytest.mark.usefixtures('no_cuda')
 
 
-def make_data(folder: Path) -> None:
-    noisy_set(folder, PAIRS, 8, val=4)
-
-
 def arguments(folder: Path, run: Path, project: int) -> list:
     """To begin the run, or to go on with it."""
     if (run / 'settings.json').exists():
@@ -129,7 +125,7 @@ def survive(project: int, kills: int, seed: int) -> None:
 @pytest.mark.parametrize('kills', [3, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('project', [1, 2])
 def test_kills(tmp_path, tally, project, kills):
-    make_data(tmp_path)
+    noisy_set(tmp_path, PAIRS, 8, val=4)
     process = subprocess.run([sys.executable, '-B', '-m', __name__, str(project), str(kills), '0'], cwd=tmp_path,
                              env={**os.environ, 'PYTHONPATH': str(cli.ROOT)}, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]
@@ -188,7 +184,7 @@ def test_saving_to_a_full_or_read_only_disk(project, disk, tally):
 @pytest.mark.parametrize('k', [1, 2])
 def test_a_training_whose_disk_is_full(tmp_path, disk, no_pictures, tally, k, left):
     """It ends in words; with room again, it goes on."""
-    make_data(tmp_path)
+    noisy_set(tmp_path, PAIRS, 8, val=4)
     assert train.main(arguments(tmp_path, tmp_path / 'whole', k)) == 0
     filler = fill(disk, left * MEGABYTE)
     with pytest.raises(OSError, match='No space left'):

@@ -1,7 +1,6 @@
 """Properties of `Model` of both mini-projects: any size, type, layout, values, any mode of autograd."""
 import contextlib
 import math
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from others.tests.conftest import PROJECTS, ROUNDING, Stop, bits, images, new_model, parameters, same
+from others.tests.conftest import ROUNDING, Stop, bits, images, new_model, parameters, same
 
 FLOATING = ['float16', 'bfloat16', 'float32', 'float64', 'float8_e5m2', 'float8_e4m3fn']
 FLOATING = [getattr(torch, name) for name in FLOATING if hasattr(torch, name)]
@@ -50,22 +49,11 @@ def filled(shape: tuple, values: str, seed: int) -> torch.Tensor:
     return x
 
 
-def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
-    """The same values in another order of memory."""
-    if layout == 'channels last':
-        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    if layout == 'sliced':
-        return F.pad(x.float(), (1, 2, 3, 1)).to(x.dtype)[:, :, 3:-1, 1:-2] if x.numel() else x
-    if layout == 'every other':
-        return torch.stack([x, x], -1)[..., 0]
-    if layout == 'transposed':
-        return x.transpose(2, 3).contiguous().transpose(2, 3)
-    if layout == 'expanded':
-        return x[:, :1].expand(x.shape)
-    return x
-
-
-LAYOUTS = ['plain', 'channels last', 'sliced', 'every other', 'transposed', 'expanded']
+LAYOUTS = st.sampled_from([     # the same values in another order of memory
+    lambda x: x, lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+    lambda x: F.pad(x.float(), (1, 2, 3, 1)).to(x.dtype)[:, :, 3:-1, 1:-2] if x.numel() else x,
+    lambda x: torch.stack([x, x], -1)[..., 0], lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    lambda x: x[:, :1].expand(x.shape)])
 
 
 @st.composite
@@ -74,23 +62,8 @@ def image_batches(draw, N=st.integers(0, 3), side=st.integers(1, 70), values=st.
     shape = (draw(N), 3, draw(side), draw(side))
     dtype = draw(st.sampled_from(FLOATING + [torch.uint8] * 3 + [torch.int16, torch.int64]))
     values = draw(values) if dtype.is_floating_point else 'bytes'
-    x = filled(shape, values, draw(st.integers(0, 999))).to(dtype)
-    x = laid_out(x, draw(st.sampled_from(LAYOUTS)))
+    x = draw(LAYOUTS)(filled(shape, values, draw(st.integers(0, 999))).to(dtype))
     return x.requires_grad_() if dtype.is_floating_point and draw(st.booleans()) else x
-
-
-@pytest.fixture(scope='module', params=PROJECTS, ids='project {}'.format)
-def trained(request):
-    """With the weights that are shipped."""
-    model = PROJECTS[request.param].Model().to('cpu')
-    model.load_pretrained_model()
-    return model
-
-
-@pytest.fixture
-def project(trained):
-    """The module model.py."""
-    return sys.modules[type(trained).__module__]
 
 
 def exact_bits(x: torch.Tensor) -> torch.Tensor:
@@ -172,10 +145,8 @@ def pairs(draw):
     first = draw(image_batches(N, side, kinds))
     if draw(st.booleans()):
         return first, first
-    shape = first.shape
-    values = draw(kinds)
-    return first, laid_out(filled(shape, values, 1).to(draw(st.sampled_from([torch.float32, torch.bfloat16]))),
-                           draw(st.sampled_from(LAYOUTS)))
+    second = filled(first.shape, draw(kinds), 1).to(draw(st.sampled_from([torch.float32, torch.bfloat16])))
+    return first, draw(LAYOUTS)(second)
 
 
 @given_a_model

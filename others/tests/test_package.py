@@ -1,5 +1,4 @@
 """The zip: what is in it, what is refused, and that it is graded before it is written."""
-import io
 import re
 import zipfile
 import zlib
@@ -7,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from others import cli, package
+from others import cli, data, package
 
 SCIPERS = ['--scipers', '111111', '222222', '333333']
 PAGE = b'1 0 obj\n<</Type /Page /Parent 2 0 R>>\nendobj\n'
@@ -95,16 +94,9 @@ def test_a_report_is_too_long(compressed, project):
 
 def test_what_fails_is_not_written(project, tmp_path_factory, monkeypatch):
     """By the real test.py, in a process of its own: a model.py that cannot be imported."""
-    root = Path(package.__file__).resolve().parents[1]
-    archive = package.pack(project, package.collect(project))
-    monkeypatch.setattr(cli, 'ROOT', root)
-    broken = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(broken, 'w') as new:
-        for name in old.namelist():
-            new.writestr(name, old.read(name) if 'model.py' not in name else b'raise SystemExit(3)')
-    from others import data
-
-    small = tmp_path_factory.mktemp('data')
+    (project / 'Miniproject_2' / 'model.py').write_text('raise SystemExit(3)')
+    archive, small = package.pack(project, package.collect(project)), tmp_path_factory.mktemp('data')
+    monkeypatch.undo()                                          # of cli.ROOT
     data.make_demo(small, train=4, val=4)
     with pytest.raises(cli.UserError, match='does not pass'):
-        package.check(broken.getvalue(), 'Proj_111111_222222_333333', small)
+        package.check(archive, 'Proj_111111_222222_333333', small)
