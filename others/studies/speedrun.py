@@ -1,12 +1,13 @@
 """Seconds of training until a known system's final PSNR: that system beside mini-project 1, on one machine.
 
     python -m others.studies.speedrun --data data --out runs/speedrun --record others/results/speedrun.json
+    python -m others.studies.speedrun --data data --baseline others/results/speedrun.json
     python -m others.studies.speedrun --data data --out runs/small --pairs 5000
 
-The system that the project grew from ("the baseline", `seeds.SKIP`) trains first, to its end.
-Ours then trains afresh, by its own `Model.train`, ever longer, from 1/4 of an epoch (an epoch of 1/4 of the
-pairs) to 8, until it ends at the baseline's PSNR or above. PSNR is that of val_data.pkl, without ensembling; measuring
-is not timed.
+The system that the project grew from ("the baseline", `seeds.SKIP`) trains first, to its end, which takes an hour;
+or its training in a record is taken. Ours then trains afresh, by its own `Model.train`, ever longer, from 1/4 of an
+epoch (an epoch of 1/4 of the pairs) to 8, until it ends at the baseline's PSNR or above. PSNR is that of val_data.pkl,
+without ensembling; measuring is not timed.
 
 The folder --out holds the state of the baseline: after a stop, the same command goes on from its last
 complete epoch.
@@ -22,7 +23,9 @@ from others import cli, data, records
 from others.metrics import psnr
 from others.studies import seeds
 
-EPOCHS = (1 / 4, 1 / 3, 1 / 2, 3 / 4, 1, 2, 4, 8)     # the lengths that ours tries, one after the other
+EPOCHS = (0.25, 0.3, 0.4, 0.6, 1, 2, 4, 8)    # the lengths that ours tries, one after the other
+
+BASELINE = {'system': 'Mery', 'precision': 'float32', 'batch': seeds.SKIP.batch}
 
 
 def train_ours(pairs: tuple, validation: tuple, epochs: float, precision: str, seed: int) -> dict:
@@ -40,9 +43,37 @@ def train_ours(pairs: tuple, validation: tuple, epochs: float, precision: str, s
     return {'precision': precision, 'epochs': epochs, 'seconds': seconds, 'psnr': figure}
 
 
+def train_baseline(options, common: dict, pairs: tuple, validation: tuple) -> list:
+    """The baseline's rows, one for each epoch."""
+    settings = {'data': str(options.data), **common, 'epochs': options.epochs, 'torch': torch.__version__,
+                **records.machine()}
+    settings_file = options.out / 'settings.json'
+    if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
+        raise cli.UserError(f'--out: {options.out} holds a run with other settings or of another machine, '
+                            'expected a new folder')
+    cli.write_json(settings_file, settings)
+    system = dataclasses.replace(seeds.SKIP, pairs=common['pairs'], epochs=options.epochs)
+    _, history = seeds.train(system, options.seed, pairs, validation, options.out / 'baseline.pt', time.perf_counter)
+    return [{**BASELINE, 'epochs': i, **row, **common} for i, row in enumerate(history, 1)]
+
+
+def recorded(options, common: dict) -> list:
+    """The same rows of the last run of --baseline that has all of them."""
+    for run in reversed(records.read(options.baseline)):
+        rows = [row for row in run['rows'] if {**BASELINE, **common}.items() <= row.items()]
+        if len(rows) == options.epochs:
+            print(f"baseline: {rows[-1]['seconds']:.1f} s on {run['machine']['processor']}, "
+                  f"{run['machine']['threads']} threads, torch {run['versions']['torch']}")
+            return rows
+    raise cli.UserError(f'--baseline: {options.baseline} has no training of {options.epochs} epochs of '
+                        f"{common['pairs']} pairs with seed {options.seed}")
+
+
 def main(arguments=None) -> int:
     parser = cli.parser('studies.speedrun', __doc__)
-    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help="for the baseline's state")
+    baseline = parser.add_mutually_exclusive_group(required=True)
+    baseline.add_argument('--out', type=Path, metavar='FOLDER', help="for the baseline's state")
+    baseline.add_argument('--baseline', type=Path, metavar='FILE', help='a record with its training')
     cli.add_options(parser, 'data', 'seed', 'threads', 'record',
                     pairs={'type': cli.integer(seeds.SKIP.batch), 'help': 'of an epoch (default: all)'},
                     epochs={'default': 10, 'help': "the baseline's (default: 10, its own)"})
@@ -50,17 +81,9 @@ def main(arguments=None) -> int:
     torch.set_num_threads(options.threads)
     pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
     validation = cli.read_validation('--data', options.data / data.VAL_FILE)
-    settings = {'data': str(options.data), 'pairs': len(pairs[0]), 'epochs': options.epochs, 'seed': options.seed,
-                'torch': torch.__version__, **records.machine()}
-    settings_file = options.out / 'settings.json'
-    if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
-        raise cli.UserError(f'--out: {options.out} holds a run with other settings or of another machine, '
-                            'expected a new folder')
-    cli.write_json(settings_file, settings)
-
     print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads')
-    system = dataclasses.replace(seeds.SKIP, pairs=len(pairs[0]), epochs=options.epochs)
-    _, baseline = seeds.train(system, options.seed, pairs, validation, options.out / 'baseline.pt', time.perf_counter)
+    common = {'pairs': len(pairs[0]), 'seed': options.seed}
+    baseline = recorded(options, common) if options.baseline else train_baseline(options, common, pairs, validation)
     goal, baseline_seconds = baseline[-1]['psnr'], baseline[-1]['seconds']
     ours = []
     for precision in ('float32', 'mixed') if cli.has_fast_bfloat16(cli.new_model(1).device) else ('float32',):
@@ -73,9 +96,7 @@ def main(arguments=None) -> int:
         else:
             print(f'ours in {precision}: {goal:.3f} dB not reached in {EPOCHS[-1]} epochs')
     if options.record:
-        common = {'pairs': settings['pairs'], 'seed': options.seed}
-        rows = [{'system': 'Mery', 'precision': 'float32', 'batch': seeds.SKIP.batch, 'epochs': i, **row, **common}
-                for i, row in enumerate(baseline, 1)]
+        rows = [] if options.baseline else baseline
         rows += [{'system': 'project 1', 'batch': cli.new_model(1).BATCH_SIZE, **row, **common} for row in ours]
         records.append(options.record, rows, time.monotonic() - start)
     return 0

@@ -159,6 +159,14 @@ def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path
     with pytest.raises(cli.UserError, match='--out'):
         speedrun.main([*arguments, '--seed', '1'])
 
+    arguments[2:4] = ['--baseline', str(tmp_path / 'record.json')]
+    assert speedrun.main([*arguments, '--record', str(tmp_path / 'record.json')]) == 0
+    _, again = records.read(tmp_path / 'record.json')
+    assert {row['system'] for row in again['rows']} == {'project 1'} and len(again['rows']) == len(run['rows']) - 1
+    assert f"baseline: {run['rows'][0]['seconds']:.1f} s on " in capsys.readouterr().out
+    with pytest.raises(cli.UserError, match='--baseline: .* no training of 1 epochs of 17 pairs'):
+        speedrun.main([*arguments, '--pairs', '17'])
+
 
 # ------------------------------------------------------------------------------------------- noises
 
