@@ -196,7 +196,7 @@ def training(rec: Records, project: int) -> dict:
             'rate': f"{max(row['lr'] for row in rows):.2g}",
             'begun': str(rows[0]['planned_epochs']),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
-            'processor': runs[-1]['machine']['processor'], 'last': fixed(rows[-1]['val_psnr'])}
+            'processor': runs[-1]['machine']['processor']}
 
 
 def grading(rec: Records, project: int) -> dict:
@@ -292,17 +292,16 @@ def speedrun(rec: Records) -> dict:
         if row['system'] == 'project 1' and row['psnr'] >= slow['psnr'] and row['seconds'] < fast.get(
                 row['precision'], slow)['seconds']:
             fast[row['precision']] = row
-    return {'baseline': fixed(slow['seconds'], 0), 'baseline_psnr': fixed(slow['psnr']),
-            'seconds': fixed(fast['float32']['seconds'], 0), 'epochs': f"{fast['float32']['epochs']:g}",
-            'psnr': fixed(fast['float32']['psnr']), 'factor': fixed(slow['seconds'] / fast['float32']['seconds'], 0),
+    return {'baseline': fixed(slow['seconds'], 0), 'seconds': fixed(fast['float32']['seconds'], 0),
+            'epochs': f"{fast['float32']['epochs']:g}",
+            'factor': fixed(slow['seconds'] / fast['float32']['seconds'], 0),
             'mixed': fixed(slow['seconds'] / fast['mixed']['seconds'], 0)}
 
 
 def float32(rec: Records) -> dict:
     """Project 1 trained for an epoch in float32, from fresh weights."""
     row = [row for row in rec.rows('float32') if row['project'] == 1 and 'epoch_seconds' in row][-1]
-    return {'seconds': fixed(row['epoch_seconds'], 0), 'val_data': fixed(row['psnr']['val_data']),
-            'real_val': fixed(row['psnr']['real_val']), 'batch': str(row['batch'])}
+    return {'val_data': fixed(row['psnr']['val_data'])}
 
 
 def longer(rec: Records, found: dict) -> dict:
