@@ -352,10 +352,10 @@ class Model:
     NUM_EPOCHS = 5                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
     PEAK_LR = 2e-3                  # of the cycle of rates
-    FINE_TUNING = 0.02              # weights that are trained already meet this part of the rate
+    FINE_TUNING = 0.02              # the part of PEAK_LR that weights meet which are trained already
     BETAS = (0.9, 0.99)
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
-    MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
+    MARGIN = 32                     # pixels around a tile, more than the network's receptive radius; a multiple of 4
 
     @torch.inference_mode(False)    # parameters that are made in it cannot be trained
     def __init__(self) -> None:
@@ -543,7 +543,8 @@ class Model:
     def _tiled(self, x: torch.Tensor, ensemble: bool, progress: Optional[Callable[[float], None]]) -> torch.Tensor:
         """Denoise tile by tile; an image that fits is one tile."""
         H, W = x.shape[2:]
-        side = max(H, W) if H * W <= self.PIXELS else math.isqrt(self.PIXELS)
+        m = self.net.multiple
+        side = max(H, W) if H * W <= self.PIXELS else math.isqrt(self.PIXELS) // m * m
         corners = [(top, left) for top in range(0, H, side) for left in range(0, W, side)]
         output = torch.empty_like(x)
         for top, left in corners:

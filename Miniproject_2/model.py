@@ -11,7 +11,7 @@ derivative on the page. `forward` and `backward` are a few lines around it, writ
 Why it is fast. A convolution is a matrix product, in which a kernel of twice the stride needs 9 products
 instead of 16 (see "a convolution and its two derivatives"). From outside a tensor has the shape (N, C, H, W);
 in memory the order is C, H, W, N. With the batch as the last dimension all images take part in one product, and
-the sliding window moves runs of N numbers. What the window sees is laid out for some rows of
+copying what the window sees moves N neighbouring numbers at a time. It is laid out for some rows of
 the output at a time, in memory that is used again. An upsampling (nearest, then convolution) is computed as the
 transposed convolution that it equals.
 """
@@ -57,17 +57,7 @@ class Module:
         themselves, not copies: do not change them in place in between, not by an optimizer's step either.
         Closures are independent: any number may be pending (of a module with `forward` and `backward` as long as
         they are not called directly in between)."""
-        if (type(self).forward, type(self).forward_and_vjp) == (Module.forward, Module.forward_and_vjp):
-            raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
-        output, self._last = self.forward(*input), input
-
-        def vjp(*gradwrtoutput):
-            if self._last is not input:             # applied again since: `backward` needs the state of this time
-                self.forward(*input)
-                self._last = input
-            return self.backward(*gradwrtoutput)
-
-        return output, vjp
+        raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
 
     def forward(self, *input) -> Tensor:
         """Return the output, contiguous as torch.nn's, and keep what `backward` needs."""
@@ -149,7 +139,20 @@ def differentiable(module: Module) -> Callable:
         if 'forward_and_vjp' in vars(kind):
             return module.forward_and_vjp
         if 'forward' in vars(kind) or 'backward' in vars(kind):
-            return partial(Module.forward_and_vjp, module)
+            return partial(forward_then_backward, module)
+
+
+def forward_then_backward(module: Module, *input) -> tuple:
+    """The `forward` and `backward` of a subclass that defines these, in the form of `forward_and_vjp`."""
+    output, module._last = module.forward(*input), input
+
+    def vjp(*gradwrtoutput):
+        if module._last is not input:               # applied again since: `backward` needs the state of this time
+            module.forward(*input)
+            module._last = input
+        return module.backward(*gradwrtoutput)
+
+    return output, vjp
 
 
 class Sequential(Module):
@@ -203,8 +206,12 @@ class Sequential(Module):
 # the columns back to where it came from, is the transpose of `unfold`:
 #     unfold(x) = x0 x1 x2      y = w @ unfold(x) = w0 x0 + w1 x1,  w0 x1 + w1 x2,  w0 x2 + w1 x3
 #                 x1 x2 x3      fold(c) = c00,  c01 + c10,  c02 + c11,  c12
-# y is linear in w and in x, so each derivative multiplies dL/dy by the other factor, transposed:
-#     dL/dw = dL/dy @ unfold(x)^T       dL/dx = fold(w^T @ dL/dy)
+# Let u = unfold(x), so y_mp = sum_k w_mk u_kp: channel m of the output, tap k, place p. w_mk takes part in y_mp at
+# every place p, with the factor u_kp; u_kp in y_mp of every channel m, with the factor w_mk. The chain rule sums them:
+#     dL/dw_mk = sum_p dL/dy_mp u_kp        dL/dw = dL/dy @ u^T
+#     dL/du_kp = sum_m w_mk dL/dy_mp        dL/du = w^T @ dL/dy
+# A pixel of x stands in u once for each tap that sees it, and its gradient is the sum of theirs:
+#     dL/dx = fold(dL/du) = fold(w^T @ dL/dy)
 # A transposed convolution is the last of these maps taken as the forward one; its derivatives are the other two:
 #     y = fold(w^T @ x)       dL/dw = x @ unfold(dL/dy)^T       dL/dx = w @ unfold(dL/dy)
 #
@@ -225,14 +232,15 @@ class Sequential(Module):
 # and has a place for each pixel of the small side, (M, Ho, Wo, N): a convolution maps the large side to the small
 # one, a transposed convolution the small side to the large one. The weight is (M, C / groups, kh, kw) for both.
 
+
 _local = threading.local()
 
 
 def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
-    """Uninitialised memory of the type and on the device of `like`, valid until the next call with this name and type
-    in the same thread. It is the same memory each time: new memory comes by page faults, which are slow. For the same
-    reason a block of 31 MB is freed: glibc's malloc hands back what is free beyond twice the largest block that was
-    ever freed, and counts none of more than 32 MB (mallopt(3), M_MMAP_THRESHOLD).
+    """Scratch memory of the type and on the device of `like`, valid until the next call with this name and type in the
+    same thread. It is used again, since Linux hands out new memory page by page, each at its first touch, which is
+    slow. What outlives a call cannot be kept so; for that, malloc must keep what is freed. glibc keeps up to twice the
+    largest block ever freed, those of over 32 MB not counted (mallopt(3), M_MMAP_THRESHOLD): so one of 31 MB is freed.
     """
     size, buffers = math.prod(shape), vars(_local)
     key = f'{name} {like.dtype} {like.device}'
@@ -242,22 +250,17 @@ def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
     return buffers[key][:size].view(shape)
 
 
-def factor(name: str, tensor: Tensor, mixed: bool) -> Tensor:
-    """What a product takes of a tensor: itself or, if mixed, a copy in bfloat16, in the workspace of that name."""
-    bfloat16 = tensor.new_empty(0).bfloat16()           # an empty tensor of this type
-    if not mixed or tensor.dtype == bfloat16.dtype:
-        return tensor
-    return workspace(name, bfloat16, *tensor.shape).copy_(tensor)
+def as_factor(tensor: Tensor, mixed: bool) -> Tensor:
+    """What a product takes of a tensor: itself or, if mixed, its values in bfloat16."""
+    return tensor.bfloat16() if mixed else tensor
 
 
 class Window(NamedTuple):
-    """A sliding window, and the maps U (`unfold`), V (`to_matrices`), A (`assemble`) with their transposes (`fold`,
-    `add_to_weight`, `disassemble`). Five fields are pairs (vertical, horizontal). tile: 2 where 2 x 2 outputs are
-    computed together, from 3 x 3 blocks of the input and 2 x 2 blocks of taps; else 1: one output, from one block,
-    which is all that the window sees of the input.
+    """A sliding window with the maps of a convolution and their transposes: U (`unfold`, `fold`), V (`to_matrices`,
+    `add_to_weight`), A (`disassemble` is A^T, `assemble` A). Five fields are pairs (vertical, horizontal).
 
-    The products are those of matrices, (B, M / groups, K) @ (B, K, P): B = groups, times 9 for tiles of 2; K, the taps
-    and channels that are summed; P, the tiles of all images in some rows of tiles.
+    The products are (B, M / groups, K) @ (B, K, P): B = groups; K, the channels and taps that are summed; P, the
+    places of the window in some rows, of all images.
     """
     kernel_size: tuple
     stride: tuple
@@ -265,7 +268,6 @@ class Window(NamedTuple):
     dilation: tuple
     groups: int = 1
     places: tuple = (0, 0)              # (Ho, Wo), of the small side at hand
-    tile: int = 1
 
     @property
     def extent(self) -> tuple:
@@ -278,126 +280,149 @@ class Window(NamedTuple):
                      for n, p, e, s in zip(size, self.padding, self.extent, self.stride))
 
     def at(self, places: tuple, weight: Tensor) -> 'Window':
-        """For (Ho, Wo) places, with tiles of 2 where that is possible and saves more than it costs."""
-        M, C, kh, kw = weight.shape
+        """For (Ho, Wo) places; in tiles, where that is possible and saves more than it costs."""
+        M, group_channels, kh, kw = weight.shape
         possible = ((kh, kw) == (2 * self.stride[0], 2 * self.stride[1]) and self.dilation == (1, 1)
                     and places[0] % 2 == places[1] % 2 == 0)
-        saves = M // self.groups * C >= 64              # measured on a CPU, at any batch
-        return self._replace(places=places, tile=2 if possible and saves else 1)
+        saves = M // self.groups * group_channels >= 64             # measured on a CPU, at any batch
+        return (Tiles if possible and saves else Window)(*self._replace(places=places))
 
-    def rows(self, weight: Tensor, N: int) -> Iterator[slice]:
-        """The rows of tiles, as many at a time as make 2^22 values of columns (16 MB), on a GPU 2^28; at least one."""
-        Th, Tw = (n // self.tile for n in self.places)
-        B, K = (2 * self.tile - 1) ** 2 * self.groups, weight[0].numel() // self.tile ** 2
-        step = max(1, 2 ** (28 if weight.is_cuda else 22) // max(1, B * K * Tw * N))
-        return (slice(top, min(top + step, Th)) for top in range(0, Th, step))
+    def rows(self, matrices: Tensor, N: int) -> Iterator[slice]:
+        """The rows of places, as many at a time as make 2^22 values of columns (16 MB; a GPU: 2^28), at least one."""
+        (B, _, K), (height, width) = matrices.shape, self.grid()
+        step = max(1, 2 ** (28 if matrices.is_cuda else 22) // max(1, B * K * width * N))
+        return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
-    def canvas(self, like: Tensor, bias: Optional[Tensor], C: int, H: int, W: int, N: int) -> Tensor:
-        """New, (C, H + 2 ph, W + 2 pw, N), of the type of `like`, each channel filled with its bias, (C,), or zero."""
-        shape = C, H + 2 * self.padding[0], W + 2 * self.padding[1], N
-        return like.new_zeros(shape) if bias is None else like.new_empty(shape).copy_(bias.view(-1, 1, 1, 1))
+    def grid(self) -> tuple:
+        return self.places
+
+    def canvas(self, like: Tensor, C: int, H: int, W: int, N: int) -> Tensor:
+        """New zeros (C, H + 2 ph, W + 2 pw, N) of the type of `like`, to `fold` into."""
+        return like.new_zeros(C, H + 2 * self.padding[0], W + 2 * self.padding[1], N)
 
     def middle(self, padded: Tensor) -> Tensor:
         """(C, H + 2 ph, W + 2 pw, N) -> (C, H, W, N), a view."""
         (ph, pw), (_, Hp, Wp, _) = self.padding, padded.shape
         return padded[:, ph:Hp - ph, pw:Wp - pw]
 
-    def padded(self, x: Tensor, matrices: Tensor) -> Tensor:
-        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zero around a copy of x: of the type of the matrices that it is
-        multiplied by or, where differences are to be taken, of x."""
+    def padded(self, x: Tensor, mixed: bool) -> Tensor:
+        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zero around a copy of x, as a factor of a product."""
         (ph, pw), (C, H, W, N) = self.padding, x.shape
-        padded = workspace('padded', x if self.tile == 2 else matrices, C, H + 2 * ph, W + 2 * pw, N)
+        padded = workspace('padded', as_factor(x.new_empty(0), mixed), C, H + 2 * ph, W + 2 * pw, N)
         padded[:, :ph] = padded[:, ph + H:] = padded[:, :, :pw] = padded[:, :, pw + W:] = 0
         self.middle(padded).copy_(x)
         return padded
 
     def seen(self, padded: Tensor, rows: slice) -> Tensor:
-        """(C, Hp, Wp, N) -> what some rows of tiles see of it, a view: (blocks, blocks, groups, the channels, rows and
-        columns of a block in `order`, rows, Tw, N). A tile of 2 sees 3 x 3 blocks of a stride, a tile of 1 one."""
-        Tw = self.places[1] // self.tile
+        """(C, Hp, Wp, N) -> (C, kh, kw, rows, Wo, N): each tap's pixel at each place, a view."""
         for dim in (0, 1):
-            size, step = (3 * self.stride[dim], 2 * self.stride[dim]) if self.tile == 2 else (
-                self.extent[dim], self.stride[dim])
-            padded = padded.unfold(dim + 1, size, step)[..., ::self.dilation[dim]]
-        padded = padded[:, rows, :Tw]                                           # (C, rows, Tw, N, height, width)
-        blocks = 2 * self.tile - 1
-        seen = padded.unflatten(5, (blocks, -1)).unflatten(4, (blocks, -1)).unflatten(0, (self.groups, -1))
-        return seen.permute(5, 7, 0, *self.order(1, 6, 8), 2, 3, 4)
+            padded = padded.unfold(dim + 1, self.extent[dim], self.stride[dim])[..., ::self.dilation[dim]]
+        padded = padded[:, rows, :self.places[1]]               # (C, rows, Wo, N, kh, kw)
+        return padded.permute(0, 4, 5, 1, 2, 3)
 
-    def order(self, channel, row, column) -> tuple:
-        """What is summed: for tiles of 1 in unfold's order, as PyTorch does it; else in that which copies fastest."""
-        return (channel, row, column) if self.tile == 1 else (row, column, channel)
+    def as_columns(self, seen: Tensor) -> Tensor:
+        """(C, kh, kw, rows, Wo, N) -> (groups, K, P), a view of what is contiguous."""
+        return seen.flatten(3).flatten(0, 2).unflatten(0, (self.groups, -1))
 
     def unfold(self, padded: Tensor, rows: slice) -> Tensor:
-        """U: (C, Hp, Wp, N) -> (B, K, P)."""
+        """U: (C, Hp, Wp, N) -> (groups, K, P)."""
         seen = self.seen(padded, rows)
-        columns = workspace('columns', padded, *seen.shape).copy_(seen)
-        if self.tile == 2:
-            columns[::2].sub_(columns[1])                   # x0 - x1, x1, x2 - x1, vertically
-            columns[:, ::2].sub_(columns[:, 1:2])           # and horizontally
-        return columns.flatten(6).flatten(3, 5).flatten(0, 2)
+        return self.as_columns(workspace('columns', seen, *seen.shape).copy_(seen))
 
     def fold(self, padded: Tensor, rows: slice, matrices: Tensor, pieces: Tensor) -> None:
-        """U^T: add the products matrices @ pieces, (B, K, P), to (C, Hp, Wp, N)."""
+        """U^T: add the products matrices @ pieces, (groups, K, P), to (C, Hp, Wp, N)."""
         seen = self.seen(padded, rows)
-        columns = workspace('columns', padded, *seen.shape)
-        multiply(columns.flatten(6).flatten(3, 5).flatten(0, 2), matrices, pieces)
-        if self.tile == 2:
-            columns[1].sub_(columns[0]).sub_(columns[2])    # c0, c1 - c0 - c2, c2, vertically
-            columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])       # and horizontally
-            for i in range(3):                              # block by block (tap by tap): one meets no pixel twice
-                for j in range(3):
-                    seen[i, j].add_(columns[i, j])
-        else:
-            for i in range(self.kernel_size[0]):
-                for j in range(self.kernel_size[1]):
-                    seen[0, 0, :, :, i, j].add_(columns[0, 0, :, :, i, j])
-
-    def taps(self, weight: Tensor) -> Tensor:
-        """(M, C / groups, kh, kw) in blocks, a view: (tile, tile, groups, M / groups, then what is summed)."""
-        blocks = weight.unflatten(3, (self.tile, -1)).unflatten(2, (self.tile, -1)).unflatten(0, (self.groups, -1))
-        return blocks.permute(3, 5, 0, 1, *self.order(2, 4, 6))
+        columns = workspace('folded', seen, *seen.shape)
+        multiply(self.as_columns(columns), matrices, pieces)
+        for i in range(self.kernel_size[0]):            # tap by tap: one tap's pixels at all places are distinct
+            for j in range(self.kernel_size[1]):
+                seen[:, i, j].add_(columns[:, i, j])
 
     def to_matrices(self, weight: Tensor) -> Tensor:
-        """V: (M, C / groups, kh, kw) -> (B, M / groups, K)."""
-        taps = self.taps(weight)
-        if self.tile == 2:
-            taps = sums_transposed(taps, workspace('taps', weight, 3, 3, *taps.shape[2:]))
-        return taps.flatten(4).flatten(0, 2)
+        """V: (M, C / groups, kh, kw) -> (groups, M / groups, K)."""
+        return weight.flatten(1).unflatten(0, (self.groups, -1))
 
     def add_to_weight(self, gradient: Tensor, matrices: Tensor) -> None:
-        """V^T: add (B, M / groups, K), overwritten, to (M, C / groups, kh, kw)."""
-        taps = self.taps(gradient)
-        matrices = matrices.view(2 * self.tile - 1, 2 * self.tile - 1, *taps.shape[2:])
-        if self.tile == 1:
-            taps.add_(matrices)
-        else:                                               # first by tap, which copies fastest
-            M, C, kh, kw = gradient.shape
-            by_tap = sums(matrices).permute(0, 4, 1, 5, 2, 3, 6).reshape(kh, kw, M, C)
-            gradient.add_(by_tap.permute(2, 3, 0, 1))
+        """V^T: add (groups, M / groups, K) to (M, C / groups, kh, kw)."""
+        gradient.add_(matrices.view(gradient.shape))
 
-    def pieces(self, y: Tensor, rows: slice) -> Tensor:
-        """Some rows of tiles of (M, Ho, Wo, N), a view: (tile, tile, groups, M / groups, rows, Tw, N)."""
-        tiles = y.unflatten(2, (-1, self.tile)).unflatten(1, (-1, self.tile)).unflatten(0, (self.groups, -1))
+    def disassemble(self, y: Tensor, rows: slice) -> Tensor:
+        """A^T: (M, Ho, Wo, N) -> (groups, M / groups, P)."""
+        return y[:, rows].flatten(1).unflatten(0, (self.groups, -1))
+
+    def assemble(self, y: Tensor, rows: slice, matrices: Tensor, columns: Tensor, add: bool = False) -> None:
+        """A: fill some rows of (M, Ho, Wo, N) with the products matrices @ columns, or add them."""
+        multiply(self.disassemble(y, rows), matrices, columns, add)     # a view of y, which is contiguous
+
+
+class Tiles(Window):
+    """For a kernel of 2 s taps at stride s: 2 x 2 outputs together, a tile, from 3 x 3 blocks of (sh, sw) pixels and
+    2 x 2 blocks of as many taps. B = 9 groups; K, the taps of a block, with channels; P, tiles in place of places."""
+
+    def grid(self) -> tuple:
+        return self.places[0] // 2, self.places[1] // 2
+
+    def padded(self, x: Tensor, mixed: bool) -> Tensor:
+        return super().padded(x, False)                     # differences are taken in the type of x
+
+    def seen(self, padded: Tensor, rows: slice) -> Tensor:
+        """(C, Hp, Wp, N) -> (3, 3, groups, sh, sw, C / groups, rows, Tw, N), a view."""
+        sh, sw = self.stride
+        tiles = padded.unfold(1, 3 * sh, 2 * sh).unfold(2, 3 * sw, 2 * sw)[:, rows, :self.grid()[1]]
+        blocks = tiles.unflatten(5, (3, sw)).unflatten(4, (3, sh)).unflatten(0, (self.groups, -1))
+        return blocks.permute(5, 7, 0, 6, 8, 1, 2, 3, 4)    # of (groups, C / groups, rows, Tw, N, 3, sh, 3, sw)
+
+    def as_columns(self, seen: Tensor) -> Tensor:
+        return seen.flatten(6).flatten(3, 5).flatten(0, 2)
+
+    def unfold(self, padded: Tensor, rows: slice) -> Tensor:
+        """U: (C, Hp, Wp, N) -> (9 groups, K, P)."""
+        seen = self.seen(padded, rows)
+        columns = workspace('columns', seen, *seen.shape).copy_(seen)
+        columns[::2].sub_(columns[1])                       # x0 - x1, x1, x2 - x1, vertically
+        columns[:, ::2].sub_(columns[:, 1:2])               # and horizontally
+        return self.as_columns(columns)
+
+    def fold(self, padded: Tensor, rows: slice, matrices: Tensor, pieces: Tensor) -> None:
+        """U^T: add the products matrices @ pieces, (9 groups, K, P), to (C, Hp, Wp, N)."""
+        seen = self.seen(padded, rows)
+        columns = workspace('folded', seen, *seen.shape)
+        multiply(self.as_columns(columns), matrices, pieces)
+        columns[1].sub_(columns[0]).sub_(columns[2])        # c0, c1 - c0 - c2, c2, vertically
+        columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])           # and horizontally
+        for i in range(3):                                  # block by block: those of all tiles are distinct
+            for j in range(3):
+                seen[i, j].add_(columns[i, j])
+
+    def to_matrices(self, weight: Tensor) -> Tensor:
+        """V: (M, C / groups, kh, kw) -> (9 groups, M / groups, K)."""
+        blocks = weight.unflatten(3, (2, -1)).unflatten(2, (2, -1)).unflatten(0, (self.groups, -1))
+        taps = blocks.permute(3, 5, 0, 1, 4, 6, 2)          # (2, 2, groups, M / groups, sh, sw, C / groups)
+        return sums_transposed(taps, taps.new_empty(3, 3, *taps.shape[2:])).flatten(4).flatten(0, 2)
+
+    def add_to_weight(self, gradient: Tensor, matrices: Tensor) -> None:
+        """V^T: add (9 groups, M / groups, K), overwritten, to (M, C / groups, kh, kw)."""
+        (M, C, kh, kw), (sh, sw) = gradient.shape, self.stride
+        taps = sums(matrices.view(3, 3, self.groups, -1, sh, sw, C))
+        by_tap = taps.permute(0, 4, 1, 5, 2, 3, 6).reshape(kh, kw, M, C)        # so it is copied fastest
+        gradient.add_(by_tap.permute(2, 3, 0, 1))
+
+    def tiles(self, y: Tensor, rows: slice) -> Tensor:
+        """Some rows of tiles of (M, Ho, Wo, N), a view: (2, 2, groups, M / groups, rows, Tw, N)."""
+        tiles = y.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).unflatten(0, (self.groups, -1))
         return tiles.permute(3, 5, 0, 1, 2, 4, 6)[:, :, :, :, rows]
 
     def disassemble(self, y: Tensor, rows: slice) -> Tensor:
-        """A^T: (M, Ho, Wo, N) -> (B, M / groups, P)."""
-        pieces = self.pieces(y, rows)
-        if self.tile == 2:
-            pieces = sums_transposed(pieces, workspace('pieces', y, 3, 3, *pieces.shape[2:]))
-        return pieces.flatten(4).flatten(0, 2)
+        """A^T: (M, Ho, Wo, N) -> (9 groups, M / groups, P)."""
+        tiles = self.tiles(y, rows)
+        return sums_transposed(tiles, workspace('pieces', y, 3, 3, *tiles.shape[2:])).flatten(4).flatten(0, 2)
 
     def assemble(self, y: Tensor, rows: slice, matrices: Tensor, columns: Tensor, add: bool = False) -> None:
-        """A: fill some rows of tiles of (M, Ho, Wo, N) with the products matrices @ columns; add: tiles of 1 only,
-        add them."""
-        pieces = self.pieces(y, rows)
-        if self.tile == 1:
-            multiply(pieces.flatten(4).flatten(0, 2), matrices, columns, add)       # a view of y, which is contiguous
-        else:
-            products = workspace('pieces', y, 3, 3, *pieces.shape[2:])
-            multiply(products.flatten(4).flatten(0, 2), matrices, columns)
-            pieces.copy_(sums(products))
+        """A: fill some rows of tiles of (M, Ho, Wo, N) with the products matrices @ columns."""
+        tiles = self.tiles(y, rows)
+        products = workspace('products', y, 3, 3, *tiles.shape[2:])
+        multiply(products.flatten(4).flatten(0, 2), matrices, columns)
+        tiles.copy_(sums(products))
 
 
 def sums(m: Tensor) -> Tensor:
@@ -416,14 +441,16 @@ def sums_transposed(a: Tensor, m: Tensor) -> Tensor:
 
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
-    """out <- a @ b, or out + a @ b, in place: (B, M, K) @ (B, K, P). Short sums round less, so K is cut into runs of
-    512, or into longer ones that are multiplied at once where out is small. Of bfloat16, a @ b is rounded to it."""
+    """out <- a @ b, or out + a @ b, in place: (B, M, K) @ (B, K, P). The error of a float32 sum grows with its length,
+    so runs of 512 terms are summed apart. Where out is small (dL/dw of few channels: K is all places) these would be
+    many tiny products: there, the runs are longer and are multiplied at once, as long as they make at most 2^18 sums.
+    Of bfloat16, a @ b is rounded to it."""
     run, K = 512, a.shape[2]
     if a.dtype != out.dtype:
         out.add_(a @ b) if add else out.copy_(a @ b)
         return
     if not add and out.shape[1] * out.shape[2] < 400:
-        out.zero_()                                     # small ones PyTorch 1.13 multiplies by beta = 0, even NaN
+        out.zero_()             # small products are a loop in PyTorch 1.13, which multiplies by beta = 0, even NaN
     runs = min(K // run, 2 ** 18 // max(1, out.numel())) if len(out) == 1 else 1
     if runs > 1:
         rest = K % runs
@@ -435,32 +462,25 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
             out.baddbmm_(a[:, :, k:k + run], b[:, k:k + run], beta=int(add or k > 0))
 
 
-def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], mixed: bool) -> tuple:
-    """y = A(V(w) @ U(x)) + b: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) -> y (M, Ho, Wo, N), and
-    vjp(dy, dw), which adds to the weight's gradient dw and returns dx. mixed: products take and give bfloat16."""
-    matrices = factor('matrices', window.to_matrices(weight), mixed)            # (B, M / groups, K)
-    # PyTorch's sums begin with the bias for one small image (these are its limits), and only so do the two agree to
-    # the last bit. Elsewhere the bias is added last, which rounds less where it is large.
-    bias_first = (bias is not None and window.tile == 1 and window.groups == 1 and min(window.kernel_size) <= 3
-                  and x.shape[3] == 1 and x.numel() <= 20480)
-    y = x.new_empty(len(weight), *window.places, x.shape[3])
-    if bias_first:
-        y.copy_(bias.view(-1, 1, 1, 1))
-    padded = window.padded(x, matrices)
-    for rows in window.rows(weight, x.shape[3]):
-        columns = factor('columns', window.unfold(padded, rows), mixed)         # (B, K, P)
-        window.assemble(y, rows, matrices, columns, add=bias_first)
-    if bias is not None and not bias_first:
-        y.add_(bias.view(-1, 1, 1, 1))
+def convolve(window: Window, x: Tensor, weight: Tensor, start: Optional[Tensor], mixed: bool) -> tuple:
+    """y = A(V(w) @ U(x)): x (C, H, W, N), weight (M, C / groups, kh, kw) -> y (M, Ho, Wo, N), and vjp(dy, dw), which
+    adds to the weight's gradient dw and returns dx. start: what the sums begin with, (M,), or None. mixed: products
+    take and give bfloat16."""
+    N, matrices = x.shape[3], as_factor(window.to_matrices(weight), mixed)      # (B, M / groups, K)
+    y, padded = x.new_empty(len(weight), *window.places, N), window.padded(x, mixed)
+    if start is not None:
+        y.copy_(start.view(-1, 1, 1, 1))
+    for rows in window.rows(matrices, N):
+        columns = as_factor(window.unfold(padded, rows), mixed)                 # (B, K, P)
+        window.assemble(y, rows, matrices, columns, add=start is not None)
 
     def vjp(dy, dw):
-        matrices = factor('matrices', window.to_matrices(weight), mixed)        # again: its workspace was used since
-        padded, dx = window.padded(x, matrices), window.canvas(x, None, *x.shape)
-        products = workspace('products', x, *matrices.shape)
-        for rows in window.rows(weight, x.shape[3]):
-            columns = factor('columns', window.unfold(padded, rows), mixed)     # (B, K, P)
-            pieces = factor('pieces', window.disassemble(dy, rows), mixed)      # (B, M / groups, P)
-            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)     # before fold takes columns
+        padded, dx = window.padded(x, mixed), window.canvas(x, *x.shape)
+        products = x.new_empty(matrices.shape)
+        for rows in window.rows(matrices, N):
+            columns = as_factor(window.unfold(padded, rows), mixed)             # (B, K, P)
+            pieces = as_factor(window.disassemble(dy, rows), mixed)             # (B, M / groups, P)
+            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
             window.fold(dx, rows, matrices.transpose(1, 2), pieces)
         window.add_to_weight(dw, products)
         return window.middle(dx)
@@ -468,24 +488,22 @@ def convolve(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], 
     return y, vjp
 
 
-def convolve_transposed(window: Window, x: Tensor, weight: Tensor, bias: Optional[Tensor], size: tuple,
-                        mixed: bool) -> tuple:
-    """y = U^T(V(w)^T @ A^T(x)) + b: x (M, H, W, N), weight (M, C / groups, kh, kw), bias (C,), size (Ho, Wo) ->
-    y (C, Ho, Wo, N), and vjp(dy, dw), as above."""
-    matrices = factor('matrices', window.to_matrices(weight), mixed)            # (B, M / groups, K)
-    y = window.canvas(x, bias, weight.shape[1] * window.groups, *size, x.shape[3])
-    for rows in window.rows(weight, x.shape[3]):
-        pieces = factor('pieces', window.disassemble(x, rows), mixed)           # (B, M / groups, P)
+def convolve_transposed(window: Window, x: Tensor, weight: Tensor, size: tuple, mixed: bool) -> tuple:
+    """y = U^T(V(w)^T @ A^T(x)): x (M, H, W, N), weight (M, C / groups, kh, kw), size (Ho, Wo) -> y (C, Ho, Wo, N), and
+    vjp(dy, dw), as above."""
+    N, matrices = x.shape[3], as_factor(window.to_matrices(weight), mixed)      # (B, M / groups, K)
+    y = window.canvas(x, weight.shape[1] * window.groups, *size, N)
+    for rows in window.rows(matrices, N):
+        pieces = as_factor(window.disassemble(x, rows), mixed)                  # (B, M / groups, P)
         window.fold(y, rows, matrices.transpose(1, 2), pieces)
 
     def vjp(dy, dw):
-        matrices = factor('matrices', window.to_matrices(weight), mixed)        # again: its workspace was used since
-        padded, dx = window.padded(dy, matrices), x.new_empty(x.shape)
-        products = workspace('products', x, *matrices.shape)
-        for rows in window.rows(weight, x.shape[3]):
-            columns = factor('columns', window.unfold(padded, rows), mixed)     # (B, K, P)
-            pieces = factor('pieces', window.disassemble(x, rows), mixed)       # (B, M / groups, P)
-            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)     # before assemble takes pieces
+        padded, dx = window.padded(dy, mixed), x.new_empty(x.shape)
+        products = x.new_empty(matrices.shape)
+        for rows in window.rows(matrices, N):
+            columns = as_factor(window.unfold(padded, rows), mixed)             # (B, K, P)
+            pieces = as_factor(window.disassemble(x, rows), mixed)              # (B, M / groups, P)
+            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
             window.assemble(dx, rows, matrices, columns)
         window.add_to_weight(dw, products)
         return dx
@@ -554,16 +572,15 @@ class _Convolution(Module):
     def _weight_shape(self) -> tuple:
         return (self.out_channels, self.in_channels // self.groups, *self.window.kernel_size)
 
-    def _detached(self) -> tuple:
-        """Weight and bias, without history."""
-        return self.weight.detach(), None if self.bias is None else self.bias.detach()
+    def _with_bias(self, y: Tensor, linear_vjp: Callable, is_added: bool = False) -> tuple:
+        """y (out_channels, Ho, Wo, N) and linear_vjp(dy, dw), of `convolve`: with the bias, as `forward_and_vjp`."""
+        if self.bias is not None and not is_added:
+            y.add_(self.bias.detach().view(-1, 1, 1, 1))
 
-    def _accumulating(self, y: Tensor, linear_vjp: Callable) -> tuple:
-        """y (out_channels, Ho, Wo, N) and linear_vjp(dy, dw), of `convolve`, in the form of `forward_and_vjp`."""
         def vjp(gradient):
             dy = batch_last(gradient)
             dx = linear_vjp(dy, self.grad_weight.detach())
-            if self.bias is not None:
+            if self.bias is not None:                   # it is in every pixel of its channel: their sum
                 self.grad_bias.detach().add_(dy.sum(3).double().sum((1, 2)))    # a long sum: doubles round less
             return batch_first(dx)
 
@@ -596,9 +613,15 @@ class Conv2d(_Convolution):
     def forward_and_vjp(self, x: Tensor) -> tuple:
         size = self.window.output_size(x.shape[2:])
         self._check(x, size)
-        weight, bias = self._detached()
-        return self._accumulating(*convolve(self.window.at(size, weight), batch_last(x), weight, bias,
-                                            self.mixed_precision))
+        weight = self.weight.detach()
+        window = self.window.at(size, weight)
+        # PyTorch's sums begin with the bias for one small image (these are its limits), and only so do the two agree
+        # to the last bit. Elsewhere the bias is added last, which rounds less where it is large.
+        bias_first = (self.bias is not None and type(window) is Window and window.groups == 1
+                      and min(window.kernel_size) <= 3 and len(x) == 1 and x.numel() <= 20480)
+        y, vjp = convolve(window, batch_last(x), weight, self.bias.detach() if bias_first else None,
+                          self.mixed_precision)
+        return self._with_bias(y, vjp, bias_first)
 
 
 class TransposeConv2d(_Convolution):
@@ -627,9 +650,9 @@ class TransposeConv2d(_Convolution):
         size = tuple((n - 1) * s - 2 * p + e + extra for n, s, p, e, extra in zip(
             x.shape[2:], window.stride, window.padding, window.extent, self.output_padding))
         self._check(x, size)
-        weight, bias = self._detached()
-        return self._accumulating(*convolve_transposed(window.at(x.shape[2:], weight), batch_last(x), weight, bias,
-                                                       size, self.mixed_precision))
+        weight = self.weight.detach()
+        return self._with_bias(*convolve_transposed(window.at(x.shape[2:], weight), batch_last(x), weight, size,
+                                                    self.mixed_precision))
 
 
 class NearestUpsampling(Module):
@@ -644,7 +667,7 @@ class NearestUpsampling(Module):
             raise ValueError(f'NearestUpsampling: the input must have the shape (N, C, H, W), got {tuple(x.shape)}')
         x, (sh, sw) = batch_last(x), self.scale_factor
         C, H, W, N = x.shape
-        y = x.view(C, H, 1, W, 1, N).expand(C, H, sh, W, sw, N).reshape(C, H * sh, W * sw, N)
+        y = x.view(C, H, 1, W, 1, N).expand(C, H, sh, W, sw, N).clone().reshape(C, H * sh, W * sw, N)
 
         def vjp(gradient):
             dy = batch_last(gradient).reshape(C, H, sh, W, sw, N)
@@ -697,11 +720,11 @@ class Upsampling(Conv2d):
     def forward_and_vjp(self, x: Tensor) -> tuple:
         size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.nearest.scale_factor)])
         self._check(x, size)
-        if self.window.stride != (1, 1) or min(self.merged.padding) < 0:
+        few = self.in_channels * self.out_channels // self.groups < 64      # nothing to save; then sums are PyTorch's
+        if self.window.stride != (1, 1) or min(self.merged.padding) < 0 or few:
             return self._one_after_the_other(x)
-        weight, bias = self._detached()
-        merged = self._merge(weight)
-        y, vjp = convolve_transposed(self.merged.at(x.shape[2:], merged), batch_last(x), merged, bias, size,
+        merged = self._merge(self.weight.detach())
+        y, vjp = convolve_transposed(self.merged.at(x.shape[2:], merged), batch_last(x), merged, size,
                                      self.mixed_precision)
 
         def vjp_unmerged(dy, dw):
@@ -710,7 +733,7 @@ class Upsampling(Conv2d):
             dw.add_(self._unmerge(dw_merged))
             return dx
 
-        return self._accumulating(y, vjp_unmerged)
+        return self._with_bias(y, vjp_unmerged)
 
     def _one_after_the_other(self, x: Tensor) -> tuple:
         """The two modules in a row, for strides and paddings with which they are no transposed convolution."""
@@ -870,10 +893,10 @@ def initialise(network: Sequential) -> Sequential:
     that the sigmoid begins near 1/2, where it learns fastest.
     """
     for layer in network[0], network[2], network[4], network[6]:
-        seen = math.prod(layer.window.kernel_size)          # of the kernel, by one output pixel
+        taps = math.prod(layer.window.kernel_size)          # that reach one output pixel
         if isinstance(layer, TransposeConv2d):
-            seen /= math.prod(layer.window.stride)
-        layer.weight.normal_(0, math.sqrt(2 / (layer.in_channels * seen)))
+            taps /= math.prod(layer.window.stride)
+        layer.weight.normal_(0, math.sqrt(2 / (layer.in_channels * taps)))
         layer.bias.zero_()
     network[6].weight.mul_(0.3)
     return network
@@ -1154,11 +1177,11 @@ class Model:
     NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
     PEAK_LR = 12.0                  # of the cycle of rates
-    FINE_TUNING = 0.02              # weights that are trained already meet this part of the rate
+    FINE_TUNING = 0.02              # the part of PEAK_LR that weights meet which are trained already
     MOMENTUM = 0.9
     MULTIPLE = 4                    # of H and W in the network
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
-    MARGIN = 32                     # pixels around a tile, more than the network's receptive radius
+    MARGIN = 32                     # pixels around a tile, more than the network's receptive radius; a multiple of 4
 
     def __init__(self) -> None:
         self.net = build_network()
@@ -1359,7 +1382,8 @@ class Model:
     def _tiled(self, x: Tensor, ensemble: bool, progress: Optional[Callable[[float], None]]) -> Tensor:
         """Denoise tile by tile; an image that fits is one tile."""
         H, W = x.shape[2:]
-        side = max(H, W) if H * W <= self.PIXELS else math.isqrt(self.PIXELS)
+        m = self.MULTIPLE
+        side = max(H, W) if H * W <= self.PIXELS else math.isqrt(self.PIXELS) // m * m
         corners = [(top, left) for top in range(0, H, side) for left in range(0, W, side)]
         output = x.clone()
         for top, left in corners:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid,
-                                 TransposeConv2d, Upsampling)
+                                 Tiles, TransposeConv2d, Upsampling)
 from others.studies.variants import copy_weights
 from others.tests.test_framework_properties import TWINS, Square, Twin, assert_equal, distance, results
 
@@ -61,12 +61,15 @@ def test_mse(dtype, reduction, gradient):
     torch.testing.assert_close(loss.backward(*gradient), twin.grad, **rounding)
 
 
-def test_the_courses_own_check():
+@pytest.mark.parametrize('build, theirs', [
+    (Conv2d, F.conv2d), (TransposeConv2d, F.conv_transpose2d),
+    (Upsampling, lambda x, *parameters: F.conv2d(F.interpolate(x, scale_factor=2), *parameters))])
+def test_the_courses_own_check(build, theirs):
     """One 32x32 image, allclose at its default tolerances, which only the very same sums pass."""
-    for seed in range(200):
+    for seed in range(100):
         torch.manual_seed(seed)
-        conv, x = Conv2d(3, 3, 3), torch.randn(1, 3, 32, 32)
-        assert torch.allclose(conv.forward(x), F.conv2d(x, conv.weight, conv.bias)), seed
+        block, x = build(3, 3, 3), torch.randn(1, 3, 32, 32)
+        assert torch.allclose(block.forward(x), theirs(x, block.weight, block.bias)), seed
 
 
 # ------------------------------------------------------------------- what modules promise to their callers
@@ -230,7 +233,7 @@ def test_bias_where_nine_products_do_for_sixteen(arguments, side, batch):
     names = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding')
     ours, theirs = twins('Conv2d', **dict(zip(names, arguments)))
     x = torch.randn(batch, arguments[0], side, side, dtype=torch.float64)
-    assert ours.window.at(ours.window.output_size((side, side)), ours.weight).tile == 2
+    assert isinstance(ours.window.at(ours.window.output_size((side, side)), ours.weight), Tiles)
     assert_equal(results(ours, x, gradient := torch.randn_like(theirs(x))), results(theirs, x, gradient))
 
 
@@ -341,6 +344,7 @@ BEHAVIOURS = [       # a name, ours, and torch's with the same weights, or the v
     ('to', lambda: Conv2d(3, 4, 3).to(torch.float64).to('cpu')(X.double()).dtype, torch.float64),
     ('ReLU(inplace=True) overwrites', lambda: overwritten(ReLU(inplace=True)), lambda: overwritten(nn.ReLU(True))),
     ('ReLU does not', lambda: overwritten(ReLU()), X),
+    ('nor after an upsampling by 1', lambda: overwritten(Sequential(NearestUpsampling(1), ReLU(inplace=True))), X),
     ('ReLU(inplace=True) after a convolution', lambda: trained(Sequential(Conv2d(3, 4, 3), ReLU(True))),
      lambda: trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(True)))),
     ('Sigmoid of large numbers', lambda: Sigmoid()(torch.tensor([-1e4, 0, 1e4])), torch.tensor([0, 0.5, 1])),

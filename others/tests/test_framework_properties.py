@@ -111,6 +111,8 @@ def upsampling(**options) -> tuple:
 
 @given_a_tally
 @given(configuration=configurations, scale=st.sampled_from([1e-2, 1, 255]))
+@example(('TransposeConv2d', dict(in_channels=2, out_channels=3, kernel_size=3, dilation=(3, 2),
+                                  output_padding=(2, 1)), (2, 2, 5, 4)), 1)     # more room than places
 @example(upsampling(kernel_size=3, padding=1), 1)
 @example(upsampling(kernel_size=(5, 2), padding=(2, 0), scale_factor=(3, 2)), 1)
 @example(upsampling(kernel_size=3, padding=(4, 1), dilation=2, groups=2), 1)
