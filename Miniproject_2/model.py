@@ -332,7 +332,7 @@ class Window(NamedTuple):
     def fold(self, padded: Tensor, rows: slice, matrices: Tensor, pieces: Tensor) -> None:
         """U^T: add the products matrices @ pieces, (groups, K, P), to (C, Hp, Wp, N)."""
         seen = self.seen(padded, rows)
-        columns = workspace('folded', seen, *seen.shape)
+        columns = workspace('columns', seen, *seen.shape)
         multiply(self.as_columns(columns), matrices, pieces)
         for i in range(self.kernel_size[0]):            # tap by tap: one tap's pixels at all places are distinct
             for j in range(self.kernel_size[1]):
@@ -386,7 +386,7 @@ class Tiles(Window):
     def fold(self, padded: Tensor, rows: slice, matrices: Tensor, pieces: Tensor) -> None:
         """U^T: add the products matrices @ pieces, (9 groups, K, P), to (C, Hp, Wp, N)."""
         seen = self.seen(padded, rows)
-        columns = workspace('folded', seen, *seen.shape)
+        columns = workspace('columns', seen, *seen.shape)
         multiply(self.as_columns(columns), matrices, pieces)
         columns[1].sub_(columns[0]).sub_(columns[2])        # c0, c1 - c0 - c2, c2, vertically
         columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])           # and horizontally
@@ -420,7 +420,7 @@ class Tiles(Window):
     def assemble(self, y: Tensor, rows: slice, matrices: Tensor, columns: Tensor, add: bool = False) -> None:
         """A: fill some rows of tiles of (M, Ho, Wo, N) with the products matrices @ columns."""
         tiles = self.tiles(y, rows)
-        products = workspace('products', y, 3, 3, *tiles.shape[2:])
+        products = workspace('pieces', y, 3, 3, *tiles.shape[2:])
         multiply(products.flatten(4).flatten(0, 2), matrices, columns)
         tiles.copy_(sums(products))
 
@@ -480,7 +480,7 @@ def convolve(window: Window, x: Tensor, weight: Tensor, start: Optional[Tensor],
         for rows in window.rows(matrices, N):
             columns = as_factor(window.unfold(padded, rows), mixed)             # (B, K, P)
             pieces = as_factor(window.disassemble(dy, rows), mixed)             # (B, M / groups, P)
-            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
+            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)     # before fold takes columns
             window.fold(dx, rows, matrices.transpose(1, 2), pieces)
         window.add_to_weight(dw, products)
         return window.middle(dx)
@@ -503,7 +503,7 @@ def convolve_transposed(window: Window, x: Tensor, weight: Tensor, size: tuple, 
         for rows in window.rows(matrices, N):
             columns = as_factor(window.unfold(padded, rows), mixed)             # (B, K, P)
             pieces = as_factor(window.disassemble(x, rows), mixed)              # (B, M / groups, P)
-            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)
+            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)     # before assemble takes pieces
             window.assemble(dx, rows, matrices, columns)
         window.add_to_weight(dw, products)
         return dx
