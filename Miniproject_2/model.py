@@ -53,7 +53,7 @@ class Module:
 
     def forward_and_vjp(self, *input) -> tuple:
         """Return the output and vjp(gradwrtoutput), which adds to the parameters' gradients and returns
-        the gradient with respect to the input. What vjp keeps is the input (or output) and the weights
+        the gradient with respect to the input. What vjp keeps may be the input (or output) and the weights
         themselves, not copies: do not change them in place in between, not by an optimizer's step either.
         Closures are independent: any number may be pending (of a module with `forward` and `backward` as long as
         they are not called directly in between)."""
