@@ -15,6 +15,8 @@ from others.tests.conftest import ROUNDING, Stop, bits, images, new_model, param
 FLOATING = ['float16', 'bfloat16', 'float32', 'float64', 'float8_e5m2', 'float8_e4m3fn']
 FLOATING = [getattr(torch, name) for name in FLOATING if hasattr(torch, name)]
 VALUES = ['bytes', 'constant', '0', '255', 'outside', 'huge', 'NaN', 'infinity']
+# An image of a single dark pixel is warned of, rightly.
+pytestmark = pytest.mark.filterwarnings('ignore:test_input is expected in 0..255')
 given_a_model = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
