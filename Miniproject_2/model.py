@@ -232,7 +232,7 @@ class Sequential(Module):
 # and has a place for each pixel of the small side, (M, Ho, Wo, N): a convolution maps the large side to the small
 # one, a transposed convolution the small side to the large one. The weight is (M, C / groups, kh, kw) for both.
 
-
+FEW = 64                        # pairs of channels; for fewer, tiles cost more than they save (measured on a CPU)
 _local = threading.local()
 
 
@@ -284,7 +284,7 @@ class Window(NamedTuple):
         M, group_channels, kh, kw = weight.shape
         possible = ((kh, kw) == (2 * self.stride[0], 2 * self.stride[1]) and self.dilation == (1, 1)
                     and places[0] % 2 == places[1] % 2 == 0)
-        saves = M // self.groups * group_channels >= 64             # measured on a CPU, at any batch
+        saves = M // self.groups * group_channels >= FEW
         return (Tiles if possible and saves else Window)(*self._replace(places=places))
 
     def rows(self, matrices: Tensor, N: int) -> Iterator[slice]:
@@ -720,7 +720,7 @@ class Upsampling(Conv2d):
     def forward_and_vjp(self, x: Tensor) -> tuple:
         size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.nearest.scale_factor)])
         self._check(x, size)
-        few = self.in_channels * self.out_channels // self.groups < 64      # nothing to save; then sums are PyTorch's
+        few = self.in_channels * self.out_channels // self.groups < FEW         # in PyTorch's order of sums, then
         if self.window.stride != (1, 1) or min(self.merged.padding) < 0 or few:
             return self._one_after_the_other(x)
         merged = self._merge(self.weight.detach())
@@ -736,7 +736,7 @@ class Upsampling(Conv2d):
         return self._with_bias(y, vjp_unmerged)
 
     def _one_after_the_other(self, x: Tensor) -> tuple:
-        """The two modules in a row, for strides and paddings with which they are no transposed convolution."""
+        """The two modules in a row, where they are no transposed convolution, or one that saves nothing."""
         x, nearest_vjp = self.nearest.forward_and_vjp(x)
         y, convolution_vjp = super().forward_and_vjp(x)
         return y, lambda gradient: nearest_vjp(convolution_vjp(gradient))

@@ -75,7 +75,7 @@ def test_the_courses_own_check(build, theirs):
 # ------------------------------------------------------------------- what modules promise to their callers
 
 def small_network():
-    return Sequential(Conv2d(3, 4, 3, stride=2, padding=1), ReLU(), Upsampling(4, 2, 3, padding=1), Sigmoid())
+    return Sequential(Conv2d(3, 32, 3, stride=2, padding=1), ReLU(), Upsampling(32, 2, 3, padding=1), Sigmoid())
 
 
 def test_pending_closures_are_independent():
@@ -99,7 +99,8 @@ def test_pending_closures_are_independent():
 @pytest.mark.parametrize('autograd', [False, True])
 @pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3, 2, 1), lambda: Conv2d(3, 4, (3, 2)),
                                    lambda: TransposeConv2d(3, 4, 3, 2, 1), small_network,
-                                   lambda: Upsampling(3, 4, 3), lambda: NearestUpsampling(2), ReLU])
+                                   lambda: Upsampling(3, 4, 3), lambda: Upsampling(3, 32, 3),
+                                   lambda: NearestUpsampling(2), ReLU])
 def test_any_layout_and_no_graph(build, autograd):
     """Views, expanded, not contiguous, requiring grad: the same result, which requires none."""
     torch.manual_seed(0)
@@ -185,7 +186,7 @@ def test_infer_keeps_nothing():
 
 
 @pytest.mark.parametrize('block, arguments', [
-    ('Conv2d', (4, 6, 3, 2, 1)), ('TransposeConv2d', (4, 6, 4, 2, 1)), ('Upsampling', (4, 6, 3, 1, 1))])
+    ('Conv2d', (4, 6, 3, 2, 1)), ('TransposeConv2d', (4, 6, 4, 2, 1)), ('Upsampling', (4, 16, 3, 1, 1))])
 def test_mixed_precision(block, arguments):
     """Products in bfloat16, of 8 significant bits, sums and results in float32."""
     torch.manual_seed(0)
