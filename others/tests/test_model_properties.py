@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from others.tests.conftest import ROUNDING, Stop, bits, images, new_model, parameters, same
@@ -145,6 +145,7 @@ def pairs(draw):
     N, side = st.just(draw(st.sampled_from([1, 2, 33]))), st.integers(1, 9)
     kinds = st.sampled_from(['bytes', 'constant', '0', '255', 'outside'])
     first = draw(image_batches(N, side, kinds))
+    assume(bool(first.detach().float().isfinite().all()))       # beyond its range float8_e4m3fn is NaN in torch 2.11
     if draw(st.booleans()):
         return first, first
     second = filled(first.shape, draw(kinds), 1).to(draw(st.sampled_from([torch.float32, torch.bfloat16])))
