@@ -282,7 +282,7 @@ def variants(groups: list, label: str):
 def saturation(curves: list, points: list, label: str):
     """PSNR against the pairs seen, on a logarithmic axis. curves: (name, [(pairs, dB)]), of one training each; points:
     (name, [(pairs, dB)]), a training of its own each."""
-    figure = new_figure(COLUMN, 1.98)
+    figure = new_figure(COLUMN, 2.13)
     axes = place(figure, 0.42, 0.34, COLUMN - 0.48, 1.3)
     for (name, line), colour in zip(curves, (BLUE, RED, GREEN, PINK)):
         axes.plot(*zip(*line), color=colour, label=name)

@@ -35,6 +35,7 @@ SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'
            ('five', 'Gillyboeuf et al.'), ('five, rate 2', 'the same, rate 2')]
 
 # Those whose speed is measured, in the order in which they are shown.
+GPU_1 = 'cuda_1'                # the training of project 1 on a GPU
 NETWORKS = {'S': 'S, the network that ships, batches of 32',
             'T': 'T, 3-100-200-100-3 channels, the same kernels, batches of 100',
             'N': 'N, 3-48-96-48-3, kernel 3, nearest upsampling, batches of 100'}
@@ -183,10 +184,10 @@ def compare(found: dict, name: str, base: str) -> str:
     return signed(mean - other)
 
 
-def training(rec: Records, project: int) -> dict:
-    """The training of the shipped weights: its curve, [(epoch, dB)], and what it took."""
+def training(rec: Records, project: int, name: str = 'shipped') -> dict:
+    """A training, of the shipped weights where none is named: its curve, [(epoch, dB)], and what it took."""
     runs = [run for run in rec.runs('training')
-            if run['rows'][0]['project'] == project and run['rows'][0].get('training', 'shipped') == 'shipped']
+            if run['rows'][0]['project'] == project and run['rows'][0].get('training', 'shipped') == name]
     rows = [row for run in runs for row in run['rows']]
     places = collections.Counter()
     for run in runs:
@@ -194,7 +195,9 @@ def training(rec: Records, project: int) -> dict:
     return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
             'where': ' and '.join(f'{epochs} on an {place}' for place, epochs in places.items()),
             'rate': f"{max(row['lr'] for row in rows):.2g}",
-            'begun': str(rows[0]['planned_epochs']),
+            'begun': str(rows[0]['planned_epochs']), 'end': fixed(rows[-1]['val_psnr']),
+            'pace': fixed(statistics.median(row['seconds'] for row in rows), 1),
+            'minutes': fixed(sum(row['seconds'] for row in rows) / 60, 1),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
             'processor': runs[-1]['machine']['processor']}
 
@@ -279,7 +282,8 @@ def courses(rec: Records, found: dict) -> tuple:
 
     ours += short('batch32', 'batch32_900')
     norm = short('batchnorm_b32', 'new', 'batchnorm_900')
-    return [('the shipped training', shipped), ('T. Mery, reproduced', slow)], [
+    gpu = [(epoch * pairs, psnr) for epoch, psnr in training(rec, 1, GPU_1)['curve']]
+    return [('the shipped training', shipped), ('T. Mery, reproduced', slow), ('the recipe of today', gpu)], [
         ('short trainings', sorted(ours)), ('the same, batch norm', sorted(norm))]
 
 
@@ -305,12 +309,14 @@ def float32(rec: Records) -> dict:
 
 
 def longer(rec: Records, found: dict) -> dict:
-    """Trainings of 14 epochs on a GPU, with batch norm and without."""
+    """Trainings of 14 epochs on a GPU: as it is, with batch norm, of twice the width."""
     where = next(run['machine'] for run in rec.runs('search') if run['rows'][0]['name'] == 'cuda_plain')
-    plain, norm = (found[f'cuda_{name}'][0] for name in ('plain', 'batchnorm'))
+    plain, norm, wide = (found[f'cuda_{name}'][0] for name in ('plain', 'batchnorm', 'wide_lr1'))
     return {'epochs': f"{plain['epochs']:g}", 'batch': str(plain['batch']), 'processor': where['processor'],
             'gain': signed(norm['psnr']['val_data'] - plain['psnr']['val_data']),
-            'plain': fixed(plain['psnr']['real_val']), 'norm': fixed(norm['psnr']['real_val'])}
+            'plain': fixed(plain['psnr']['real_val']), 'norm': fixed(norm['psnr']['real_val']),
+            'wide': fixed(wide['psnr']['val_data']), 'narrow': fixed(plain['psnr']['val_data']),
+            'parameters': fixed(wide['parameters'] / 1e6, 1)}
 
 
 def noise_table(rows: list) -> list:
@@ -356,6 +362,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
                     f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
         'training': {key: text for key, text in trained.items() if key != 'curve'}, 'search': choices_1(found),
         'numbers': numbers(found, SEARCH_1 + LONGER_1), 'float32': float32(rec), 'longer': longer(rec, found),
+        'gpu': {key: text for key, text in training(rec, 1, GPU_1).items() if key != 'curve'},
         'noise_table': noise_table(rec.last('noises')), 'speedrun_table': speedrun_table(rec), 'table': rows,
         'seeds': seeds(rec, SEEDS_1), 'pooling': pooling(rec), 'speedrun': speedrun(rec),
         'saturation': saturation(rec, found),
@@ -394,13 +401,13 @@ def power(value: float) -> str:
     return f'{digits} · 10' + str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))
 
 
-def bench(rec: Records, beside_load: bool = False) -> tuple:
-    """Of the newest run on a CPU, or beside load: the run, and the rows, steps first; of none, {} and []."""
+def bench(rec: Records, beside_load: bool = False, device: str = 'cpu') -> tuple:
+    """Of the newest run on a device, or beside load: the run, and the rows, steps first; of none, {} and []."""
     tasks = ('step', 'predict', 'memory')
 
     def rows_of(run: dict) -> list:
         rows = [{'ratio': row['ours'] / min(row['torch.nn'], row['channels-last']), **row} for row in run['rows']
-                if row['device'] == 'cpu' and row.get('beside_load', False) == beside_load]
+                if row['device'] == device and row.get('beside_load', False) == beside_load]
         return sorted(rows, key=lambda row: (tasks.index(row['task']), list(NETWORKS).index(row['network'])))
 
     return next(((run, rows_of(run)) for run in reversed(rec.runs('bench_framework')) if rows_of(run)), ({}, []))
@@ -412,11 +419,13 @@ def ratios(rows: list) -> str:
 
 
 def speed(rec: Records) -> dict:
-    run, rows = bench(rec)
+    (run, rows), (gpu, gpu_rows) = bench(rec), bench(rec, device='cuda')
     steps, memory = ([row['ratio'] for row in rows if row['task'] == task] for task in ('step', 'memory'))
-    shares = [100 * row['products'] for row in rows if 'products' in row]
+    shares, gpu_shares = ([100 * row['products'] for row in some if 'products' in row] for some in (rows, gpu_rows))
     return {'steps': f'{fixed(min(steps))} to {fixed(max(steps))}', 'list': ratios(rows),
             'networks': '; '.join(NETWORKS[row['network']] for row in rows if row['task'] == 'step'),
+            'gpu': ratios(gpu_rows), 'gpu_products': f'{min(gpu_shares):.0f} to {max(gpu_shares):.0f}',
+            'gpu_machine': gpu['machine']['processor'],
             'loaded': ratios(bench(rec, beside_load=True)[1]),
             'products': f'{min(shares):.0f} to {max(shares):.0f}' if shares else '',
             'memory': f'{fixed(min(memory))} to {fixed(max(memory))}', 'revision': (run['revision'] or '–')[:7],
