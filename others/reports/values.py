@@ -34,8 +34,9 @@ SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'
            *((f'nearest, kernel {n}', f'1,000 pairs, kernel {n}') for n in (3, 5, 7)),
            ('five', 'Gillyboeuf et al.'), ('five, rate 2', 'the same, rate 2')]
 
-# Those whose speed is measured, in the order in which they are shown.
 GPU_1 = 'cuda_1'                # the training of project 1 on a GPU
+
+# Those whose speed is measured, in the order in which they are shown.
 NETWORKS = {'S': 'S, the network that ships, batches of 32',
             'T': 'T, 3-100-200-100-3 channels, the same kernels, batches of 100',
             'N': 'N, 3-48-96-48-3, kernel 3, nearest upsampling, batches of 100'}
