@@ -4,6 +4,7 @@ Each function takes `Records` and gives the numbers of one part of a report, as 
 the reports' sources hold no measured number of their own. `report_1` and `report_2` put the parts together.
 """
 import collections
+import math
 import re
 import statistics
 from pathlib import Path
@@ -34,6 +35,7 @@ SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'
            *((f'nearest, kernel {n}', f'1,000 pairs, kernel {n}') for n in (3, 5, 7)),
            ('five', 'Gillyboeuf et al.'), ('five, rate 2', 'the same, rate 2')]
 
+STRONG = ('Gaussian, sigma 50', 'Poisson, 10 photons')
 GPU_1 = 'cuda_1'                # the training of project 1 on a GPU
 
 # Those whose speed is measured, in the order in which they are shown.
@@ -58,16 +60,19 @@ SEARCH_1 = [
         ('batchnorm_b16', 'batch norm, batches of 16')]),
     ('32, 2e-3, held, then falling', [
         ('unnormed', 'without batch norm'), ('new', 'batch norm'), ('trapezoid', 'batch norm, rate 1.5e-3'),
-        ('larger', 'batch norm, 5×5 kernels'), ('depthwise', 'depthwise, gates')]),
+        ('larger', 'batch norm, 5×5, 32 to 128'), ('depthwise', 'depthwise, gates')]),
     ('plain MSE, colours as they are', [
         ('plain_b16', 'batches of 16, rate 2e-3'), ('plain_b32', 'batches of 32, rate 1.5e-3'),
         ('deep_b16', '4 × 2 blocks, 24 to 192'), ('deeper_b16', '4 × 2 blocks, 32 to 192')]),
 ]
+CLEAN = ', towards clean images (oracle)'
 # Trainings of another length, which only the table has.
 LONGER_1 = [
     ('900 seconds, batches of 32', [('batch32_900', 'weighted loss'), ('batchnorm_900', 'batch norm')]),
     ('420 seconds, batches of 64, other draws in `centre`', [
-        ("plain, project 1's loss", 'weighted loss'), ('plain, mean squared error', 'plain MSE'),
+        ("plain, project 1's loss", 'weighted loss'),
+        ("plain, project 1's loss" + CLEAN, 'clean targets, the usual draws'),
+        ('plain, mean squared error', 'plain MSE'),
         ('plain, least noise 1e-4, weights not divided by their mean', 'other weights'),
         ('gated, least noise 1e-4, weights not divided by their mean', 'other weights, gated blocks'),
         ('excited', 'channels scaled by their means'), ('narrower at full resolution', 'widths 32, 96, 256'),
@@ -124,6 +129,11 @@ def fixed(value, digits: int = 2, sign: bool = False) -> str:
 
 def signed(value, digits: int = 2) -> str:
     return fixed(value, digits, sign=True)
+
+
+def between(values: list, digits: int = 2, sign: bool = False) -> str:
+    """The smallest and the largest."""
+    return f'{fixed(min(values), digits, sign)} to {fixed(max(values), digits, sign)}'
 
 
 # --------------------------------------------------------------------------------------- both reports
@@ -197,11 +207,21 @@ def training(rec: Records, project: int, name: str = 'shipped') -> dict:
     return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
             'where': ' and '.join(f'{epochs} on an {place}' for place, epochs in places.items()),
             'rate': f"{max(row['lr'] for row in rows):.2g}",
-            'begun': str(rows[0]['planned_epochs']), 'end': fixed(rows[-1]['val_psnr']),
+            'begun': str(rows[0]['planned_epochs']), 'finished': finished(rows), 'end': fixed(rows[-1]['val_psnr']),
             'pace': fixed(statistics.median(row['seconds'] for row in rows), 1),
             'minutes': fixed(sum(row['seconds'] for row in rows) / 60, 1),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
             'processor': runs[-1]['machine']['processor']}
+
+
+def in_words(trained: dict) -> dict:
+    return {key: text for key, text in trained.items() if isinstance(text, str)}
+
+
+def finished(rows: list) -> list:
+    """[(epoch, dB)] of a training where its rate had come down: at its end, and before it was lengthened."""
+    low, after = max(row['lr'] for row in rows) / 50, [row['lr'] for row in rows[1:]] + [math.inf]
+    return [(row['epoch'], row['val_psnr']) for row, lr in zip(rows, after) if row['lr'] < low and row['lr'] < lr]
 
 
 def grading(rec: Records, project: int) -> dict:
@@ -223,7 +243,7 @@ def seeds(rec: Records, names: list) -> list:
 def pooling(rec: Records) -> str:
     """By how much the mean of the images' PSNR is above that of the error over all images, of the seeds."""
     gaps = [row['val_data'] - row['val_data_pooled'] for row in rec.rows('seeds')]
-    return f'{fixed(min(gaps), 1)} to {fixed(max(gaps), 1)}' if gaps else ''
+    return between(gaps, 1) if gaps else ''
 
 
 def spread(values: list) -> str:
@@ -257,7 +277,9 @@ def choices_1(found: dict) -> dict:
              'average': 'base', 'oracle': 'base', 'plain_b16': 'plain_b32', 'deep_b16': 'plain_b16',
              'deeper_b16': 'plain_b16'}
     plain, deep = (statistics.mean(row['pairs_seen'] for row in found[name]) for name in ('plain_b16', 'deep_b16'))
-    return {'deep_pace': fixed(plain / deep),
+    longer = "plain, project 1's loss"
+    towards_clean, towards_noisy = (found[name][0]['psnr']['val_data'] for name in (longer + CLEAN, longer))
+    return {'deep_pace': fixed(plain / deep), 'longer_oracle': signed(towards_clean - towards_noisy),
             'spread': fixed(deviation), 'visible': fixed(2 * deviation), 'level': fixed(max(means) - min(means), 3),
             'pairs': f"{round(statistics.median(row['pairs_seen'] for row in found['batch32']), -3):,.0f}",
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
@@ -265,12 +287,10 @@ def choices_1(found: dict) -> dict:
 
 
 def saturation(rec: Records, found: dict) -> str:
-    """PSNR on val_data.pkl after longer and longer trainings, in words."""
+    """PSNR on val_data.pkl at the ends of longer and longer trainings, in words."""
     short = [(f"{rows[0]['seconds']} s of one core", statistics.mean(row['psnr']['val_data'] for row in rows))
              for name in ('batch32', 'batch32_900') if (rows := found.get(name))]
-    curve = dict(training(rec, 1)['curve'])
-    last = max(curve)
-    steps = [*short, *((f'{epoch} epochs', curve[epoch]) for epoch in (last // 4, last // 2, last) if epoch in curve)]
+    steps = [*short, *((f'{epoch} epochs', psnr) for epoch, psnr in training(rec, 1)['finished'])]
     return ', '.join(f'{fixed(value)} dB after {what}' for what, value in steps)
 
 
@@ -341,9 +361,11 @@ def speedrun_table(rec: Records) -> list:
 def other_noise(rows: list, project: str) -> dict:
     """Where a project is ahead of the best blur, and where it is worst."""
     ahead = [row[project] - row['best blur'] for row in rows if row['noise'].startswith('blocks')]
+    behind = [row['best blur'] - row[project] for row in rows if row['noise'] in STRONG]
     worst = min(rows, key=lambda row: row[project] - row['noisy input'])
     return {'images': str(max(row['images'] for row in rows)),
-            'blocks': f'{fixed(min(ahead), 1)} to {fixed(max(ahead), 1)}',
+            'blocks': between(ahead, 1), 'least': signed(min(ahead)), 'other': between(sorted(ahead)[1:], 1),
+            'strong': between(behind, 1),
             'worst': worst['noise'].replace('sigma', 'σ'), 'loss': fixed(worst['noisy input'] - worst[project], 1)}
 
 
@@ -363,11 +385,10 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'parameters': f'{parameters:,}', 'images': {name: f"{ours[name]['images']:,}" for name in SETS},
         'noisy': scores(noisy), 'p1': scores(ours), 'single': scores(single),
         'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
-        'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))} to "
-                    f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
-        'training': {key: text for key, text in trained.items() if key != 'curve'}, 'search': choices_1(found),
+        'ensemble': between([ours[n]['psnr'] - single[n]['psnr'] for n in SETS]),
+        'training': in_words(trained), 'search': choices_1(found),
         'numbers': numbers(found, SEARCH_1 + LONGER_1), 'float32': float32(rec), 'longer': longer(rec, found),
-        'gpu': {key: text for key, text in training(rec, 1, GPU_1).items() if key != 'curve'},
+        'gpu': in_words(training(rec, 1, GPU_1)),
         'noise_table': noise_table(rec.last('noises')), 'speedrun_table': speedrun_table(rec), 'table': rows,
         'seeds': seeds(rec, SEEDS_1), 'pooling': pooling(rec), 'speedrun': speedrun(rec),
         'saturation': saturation(rec, found),
@@ -396,7 +417,7 @@ def exactness(rec: Records) -> dict:
             'worst': power(max(row['ours'][-1] for row in rows)),
             'torch': power(max(row['torch.nn'][-1] for row in rows)), 'results': str(len(rows)),
             'larger': str(sum(row['ours'][-1] > row['torch.nn'][-1] for row in rows)),
-            'bias': fixed(statistics.mean(row['torch.nn'][3] / row['ours'][3] for row in bias), 0),
+            'bias': between([row['torch.nn'][3] / row['ours'][3] for row in bias], 0),
             'finite': power(max(row['finite'] for row in rows if row['finite'] is not None))}
 
 
@@ -427,13 +448,15 @@ def speed(rec: Records) -> dict:
     (run, rows), (gpu, gpu_rows) = bench(rec), bench(rec, device='cuda')
     steps, memory = ([row['ratio'] for row in rows if row['task'] == task] for task in ('step', 'memory'))
     shares, gpu_shares = ([100 * row['products'] for row in some if 'products' in row] for some in (rows, gpu_rows))
-    return {'steps': f'{fixed(min(steps))} to {fixed(max(steps))}', 'list': ratios(rows),
+    gpu_tasks = {f'gpu_{task}': between([row['ratio'] for row in gpu_rows if row['task'] == task], 1)
+                 for task in ('step', 'predict', 'memory')}
+    return {'steps': between(steps), **gpu_tasks, 'list': ratios(rows),
             'networks': '; '.join(NETWORKS[row['network']] for row in rows if row['task'] == 'step'),
-            'gpu': ratios(gpu_rows), 'gpu_products': f'{min(gpu_shares):.0f} to {max(gpu_shares):.0f}',
+            'gpu_products': f'{min(gpu_shares):.0f} to {max(gpu_shares):.0f}',
             'gpu_machine': gpu['machine']['processor'],
             'loaded': ratios(bench(rec, beside_load=True)[1]),
             'products': f'{min(shares):.0f} to {max(shares):.0f}' if shares else '',
-            'memory': f'{fixed(min(memory))} to {fixed(max(memory))}', 'revision': (run['revision'] or '–')[:7],
+            'memory': between(memory), 'revision': (run['revision'] or '–')[:7],
             'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
 
 
@@ -454,7 +477,8 @@ def twin(rec: Records) -> dict:
     table.append(['seconds', fixed(ours['seconds'], 0), fixed(theirs['seconds'], 0),
                   f"× {fixed(ours['seconds'] / theirs['seconds'])}"])
     run = rec.runs('compare_torch')[-1]
-    return {'table': table, 'pairs': f"{ours['pairs']:,}",
+    return {'table': table, 'pairs': f"{ours['pairs']:,}", 'ratio': fixed(ours['seconds'] / theirs['seconds']),
+            'gap': fixed(max(theirs['psnr'][name] - ours['psnr'][name] for name in ours['psnr'])),
             'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
 
 
@@ -464,7 +488,7 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     noisy, ours, single = models['noisy input'], models['project 2'], models['project 2, no ensemble']
     pairs = {'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
              'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch16_lr12': 'mixed_lr12',
-             'batch8_lr8': 'batch16_lr12'}
+             'batch8_lr8': 'batch16_lr8'}
     rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in SETS), fixed(NOISY)],
             ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in SETS), ''],
             ['without averaging', *(fixed(single[name]['psnr']) for name in SETS), ''],
@@ -473,9 +497,8 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'parameters': f"{found['base'][0]['parameters']:,}",
         'images': {name: f"{ours[name]['images']:,}" for name in SETS},
         'noisy': scores(noisy), 'p2': scores(ours), 'best': {'real': fixed(BEST_2['real'])}, 'exact': exactness(rec),
-        'ensemble': f"{fixed(min(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))} to "
-                    f"{fixed(max(ours[n]['psnr'] - single[n]['psnr'] for n in SETS))}",
-        'training': {key: text for key, text in trained.items() if key != 'curve'}, 'speed': speed(rec),
+        'ensemble': between([ours[n]['psnr'] - single[n]['psnr'] for n in SETS]),
+        'training': in_words(trained), 'speed': speed(rec),
         'speed_table': speed_table(rec), 'twin': twin(rec), 'numbers': numbers(found, SEARCH_2 + LONGER_2),
         'search': {name: compare(found, name, base) for name, base in pairs.items()}, 'table': rows,
         'seeds': seeds(rec, SEEDS_2), 'pooling': pooling(rec),
