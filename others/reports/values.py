@@ -35,7 +35,7 @@ SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'
            *((f'nearest, kernel {n}', f'1,000 pairs, kernel {n}') for n in (3, 5, 7)),
            ('five', 'Gillyboeuf et al.'), ('five, rate 2', 'the same, rate 2')]
 
-STRONG = ('Gaussian, sigma 50', 'Poisson, 10 photons')
+STRONG = ('Gaussian, sigma 50', 'Poisson, 10 photons')         # the strongest of other noise
 GPU_1 = 'cuda_1'                # the training of project 1 on a GPU
 
 # Those whose speed is measured, in the order in which they are shown.
@@ -131,9 +131,9 @@ def signed(value, digits: int = 2) -> str:
     return fixed(value, digits, sign=True)
 
 
-def between(values: list, digits: int = 2, sign: bool = False) -> str:
+def between(values: list, digits: int = 2) -> str:
     """The smallest and the largest."""
-    return f'{fixed(min(values), digits, sign)} to {fixed(max(values), digits, sign)}'
+    return f'{fixed(min(values), digits)} to {fixed(max(values), digits)}'
 
 
 # --------------------------------------------------------------------------------------- both reports
@@ -274,11 +274,10 @@ def choices_1(found: dict) -> dict:
     sizes = [found[name][0]['parameters'] / 1e6 for name in level]
     pairs = {'batch32': 'base', 'lr4': 'base', 'mse': 'base', 'mse_b32': 'batch32', 'new': 'unnormed',
              'batchnorm_900': 'batch32_900', 'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new',
-             'average': 'base', 'oracle': 'base', 'plain_b16': 'plain_b32', 'deep_b16': 'plain_b16',
-             'deeper_b16': 'plain_b16'}
+             'average': 'base', 'oracle': 'base', 'plain_b16': 'plain_b32', 'deep_b16': 'plain_b16'}
     plain, deep = (statistics.mean(row['pairs_seen'] for row in found[name]) for name in ('plain_b16', 'deep_b16'))
-    longer = "plain, project 1's loss"
-    towards_clean, towards_noisy = (found[name][0]['psnr']['val_data'] for name in (longer + CLEAN, longer))
+    noisy = "plain, project 1's loss"
+    towards_clean, towards_noisy = (found[name][0]['psnr']['val_data'] for name in (noisy + CLEAN, noisy))
     return {'deep_pace': fixed(plain / deep), 'longer_oracle': signed(towards_clean - towards_noisy),
             'spread': fixed(deviation), 'visible': fixed(2 * deviation), 'level': fixed(max(means) - min(means), 3),
             'pairs': f"{round(statistics.median(row['pairs_seen'] for row in found['batch32']), -3):,.0f}",
@@ -364,7 +363,7 @@ def other_noise(rows: list, project: str) -> dict:
     behind = [row['best blur'] - row[project] for row in rows if row['noise'] in STRONG]
     worst = min(rows, key=lambda row: row[project] - row['noisy input'])
     return {'images': str(max(row['images'] for row in rows)),
-            'blocks': between(ahead, 1), 'least': signed(min(ahead)), 'other': between(sorted(ahead)[1:], 1),
+            'blocks': between(ahead, 1), 'finest': signed(ahead[0]), 'coarser': between(ahead[1:], 1),
             'strong': between(behind, 1),
             'worst': worst['noise'].replace('sigma', 'σ'), 'loss': fixed(worst['noisy input'] - worst[project], 1)}
 
@@ -452,7 +451,7 @@ def speed(rec: Records) -> dict:
                  for task in ('step', 'predict', 'memory')}
     return {'steps': between(steps), **gpu_tasks, 'list': ratios(rows),
             'networks': '; '.join(NETWORKS[row['network']] for row in rows if row['task'] == 'step'),
-            'gpu_products': f'{min(gpu_shares):.0f} to {max(gpu_shares):.0f}',
+            'gpu_products': between(gpu_shares, 0),
             'gpu_machine': gpu['machine']['processor'],
             'loaded': ratios(bench(rec, beside_load=True)[1]),
             'products': f'{min(shares):.0f} to {max(shares):.0f}' if shares else '',
