@@ -177,7 +177,7 @@ def augment(first: torch.Tensor, second: torch.Tensor) -> tuple:
 # ------------------------------------------------------------------------------------- checkpoints
 
 LARGEST_CHECKPOINT = 2 ** 24        # bytes, also when it is unpacked
-MOST_OPERATIONS = 2 ** 11           # of its pickle
+MOST_OPERATIONS = 2 ** 12           # of its pickle
 # What torch.save writes of tensors in dicts and lists. Those that are not float32 and dense are for `check_weights`.
 GLOBALS = re.compile(r'collections OrderedDict|torch (\w+Storage|Size|float32)|torch.serialization _get_layout|'
                      r'torch._utils _rebuild_(tensor_v2|sparse_tensor|meta_tensor_no_storage)')
@@ -490,10 +490,7 @@ class Model:
         loss, gradients = self.differentiate(noisy.contiguous(memory_format=torch.channels_last), target, share)
         team.add_up([loss, *gradients])
         check_finite(loss, gradients)
-        for weight, gradient in zip(self.net.parameters(), gradients):
-            weight.grad = gradient
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.LONGEST_GRADIENT)
-        optimizer.step()
+        self.descend(gradients, optimizer)
         return loss
 
     @torch.inference_mode(False)
@@ -506,6 +503,13 @@ class Model:
             output = self.net(noisy)
         loss = self.loss(output.float(), target) * share
         return loss.detach(), list(torch.autograd.grad(loss, list(self.net.parameters())))
+
+    def descend(self, gradients: list, optimizer) -> None:
+        """A step of the optimizer with the gradients, which are scaled down to LONGEST_GRADIENT if they are longer."""
+        for weight, gradient in zip(self.net.parameters(), gradients):
+            weight.grad = gradient
+        nn.utils.clip_grad_norm_(self.net.parameters(), self.LONGEST_GRADIENT)
+        optimizer.step()
 
     @torch.inference_mode(False)
     def _resume(self, state: dict, optimizer, N: int, num_steps: int) -> tuple:
