@@ -51,35 +51,40 @@ class SkipAutoencoder(nn.Module):
     """A residual U-Net: an autoencoder with a skip connection at every resolution.
 
     The encoder halves the resolution len(widths) - 1 times, the decoder doubles it back; each level
-    of the decoder adds what the encoder had at that level. The last convolution gives a correction,
-    and output = input + correction: the network has to learn the noise, not to copy the image.
+    has two blocks on the way down and two on the way up, which begin with the sum of what comes from
+    below and what the encoder had. The last convolution gives a correction, and
+    output = input + correction: the network has to learn the noise, not to copy the image.
 
     Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: 0..1.
     """
 
-    def __init__(self, widths: tuple = (48, 96, 192)) -> None:
+    def __init__(self, widths: tuple = (24, 48, 96, 192)) -> None:
         super().__init__()
         self.widths = tuple(widths)
         self.multiple = 2 ** (len(widths) - 1)
         steps = list(zip(widths, widths[1:]))
+
+        def two_blocks(channels: int) -> nn.Sequential:
+            return nn.Sequential(ResidualBlock(channels), ResidualBlock(channels))
+
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(ResidualBlock(w) for w in widths[:-1])
+        self.encoder = nn.ModuleList(map(two_blocks, widths[:-1]))
         self.down = nn.ModuleList(nn.Conv2d(w, v, 2, stride=2) for w, v in steps)
         self.bottom = ResidualBlock(widths[-1])
         self.up = nn.ModuleList(nn.ConvTranspose2d(v, w, 2, stride=2) for w, v in reversed(steps))
-        self.decoder = nn.ModuleList(ResidualBlock(w) for w in reversed(widths[:-1]))
+        self.decoder = nn.ModuleList(map(two_blocks, reversed(widths[:-1])))
         self.tail = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.head(x - 0.5)                       # (N, 48, H, W)
+        y = self.head(x - 0.5)                       # (N, 24, H, W)
         skips = []
-        for block, down in zip(self.encoder, self.down):
-            y = block(y)
+        for blocks, down in zip(self.encoder, self.down):
+            y = blocks(y)
             skips.append(y)
             y = down(y)                              # twice the channels, half of H and W
-        y = self.bottom(y)                           # (N, 192, H / 4, W / 4)
-        for up, block in zip(self.up, self.decoder):
-            y = block(up(y) + skips.pop())           # half the channels, twice H and W
+        y = self.bottom(y)                           # (N, 192, H / 8, W / 8)
+        for up, blocks in zip(self.up, self.decoder):
+            y = blocks(up(y) + skips.pop())          # half the channels, twice H and W
         return x + self.tail(y)
 
 
@@ -172,7 +177,7 @@ def augment(first: torch.Tensor, second: torch.Tensor) -> tuple:
 # ------------------------------------------------------------------------------------- checkpoints
 
 LARGEST_CHECKPOINT = 2 ** 24        # bytes, also when it is unpacked
-MOST_OPERATIONS = 2 ** 11           # of its pickle
+MOST_OPERATIONS = 2 ** 12           # of its pickle
 # What torch.save writes of tensors in dicts and lists. Those that are not float32 and dense are for `check_weights`.
 GLOBALS = re.compile(r'collections OrderedDict|torch (\w+Storage|Size|float32)|torch.serialization _get_layout|'
                      r'torch._utils _rebuild_(tensor_v2|sparse_tensor|meta_tensor_no_storage)')
@@ -354,8 +359,9 @@ class Model:
     PEAK_LR = 2e-3                  # of the cycle of rates
     FINE_TUNING = 0.02              # the part of PEAK_LR that weights meet which are trained already
     BETAS = (0.9, 0.99)
+    LONGEST_GRADIENT = 0.02         # its norm is 0.004 most of the time; a rare 0.3 can make the training diverge
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
-    MARGIN = 32                     # pixels around a tile, more than the network's receptive radius; a multiple of 4
+    MARGIN = 80                     # pixels around a tile, more than the network's receptive radius; a multiple of 8
 
     @torch.inference_mode(False)    # parameters that are made in it cannot be trained
     def __init__(self) -> None:
@@ -484,9 +490,7 @@ class Model:
         loss, gradients = self.differentiate(noisy.contiguous(memory_format=torch.channels_last), target, share)
         team.add_up([loss, *gradients])
         check_finite(loss, gradients)
-        for weight, gradient in zip(self.net.parameters(), gradients):
-            weight.grad = gradient
-        optimizer.step()
+        self.descend(gradients, optimizer)
         return loss
 
     @torch.inference_mode(False)
@@ -499,6 +503,13 @@ class Model:
             output = self.net(noisy)
         loss = self.loss(output.float(), target) * share
         return loss.detach(), list(torch.autograd.grad(loss, list(self.net.parameters())))
+
+    def descend(self, gradients: list, optimizer) -> None:
+        """A step of the optimizer with the gradients, which are scaled down to LONGEST_GRADIENT if they are longer."""
+        for weight, gradient in zip(self.net.parameters(), gradients):
+            weight.grad = gradient
+        nn.utils.clip_grad_norm_(self.net.parameters(), self.LONGEST_GRADIENT)
+        optimizer.step()
 
     @torch.inference_mode(False)
     def _resume(self, state: dict, optimizer, N: int, num_steps: int) -> tuple:

@@ -299,7 +299,7 @@ def wrong_contents_1(good: bytes) -> dict:
             'a number for a name': (saved(PROJECTS[1], {**content, 'weights': {3: weight}}), ()),
             'an extra key': (saved(PROJECTS[1], {**content, 'extra': 3}), ('extra',)),
             'no weights': (without('weights'), ('weights',)), 'no widths': (without('widths'), ('widths',)),
-            'other widths': (saved(PROJECTS[1], {**content, 'widths': [8, 16]}), ('(8, 16)', '(48, 96, 192)')),
+            'other widths': (saved(PROJECTS[1], {**content, 'widths': [8, 16]}), ('(8, 16)', '(24, 48, 96, 192)')),
             'widths of no kind': saved(PROJECTS[1], {**content, 'widths': 5}),
             'weights of no kind': saved(PROJECTS[1], {**content, 'weights': 5})}
 

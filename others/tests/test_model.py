@@ -48,12 +48,12 @@ def symmetries(x) -> list:
 # ---------------------------------------------------------------------------------------- predict
 
 @pytest.mark.parametrize('N, H, W, ensemble', [
-    (7, 8, 8, True), (40, 1, 1, True), (1, 101, 19, False), (1, 6, 150, True)])
+    (7, 8, 8, True), (40, 1, 1, True), (1, 301, 19, False), (1, 6, 250, True)])
 def test_chunks_and_tiles_are_small_and_have_no_seams(model, monkeypatch, N, H, W, ensemble):
     x, seen, denoise = images(N, 3, H, W), [], model._denoise
     whole = model.predict(x, ensemble=ensemble)
     monkeypatch.setattr(model, '_denoise', lambda x, ensemble: seen.append(x.shape) or denoise(x, ensemble))
-    model.PIXELS = 16 ** 2 + 50                                 # no square of a multiple of 4
+    model.PIXELS = 16 ** 2 + 50                                 # no square of a multiple of 8
     torch.testing.assert_close(model.predict(x, ensemble=ensemble), whole, **ROUNDING)
     if N > 1:
         assert len(seen) > 1 and max(n * h * w for n, _, h, w in seen) <= model.PIXELS
@@ -64,15 +64,15 @@ def test_chunks_and_tiles_are_small_and_have_no_seams(model, monkeypatch, N, H, 
 
 
 def test_the_margin_is_wider_than_what_the_network_sees(model):
-    """Wherever a pixel stands in its block of 4 x 4; with tiles of whole blocks."""
-    assert math.isqrt(model.PIXELS) % 4 == model.MARGIN % 4 == 0
-    size, middle = 88, 44
+    """Wherever a pixel stands in its block of 8 x 8 (project 2: 4 x 4); with tiles of whole blocks."""
+    assert math.isqrt(model.PIXELS) % 8 == model.MARGIN % 8 == 0
+    size, middle = 200, 96
     network = getattr(model.net, 'infer', model.net)
     reach = 0
     with torch.no_grad():
         x = images(1, 3, size, size) / 255
         y = network(x)
-        for offset in (0, 3):
+        for offset in (0, 7):
             changed = x.clone()
             changed[:, :, middle + offset, middle + offset] += 1e4
             places = (network(changed) != y).any(1).nonzero()[:, 1:]
@@ -80,7 +80,7 @@ def test_the_margin_is_wider_than_what_the_network_sees(model):
     assert 1 < reach < model.MARGIN
 
 
-@pytest.mark.parametrize('H, W', [(16, 16), (8, 12)])
+@pytest.mark.parametrize('H, W', [(16, 16), (8, 24)])
 def test_ensemble_is_the_mean_over_the_symmetries(model, H, W):
     """So it turns with the image."""
     x = images(2, 3, H, W, low=112, high=144).float()           # mid-grey: nothing is clamped
@@ -219,15 +219,29 @@ def test_train_learns_from_noisy_pairs(project):
 
 
 def test_the_loss_is_the_mean_squared_error(project, monkeypatch):
-    """Of images in 0..1; those of 10 rows as padded with the last one to 12."""
+    """Of images in 0..1; those of 14 rows as padded with the last one to 16."""
     monkeypatch.setattr(project, 'augment', lambda first, second: (first, second))
     model, losses = new_model(project), []
-    first, second = pairs(2, 10, 8)
+    first, second = pairs(2, 14, 8)
     noisy, target = (F.pad(x.double() / 255, (0, 0, 0, 2), mode='replicate') for x in (first, second))
     with torch.no_grad():
         output = model.net(noisy.float() - (0.5 if project is PROJECTS[2] else 0)).double()
         model.train(first, second, 1, verbose=False, callback=lambda progress: losses.append(progress.loss))
     assert float(losses[0]) == pytest.approx(float((output - target).square().mean()), rel=1e-5)
+
+
+def test_a_long_gradient_is_shortened():
+    model = new_model(PROJECTS[1])
+    optimizer, limit = torch.optim.SGD(model.net.parameters(), lr=1.), model.LONGEST_GRADIENT
+
+    def flat(tensors: list) -> torch.Tensor:
+        return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
+
+    for length, expected in ((limit / 2, limit / 2), (3, limit)):
+        before, gradients = flat(parameters(model)), [torch.randn_like(weight) for weight in parameters(model)]
+        scale = length / float(flat(gradients).norm())
+        model.descend([scale * gradient for gradient in gradients], optimizer)
+        assert float((flat(parameters(model)) - before).norm()) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize('in_target', [False, True])
