@@ -58,21 +58,21 @@ class SkipAutoencoder(nn.Module):
     Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: 0..1.
     """
 
-    def __init__(self, widths: tuple = (24, 48, 96, 192)) -> None:
+    def __init__(self, widths: tuple = (24, 48, 96, 192), blocks: tuple = (4, 2, 2)) -> None:
         super().__init__()
         self.widths = tuple(widths)
         self.multiple = 2 ** (len(widths) - 1)
         steps = list(zip(widths, widths[1:]))
 
-        def two_blocks(channels: int) -> nn.Sequential:
-            return nn.Sequential(ResidualBlock(channels), ResidualBlock(channels))
+        def stack(channels: int, number: int) -> nn.Sequential:
+            return nn.Sequential(*[ResidualBlock(channels) for _ in range(number)])
 
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(map(two_blocks, widths[:-1]))
+        self.encoder = nn.ModuleList(map(stack, widths[:-1], blocks))
         self.down = nn.ModuleList(nn.Conv2d(w, v, 2, stride=2) for w, v in steps)
         self.bottom = ResidualBlock(widths[-1])
         self.up = nn.ModuleList(nn.ConvTranspose2d(v, w, 2, stride=2) for w, v in reversed(steps))
-        self.decoder = nn.ModuleList(map(two_blocks, reversed(widths[:-1])))
+        self.decoder = nn.ModuleList(map(stack, reversed(widths[:-1]), reversed(blocks)))
         self.tail = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -361,7 +361,7 @@ class Model:
     BETAS = (0.9, 0.99)
     LONGEST_GRADIENT = 0.02         # its norm is 0.004 most of the time; a rare 0.3 can make the training diverge
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
-    MARGIN = 80                     # pixels around a tile, more than the network's receptive radius; a multiple of 8
+    MARGIN = 96                     # pixels around a tile, more than the network's receptive radius; a multiple of 8
 
     @torch.inference_mode(False)    # parameters that are made in it cannot be trained
     def __init__(self) -> None:
