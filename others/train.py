@@ -9,7 +9,8 @@
 
 Ctrl-C finishes the step and saves; --resume goes on from there and ends with the result of an
 uninterrupted training (to the last bit on the CPU). A run that was killed goes on from the end of
-its last complete epoch. With more --epochs it is lengthened: the rate begins another cycle there.
+its last complete epoch. With more --epochs it is lengthened: the rate begins another cycle there;
+with fewer it is shortened: the rest of the cycle runs faster.
 
 torchrun's processes share each batch, on a CPU or each on a GPU of its own, and end with the weights
 of one process, to rounding. The folder of a run, which only the first of them writes, holds
@@ -121,7 +122,6 @@ class Run:
         self.validation = validation and tuple(images[:VALIDATION_IMAGES] for images in validation)
         self.history = []                           # the lines of metrics.jsonl
         self.loss_sum, self.seconds = ZERO, 0.0     # of this epoch, up to the last stop
-        self.lengthened = {}                        # where the cycle of rates began, if not at the start
         self.bar, self.pictured = None, -math.inf
 
     def train(self) -> bool:
@@ -131,22 +131,23 @@ class Run:
             saved = torch.load(self.folder / 'state.pt', map_location='cpu', weights_only=True)
             self.history, self.loss_sum = saved['history'], saved['loss_sum']
             self.seconds = saved['seconds']
-        epochs, training = self.settings['epochs'], saved['training']
-        if len(self.history) == epochs:
-            return True
+        training = saved['training']
+        if training:
+            self.lay_out(training)
+            if training['step'] == training['num_steps']:
+                return True
         if team.rank() == 0:
             begin_stage(self.settings)
             cli.write_json(self.folder / 'settings.json', self.settings)
         self.say_head()
-        if training:
-            self.lengthen(training)
         module = sys.modules[type(self.model).__module__]
         try:
             with StopRequest() as self.stop:
                 self.clock = time.monotonic()
                 self.draw_pairs(saved['epoch'])
                 torch.set_rng_state(saved['random'])
-                self.model.train(self.pairs.first, self.pairs.second, epochs, batch_size=self.settings['batch'],
+                self.model.train(self.pairs.first, self.pairs.second, self.settings['epochs'],
+                                 batch_size=self.settings['batch'],
                                  peak_lr=self.settings['lr'], callback=self, verbose=False, resume=training,
                                  team=module.Team(team.rank(), team.size(), team.add_up))
         except Stopped:
@@ -155,15 +156,19 @@ class Run:
             self.close_bar()
         return True
 
-    def lengthen(self, training: dict) -> None:
-        """Lay the cycle of rates out anew, from the saved step, if the settings ask for more epochs than it has."""
+    def lay_out(self, training: dict) -> None:
+        """Lay the cycle of rates out anew, from the saved step, if the settings ask for other epochs than it has."""
         steps = math.ceil(self.settings['pairs'] / self.settings['batch'])
-        if training['num_steps'] != self.settings['epochs'] * steps:
-            training.update(start=training['step'], num_steps=self.settings['epochs'] * steps)
-        if training['start']:
-            self.lengthened = {'lengthened_at_epoch': round(training['start'] / steps, 3)}
-            self.say('lengthened after {lengthened_at_epoch} epochs, from where the rate runs through another cycle'
-                     .format(**self.lengthened))
+        step, old, new = training['step'], training['num_steps'], self.settings['epochs'] * steps
+        if new > old:
+            self.say(f'lengthened after {step / steps:.3f} epochs, from where the rate runs through another cycle')
+            training.update(start=step, num_steps=new)
+        elif new < old:
+            if new <= step:
+                raise cli.UserError(f'--epochs: {new // steps}, expected more than the {step // steps} that are done')
+            self.say(f'shortened after {step / steps:.3f} epochs, from where the rate runs faster through its cycle')
+            share = (step - training['start']) / (old - step)           # what is over of it, of what is left
+            training.update(start=step - round(share * (new - step)), num_steps=new)
 
     def draw_pairs(self, epoch: int) -> None:
         try:
@@ -205,7 +210,7 @@ class Run:
         self.loss_sum, self.seconds, self.clock = ZERO, 0.0, time.monotonic()
         self.history.append({'epoch': progress.epoch, 'loss': loss, 'lr': progress.lr,
                              'val_psnr': val_psnr, 'seconds': round(seconds, 1),
-                             'planned_epochs': progress.num_epochs, **self.lengthened,
+                             'planned_epochs': progress.num_epochs,
                              'stage': len(self.settings['stages']) - 1})
         count = f'{progress.epoch}/{progress.num_epochs}'
         decibels = '-' if val_psnr is None else f'{val_psnr:.3f} dB'
@@ -391,7 +396,8 @@ def main(arguments=None) -> int:
     new.add_argument('--precision', choices=('float32', 'mixed'),
                      help='mixed: products in bfloat16 (default: what is fast on this machine)')
     parser.add_argument('--resume', type=Path, metavar='FOLDER',
-                        help='go on with the run in FOLDER, with all its settings; with more --epochs, lengthen it')
+                        help='go on with the run in FOLDER, with all its settings; with other --epochs, lengthen or '
+                             'shorten it')
     parser.add_argument('--promote', action='store_true',
                         help='when it is finished, copy best.pth to the bestmodel.pth of the project '
                              'if, and only if, it scores higher on val_data.pkl, ensembled; if not, the exit '
@@ -411,10 +417,7 @@ def main(arguments=None) -> int:
             raise cli.UserError(f"--resume: {resume} has its settings, expected no "
                                 f"--{given[0].replace('_', '-')}")
         folder, settings = resume, read_settings(resume)
-        if epochs and epochs != settings['epochs']:
-            if epochs < settings['epochs']:
-                raise cli.UserError(f"--epochs: {epochs}, expected more than the {settings['epochs']} of {resume}")
-            settings['epochs'] = epochs
+        settings['epochs'] = epochs or settings['epochs']
     elif not (folder and options['project']):
         raise cli.UserError('expected --project and --out for a new run, --resume for an old one')
     elif folder.exists() and not is_free(folder):
