@@ -147,8 +147,8 @@ class Run:
                 self.draw_pairs(saved['epoch'])
                 torch.set_rng_state(saved['random'])
                 self.model.train(self.pairs.first, self.pairs.second, self.settings['epochs'],
-                                 batch_size=self.settings['batch'],
-                                 peak_lr=self.settings['lr'], callback=self, verbose=False, resume=training,
+                                 batch_size=self.settings['batch'], peak_lr=self.settings['lr'], callback=self,
+                                 verbose=False, resume=training,
                                  team=module.Team(team.rank(), team.size(), team.add_up))
         except Stopped:
             return False
@@ -168,7 +168,7 @@ class Run:
                 raise cli.UserError(f'--epochs: {new // steps}, expected more than the {step // steps} that are done')
             self.say(f'shortened after {step / steps:.3f} epochs, from where the rate runs faster through its cycle')
             share = (step - training['start']) / (old - step)           # what is over of it, of what is left
-            training.update(start=step - round(share * (new - step)), num_steps=new)
+            training.update(start=step - share * (new - step), num_steps=new)
 
     def draw_pairs(self, epoch: int) -> None:
         try:

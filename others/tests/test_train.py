@@ -152,16 +152,32 @@ def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
         assert run['command'].count('python -m ') == commands and len(run['rows']) == epochs
         rows += run['rows']
     assert [row['val_psnr'] for row in rows] == [row['val_psnr'] for row in metrics(whole)]
-    assert [row.get('lengthened_at_epoch') for row in rows] == [None, 1.4, 1.4, 1.4]
     assert [row['planned_epochs'] for row in rows] == [2, 4, 4, 4]
-    assert 'lengthened after 1.4 epochs' in (whole / 'log.txt').read_text()
+    assert (whole / 'log.txt').read_text().count('lengthened after 1.400 epochs') == 1
     before = record.read_bytes()
     assert train.main(['--resume', str(whole), '--record', str(record)]) == 0
     assert record.read_bytes() == before, 'recorded twice'
     # The last steps of the epochs: one of 10, and after 7 steps three of the other 13.
     assert [row['lr'] for row in rows] == rates(5e-4, 4 / 10, 2 / 13, 7 / 13, 12 / 13)
-    with pytest.raises(cli.UserError, match='--epochs: 3, expected more than the 4 of'):
+    with pytest.raises(cli.UserError, match='--epochs: 3, expected more than the 4 that are done'):
         train.main(['--resume', str(whole), '--epochs', '3'])
+
+
+def test_shortened(folder, tmp_path, no_pictures, monkeypatch):
+    """Stopped after 7 of 20 steps: the other 13 steps' part of the cycle is run through in 3."""
+    run = tmp_path / 'run'
+    at_step(monkeypatch, 7, lambda: signal.raise_signal(signal.SIGINT))
+    assert new_run(folder, run, '--lr', '5e-4', '--epochs', '4') == 130
+    settings = (run / 'settings.json').read_bytes()
+    with pytest.raises(cli.UserError, match='--epochs: 1, expected more than the 1 that are done'):
+        train.main(['--resume', str(run), '--epochs', '1'])
+    assert (run / 'settings.json').read_bytes() == settings
+    at_step(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGINT))
+    assert train.main(['--resume', str(run), '--epochs', '2']) == 130
+    assert train.main(['--resume', str(run)]) == 0
+    assert (run / 'log.txt').read_text().count('shortened after 1.400 epochs') == 1
+    assert [row['planned_epochs'] for row in metrics(run)] == [4, 2]
+    assert [row['lr'] for row in metrics(run)] == rates(5e-4, 4 / 20, 7 / 20 + 2 / 3 * 13 / 20)
 
 
 @pytest.mark.parametrize('moment, step', [('show', 2), ('show', 8), ('save_state', 10)])
