@@ -50,11 +50,13 @@ class ResidualBlock(nn.Module):
 class SkipAutoencoder(nn.Module):
     """A residual U-Net: an autoencoder with a skip connection at every resolution.
 
-    The encoder halves the resolution len(widths) - 1 times, the decoder doubles it back; each level
-    has two blocks on the way down and two on the way up, which begin with the sum of what comes from
-    below and what the encoder had. The last convolution gives a correction, and
-    output = input + correction: the network has to learn the noise, not to copy the image.
+    The encoder halves the resolution len(widths) - 1 times, the decoder doubles it back; on the way up
+    a level begins with the sum of what comes from below and what the encoder had. The last convolution
+    gives a correction, and output = input + correction: the network has to learn the noise, not to copy
+    the image.
 
+    widths: channels of each level, the finest first. blocks: of each level but the bottom, which has
+    one, on the way down and as many on the way up; they are worth most at the full resolution.
     Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: 0..1.
     """
 
@@ -361,7 +363,7 @@ class Model:
     BETAS = (0.9, 0.99)
     LONGEST_GRADIENT = 0.02         # its norm is 0.004 most of the time; a rare 0.3 can make the training diverge
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
-    MARGIN = 96                     # pixels around a tile, more than the network's receptive radius; a multiple of 8
+    MARGIN = 88                     # pixels around a tile, more than the network's receptive radius; a multiple of 8
 
     @torch.inference_mode(False)    # parameters that are made in it cannot be trained
     def __init__(self) -> None:
@@ -505,7 +507,8 @@ class Model:
         return loss.detach(), list(torch.autograd.grad(loss, list(self.net.parameters())))
 
     def descend(self, gradients: list, optimizer) -> None:
-        """A step of the optimizer with the gradients, which are scaled down to LONGEST_GRADIENT if they are longer."""
+        """A step of the optimizer with the gradients, scaled down to the norm LONGEST_GRADIENT if theirs is larger
+        (Pascanu et al. 2013, https://arxiv.org/abs/1211.5063)."""
         for weight, gradient in zip(self.net.parameters(), gradients):
             weight.grad = gradient
         nn.utils.clip_grad_norm_(self.net.parameters(), self.LONGEST_GRADIENT)

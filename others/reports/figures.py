@@ -184,7 +184,7 @@ def path(axes, points: list, colour: str) -> None:
 
 
 @drawn
-def network_1(widths: list):
+def network_1(widths: list, blocks: list):
     """Project 1's network: a level of the encoder and of the decoder for each resolution."""
     figure, axes = canvas(COLUMN, 1.94)
     top, step, high, wide, half = 1.64, 0.44, 0.22, 0.4, COLUMN / 2
@@ -198,8 +198,8 @@ def network_1(widths: list):
             break
         last = k == len(widths) - 2
         add = COLUMN - x - wide / 2 - 0.12                      # where the skip connection is added
-        box(axes, x, y, wide, high, '2 blocks', BLUE)
-        box(axes, COLUMN - x, y, wide, high, '2 blocks', BLUE)
+        box(axes, x, y, wide, high, f'{blocks[k]} blocks', BLUE)
+        box(axes, COLUMN - x, y, wide, high, f'{blocks[k]} blocks', BLUE)
         path(axes, [(x + wide / 2, y), (add - 0.05, y)], GREY)
         axes.text(add, y, '⊕', **plus)
         axes.text(half - 0.06, y + 0.015, size, ha='center', va='bottom', size=7, color=GREY)
