@@ -62,6 +62,8 @@ class SkipAutoencoder(nn.Module):
 
     def __init__(self, widths: tuple = (24, 48, 96, 192), blocks: tuple = (4, 2, 2)) -> None:
         super().__init__()
+        if len(blocks) != len(widths) - 1:
+            raise ValueError(f'blocks must be one number less than widths, {len(widths)}, got {len(blocks)}')
         self.widths = tuple(widths)
         self.multiple = 2 ** (len(widths) - 1)
         steps = list(zip(widths, widths[1:]))
@@ -361,9 +363,9 @@ class Model:
     PEAK_LR = 2e-3                  # of the cycle of rates
     FINE_TUNING = 0.02              # the part of PEAK_LR that weights meet which are trained already
     BETAS = (0.9, 0.99)
-    LONGEST_GRADIENT = 0.02         # its norm is 0.004 most of the time; a rare 0.3 can make the training diverge
+    LONGEST_GRADIENT = 0.02         # its norm; a single long one can make the training of a deep network diverge
     PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
-    MARGIN = 88                     # pixels around a tile, more than the network's receptive radius; a multiple of 8
+    MARGIN = 96                     # pixels around a tile, more than the network's receptive radius; a multiple of 8
 
     @torch.inference_mode(False)    # parameters that are made in it cannot be trained
     def __init__(self) -> None:
@@ -453,7 +455,7 @@ class Model:
         steps_per_epoch = math.ceil(N / batch_size)
         num_steps = num_epochs * steps_per_epoch
         optimizer = torch.optim.Adam(self.net.parameters(), lr=peak_lr, betas=self.BETAS)
-        first = start = 0                               # steps done; of these, before the cycle of rates
+        first = start = 0                               # steps done; where among them the cycle of rates begins
         if resume is not None:
             first, start, order, peak_lr = self._resume(resume, optimizer, N, num_steps)
 

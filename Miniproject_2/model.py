@@ -1299,7 +1299,7 @@ class Model:
         num_steps = num_epochs * steps_per_epoch
         self._leave_inference_mode()
         optimizer = SGD(self.net.param(), lr=peak_lr, momentum=self.MOMENTUM, nesterov=True)
-        first = start = 0                               # steps done; of these, before the cycle of rates
+        first = start = 0                               # steps done; where among them the cycle of rates begins
         if resume is not None:
             first, start, order, peak_lr = self._resume(resume, optimizer, N, num_steps)
 

@@ -172,10 +172,13 @@ def test_shortened(folder, tmp_path, no_pictures, monkeypatch):
     with pytest.raises(cli.UserError, match='--epochs: 1, expected more than the 1 that are done'):
         train.main(['--resume', str(run), '--epochs', '1'])
     assert (run / 'settings.json').read_bytes() == settings
+    shutil.copytree(run, tmp_path / 'parts')
+    assert train.main(['--resume', str(run), '--epochs', '2']) == 0
     at_step(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGINT))
-    assert train.main(['--resume', str(run), '--epochs', '2']) == 130
-    assert train.main(['--resume', str(run)]) == 0
-    assert (run / 'log.txt').read_text().count('shortened after 1.400 epochs') == 1
+    assert train.main(['--resume', str(tmp_path / 'parts'), '--epochs', '2']) == 130
+    assert train.main(['--resume', str(tmp_path / 'parts')]) == 0
+    assert (run / 'last.pth').read_bytes() == (tmp_path / 'parts' / 'last.pth').read_bytes()
+    assert (tmp_path / 'parts' / 'log.txt').read_text().count('shortened after 1.400 epochs') == 1
     assert [row['planned_epochs'] for row in metrics(run)] == [4, 2]
     assert [row['lr'] for row in metrics(run)] == rates(5e-4, 4 / 20, 7 / 20 + 2 / 3 * 13 / 20)
 
