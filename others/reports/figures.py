@@ -174,7 +174,7 @@ def canvas(width: float, height: float) -> tuple:
     return figure, axes
 
 
-SHIFT = 0.16                        # inches: how much a level of the drawn network is narrower than the one above
+SHIFT = 0.12                        # inches: how much a level of the drawn network is narrower than the one above
 
 
 def path(axes, points: list, colour: str) -> None:
@@ -185,13 +185,14 @@ def path(axes, points: list, colour: str) -> None:
 
 @drawn
 def network_1(widths: list, blocks: list):
-    """Project 1's network: a level of the encoder and of the decoder for each resolution."""
+    """Project 1's network: a level of the encoder and of the decoder for each resolution; the channels and, but for
+    the bottom, the blocks of each."""
     figure, axes = canvas(COLUMN, 1.94)
     top, step, high, wide, half = 1.64, 0.44, 0.22, 0.4, COLUMN / 2
     plus = {'ha': 'center', 'va': 'center', 'size': 11}
     for k, width in enumerate(widths):
         y, x = top - k * step, 0.9 + SHIFT * k          # of the encoder's block; the decoder's mirrors it
-        size = f'{width} × H × W' if k == 0 else f'{width} × H/{2 ** k} × W/{2 ** k}'
+        size = f'{width}×H×W' if k == 0 else f'{width}×H/{2 ** k}×W/{2 ** k}'
         if k == len(widths) - 1:
             box(axes, half, y, wide, high, 'block', BLUE)
             axes.text(half, y - high / 2 - 0.02, size, ha='center', va='top', size=7, color=GREY)
@@ -204,11 +205,11 @@ def network_1(widths: list, blocks: list):
         axes.text(add, y, '⊕', **plus)
         axes.text(half - 0.06, y + 0.015, size, ha='center', va='bottom', size=7, color=GREY)
         below = y - step
-        path(axes, [(x - 0.1, y - high / 2), (x - 0.1, below), ((half if last else x + SHIFT) - wide / 2, below)], RED)
+        path(axes, [(x - 0.15, y - high / 2), (x - 0.15, below), ((half if last else x + SHIFT) - wide / 2, below)], RED)
         corner = [(half + wide / 2, below), (add, below)] if last else [(add, below + high / 2)]
         path(axes, [*corner, (add, y - 0.06)], GREEN)
         if k == 0:
-            axes.text(x - 0.14, y - step / 2, 'conv 2×2, stride 2', ha='right', va='center', size=7, color=RED)
+            axes.text(x - 0.19, y - step / 2, 'conv 2×2, stride 2', ha='right', va='center', size=7, color=RED)
             axes.text(COLUMN - x + 0.02, y - step / 2, 'transposed\n2×2, stride 2', ha='left', va='center', size=7,
                       color=GREEN, linespacing=0.95)
     axes.text(0.06, top, 'x', ha='center', va='center', size=9, style='italic')
