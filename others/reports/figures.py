@@ -205,7 +205,8 @@ def network_1(widths: list, blocks: list):
         axes.text(add, y, '⊕', **plus)
         axes.text(half - 0.06, y + 0.015, size, ha='center', va='bottom', size=7, color=GREY)
         below = y - step
-        path(axes, [(x - 0.15, y - high / 2), (x - 0.15, below), ((half if last else x + SHIFT) - wide / 2, below)], RED)
+        left = x - 0.15
+        path(axes, [(left, y - high / 2), (left, below), ((half if last else x + SHIFT) - wide / 2, below)], RED)
         corner = [(half + wide / 2, below), (add, below)] if last else [(add, below + high / 2)]
         path(axes, [*corner, (add, y - 0.06)], GREEN)
         if k == 0:
