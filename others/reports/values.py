@@ -4,11 +4,10 @@ Each function takes `Records` and gives the numbers of one part of a report, as 
 the reports' sources hold no measured number of their own. `report_1` and `report_2` put the parts together.
 """
 import collections
-import math
 import re
 import statistics
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 from Miniproject_1.model import Model
 from others import cli, records
@@ -36,7 +35,9 @@ SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'
            ('five', 'Gillyboeuf et al.'), ('five, rate 2', 'the same, rate 2')]
 
 STRONG = ('Gaussian, sigma 50', 'Poisson, 10 photons')         # the strongest of other noise
-GPU_1 = 'cuda_1'                # the training of project 1 on a GPU
+# The trainings of the weights that ship; of an earlier network of project 1, one block at each of three levels; one
+# epoch from fresh weights in float32.
+SHIPPED, SHALLOW, FRESH = {1: 'cuda_deep', 2: 'shipped'}, 'cuda_1', 'fresh_1'
 
 # Those whose speed is measured, in the order in which they are shown.
 NETWORKS = {'S': 'S, the network that ships, batches of 32',
@@ -63,7 +64,7 @@ SEARCH_1 = [
         ('larger', 'batch norm, 5×5, 32 to 128'), ('depthwise', 'depthwise, gates')]),
     ('plain MSE, colours as they are', [
         ('plain_b16', 'batches of 16, rate 2e-3'), ('plain_b32', 'batches of 32, rate 1.5e-3'),
-        ('deep_b16', '4 × 2 blocks, 24 to 192'), ('deeper_b16', '4 × 2 blocks, 32 to 192')]),
+        ('deep_b16', '24 to 192, blocks 2-2-2-1'), ('deeper_b16', '32 to 192, blocks 2-2-2-1')]),
 ]
 CLEAN = ', towards clean images (oracle)'
 # Trainings of another length, which only the table has.
@@ -78,6 +79,15 @@ LONGER_1 = [
         ('excited', 'channels scaled by their means'), ('narrower at full resolution', 'widths 32, 96, 256'),
         ('two blocks at full resolution on the way up', 'widths 48, 96, 96, 2 fine blocks'),
         ('wider at full resolution', 'widths 64, 96, 128')]),
+    ('10 epochs of an H200, batches of 64, rate 2e-3, held, then falling; plain MSE', [
+        ('cuda_K_24_1331', '24 to 192, blocks 1-3-3-1'), ('cuda_C_24_2331', '24 to 192, blocks 2-3-3-1'),
+        ('cuda_E_16_2331', '16, 48, 96, 192, blocks 2-3-3-1'), ('cuda_A_24_2221', '24 to 192, blocks 2-2-2-1'),
+        ('cuda_B_24_56_112_224', '24, 56, 112, 224, blocks 2-2-2-1'),
+        ('cuda_L_24_4221', '24 to 192, blocks 4-2-2-1: ours'),
+        ('cuda_N_32_3221', '32, 48, 96, 192, blocks 3-2-2-1')]),
+    ('14 epochs of an H200, the same, but for the limit of the gradient', [
+        ('cuda_plain', '48, 96, 192, 1 block each'), ('cuda_batchnorm', 'the same, batch norm'),
+        ('cuda_wide_lr1', '96, 192, 384, rate 1e-3')]),
 ]
 LONGER_2 = [('780 seconds, rate 5', [('nearest_long', 'nearest, kernels 4 and 3')])]
 SEARCH_2 = [
@@ -184,8 +194,13 @@ def numbers(found: dict, wanted: list) -> list:
             if rows:
                 table.append([label, fixed(rows[0]['parameters'] / 1e6),
                               fixed(statistics.mean(row['pairs_seen'] for row in rows) / 1000, 0), str(len(rows)),
-                              *(fixed(statistics.mean(row['psnr'][key] for row in rows), 3) for key in SETS)])
+                              *(fixed(mean_of([row['psnr'].get(key) for row in rows]), 3) for key in SETS)])
     return table
+
+
+def mean_of(values: list) -> Optional[float]:
+    """None of such as were not measured."""
+    return None if None in values else statistics.mean(values)
 
 
 def compare(found: dict, name: str, base: str) -> str:
@@ -196,10 +211,12 @@ def compare(found: dict, name: str, base: str) -> str:
     return signed(mean - other)
 
 
-def training(rec: Records, project: int, name: str = 'shipped') -> dict:
-    """A training, of the shipped weights where none is named: its curve, [(epoch, dB)], and what it took."""
+def training(rec: Records, project: int, name: str) -> dict:
+    """The training of that name: its curve, [(epoch, dB)], and what it took, its pace where it began."""
     runs = [run for run in rec.runs('training')
-            if run['rows'][0]['project'] == project and run['rows'][0].get('training', 'shipped') == name]
+            if (run['rows'][0]['project'], run['rows'][0]['training']) == (project, name)]
+    if not runs:
+        raise cli.UserError(f"{rec.path('training')} has no training {name} of project {project}")
     rows = [row for run in runs for row in run['rows']]
     places = collections.Counter()
     for run in runs:
@@ -207,21 +224,15 @@ def training(rec: Records, project: int, name: str = 'shipped') -> dict:
     return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
             'where': ' and '.join(f'{epochs} on an {place}' for place, epochs in places.items()),
             'rate': f"{max(row['lr'] for row in rows):.2g}",
-            'begun': str(rows[0]['planned_epochs']), 'finished': finished(rows), 'end': fixed(rows[-1]['val_psnr']),
-            'pace': fixed(statistics.median(row['seconds'] for row in rows), 1),
+            'begun': str(rows[0]['planned_epochs']), 'end': fixed(rows[-1]['val_psnr']),
+            'pace': fixed(statistics.median(row['seconds'] for row in runs[0]['rows']), 1),
             'minutes': fixed(sum(row['seconds'] for row in rows) / 60, 1),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
-            'processor': runs[-1]['machine']['processor']}
+            'processor': runs[0]['machine']['processor']}
 
 
 def in_words(trained: dict) -> dict:
     return {key: text for key, text in trained.items() if isinstance(text, str)}
-
-
-def finished(rows: list) -> list:
-    """[(epoch, dB)] of a training where its rate had come down: at its end, and before it was lengthened."""
-    low, after = max(row['lr'] for row in rows) / 50, [row['lr'] for row in rows[1:]] + [math.inf]
-    return [(row['epoch'], row['val_psnr']) for row, lr in zip(rows, after) if row['lr'] < low and row['lr'] < lr]
 
 
 def grading(rec: Records, project: int) -> dict:
@@ -285,51 +296,36 @@ def choices_1(found: dict) -> dict:
             **{name: compare(found, name, base) for name, base in pairs.items()}}
 
 
-def saturation(rec: Records, found: dict) -> str:
-    """PSNR on val_data.pkl at the ends of longer and longer trainings, in words."""
-    short = [(f"{rows[0]['seconds']} s of one core", statistics.mean(row['psnr']['val_data'] for row in rows))
-             for name in ('batch32', 'batch32_900') if (rows := found.get(name))]
-    steps = [*short, *((f'{epoch} epochs', psnr) for epoch, psnr in training(rec, 1)['finished'])]
-    return ', '.join(f'{fixed(value)} dB after {what}' for what, value in steps)
-
-
 def courses(rec: Records, found: dict) -> tuple:
     """For `figures.saturation`: PSNR on val_data.pkl over the pairs seen, of whole trainings and of short ones."""
     pairs = 50_000
-    shipped = [(epoch * pairs, psnr) for epoch, psnr in training(rec, 1)['curve']]
+    shipped, shallow = ([(epoch * pairs, psnr) for epoch, psnr in training(rec, 1, name)['curve']]
+                        for name in (SHIPPED[1], SHALLOW))
     slow = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun') if row['system'] != 'project 1']
-    ours = [(row['epochs'] * pairs, row['psnr']) for row in rec.rows('speedrun')
-            if row['system'] == 'project 1' and row['precision'] == 'float32' and row['batch'] < 64]
 
     def short(*names: str) -> list:
         return [(row['pairs_seen'], row['psnr']['val_data']) for name in names for row in found.get(name, [])]
 
-    ours += short('batch32', 'batch32_900')
+    ours = short('batch32', 'batch32_900')
     norm = short('batchnorm_b32', 'new', 'batchnorm_900')
-    gpu = [(epoch * pairs, psnr) for epoch, psnr in training(rec, 1, GPU_1)['curve']]
-    return [('the shipped training', shipped), ('T. Mery, reproduced', slow), ('the recipe of today', gpu)], [
+    return [('the shipped training', shipped), ('T. Mery, reproduced', slow), ('one block a level', shallow)], [
         ('short trainings', sorted(ours)), ('the same, batch norm', sorted(norm))]
+
+
+def raced(rec: Records) -> tuple:
+    """The last row of the slow system, and ours of the newest run."""
+    return ([row for row in rec.rows('speedrun') if row['system'] != 'project 1'][-1],
+            [row for row in rec.last('speedrun') if row['system'] == 'project 1'])
 
 
 def speedrun(rec: Records) -> dict:
     """How long until the PSNR at which the slow system ends."""
-    rows = rec.rows('speedrun')
-    slow = [row for row in rows if row['system'] != 'project 1'][-1]
-    fast = {}
-    for row in rows:                                    # of the newest rows, the shortest training that gets there
-        if row['system'] == 'project 1' and row['psnr'] >= slow['psnr'] and row['seconds'] < fast.get(
-                row['precision'], slow)['seconds']:
-            fast[row['precision']] = row
+    slow, ours = raced(rec)
+    fast = {row['precision']: row for row in ours if row['psnr'] >= slow['psnr']}
     return {'baseline': fixed(slow['seconds'], 0), 'seconds': fixed(fast['float32']['seconds'], 0),
             'epochs': f"{fast['float32']['epochs']:g}",
             'factor': fixed(slow['seconds'] / fast['float32']['seconds'], 0),
             'mixed': fixed(slow['seconds'] / fast['mixed']['seconds'], 0)}
-
-
-def float32(rec: Records) -> dict:
-    """Project 1 trained for an epoch in float32, from fresh weights."""
-    row = [row for row in rec.rows('float32') if row['project'] == 1 and 'epoch_seconds' in row][-1]
-    return {'val_data': fixed(row['psnr']['val_data'])}
 
 
 def longer(rec: Records, found: dict) -> dict:
@@ -343,6 +339,14 @@ def longer(rec: Records, found: dict) -> dict:
             'parameters': fixed(wide['parameters'] / 1e6, 1)}
 
 
+def depth(found: dict) -> dict:
+    """Networks with more and more blocks at the full resolution, and what other changes bring, on a GPU."""
+    one, two, plain, four, lower, wider = (found[f'cuda_{name}'][0]['psnr']['val_data'] for name in (
+        'K_24_1331', 'C_24_2331', 'A_24_2221', 'L_24_4221', 'C_24_2331', 'B_24_56_112_224'))
+    return {'two': signed(two - one), 'four': signed(four - plain), 'lower': signed(lower - plain),
+            'wider': signed(wider - plain), 'epochs': f"{found['cuda_L_24_4221'][0]['epochs']:g}"}
+
+
 def noise_table(rows: list) -> list:
     names = ('noisy input', 'best blur', 'project 1', 'project 2')
     return [[row['noise'].replace(' x ', ' × ').replace('sigma', 'σ'), *(fixed(row[name]) for name in names)]
@@ -350,11 +354,10 @@ def noise_table(rows: list) -> list:
 
 
 def speedrun_table(rec: Records) -> list:
-    rows = rec.rows('speedrun')
-    slow = [row for row in rows if row['system'] != 'project 1'][-1:]
+    slow, ours = raced(rec)
     return [['project 1' if row['system'] == 'project 1' else "T. Mery's system", row['precision'],
              str(row['batch']), f"{row['epochs']:g}", fixed(row['seconds'], 0), fixed(row['psnr'], 3)]
-            for row in (*slow, *(row for row in rows if row['system'] == 'project 1' and row['batch'] < 64))]
+            for row in (slow, *ours)]
 
 
 def other_noise(rows: list, project: str) -> dict:
@@ -371,26 +374,28 @@ def other_noise(rows: list, project: str) -> dict:
 def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     """-> what report_1.typ says, and its figures: {name: a function that gives it as SVG}. photograph() -> uint8
     (3, 224, 224); pictures() -> for each photograph the pairs (image, dB) of its VERSIONS."""
-    models, found, trained = evaluation(rec), search(rec, 1), training(rec, 1)
+    models, found, trained = evaluation(rec), search(rec, 1), training(rec, 1, SHIPPED[1])
     noisy, ours, single = models['noisy input'], models['project 1'], models['project 1, no ensemble']
-    parameters = found['base'][0]['parameters']
+    net = Model().net
     rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in SETS), fixed(NOISY)],
             ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in SETS), ''],
             ['without averaging', *(fixed(single[name]['psnr']) for name in SETS), ''],
             [BEST_1['name'], '', '', fixed(BEST_1['real']), fixed(BEST_1['reported'])]]
     checks = grading(rec, 1)
     values = {
-        'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}'},
-        'parameters': f'{parameters:,}', 'images': {name: f"{ours[name]['images']:,}" for name in SETS},
-        'noisy': scores(noisy), 'p1': scores(ours), 'single': scores(single),
+        'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}',
+                   'longest': str(Model.LONGEST_GRADIENT)},
+        'parameters': f'{sum(weight.numel() for weight in net.parameters()):,}',
+        'images': {name: f"{ours[name]['images']:,}" for name in SETS},
+        'noisy': scores(noisy), 'p1': scores(ours),
         'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
         'ensemble': between([ours[n]['psnr'] - single[n]['psnr'] for n in SETS]),
         'training': in_words(trained), 'search': choices_1(found),
-        'numbers': numbers(found, SEARCH_1 + LONGER_1), 'float32': float32(rec), 'longer': longer(rec, found),
-        'gpu': in_words(training(rec, 1, GPU_1)),
+        'numbers': numbers(found, SEARCH_1 + LONGER_1), 'fresh': in_words(training(rec, 1, FRESH)),
+        'longer': longer(rec, found),
+        'shallow': in_words(training(rec, 1, SHALLOW)), 'depth': depth(found),
         'noise_table': noise_table(rec.last('noises')), 'speedrun_table': speedrun_table(rec), 'table': rows,
         'seeds': seeds(rec, SEEDS_1), 'pooling': pooling(rec), 'speedrun': speedrun(rec),
-        'saturation': saturation(rec, found),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
                  'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1)},
         'noises': other_noise(rec.last('noises'), 'project 1'),
@@ -398,7 +403,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     real = next(row for row in rec.last('residual') if row['file'] == 'real_val.pkl')
     drawings = {
         'noise': lambda: figures.noise(photograph(), real),
-        'network_1': lambda: figures.network_1(found['base'][0]['widths']),
+        'network_1': lambda: figures.network_1(net.widths, [len(blocks) for blocks in net.encoder]),
         'variants': lambda: figures.variants(groups(found, SEARCH_1), 'PSNR on centre squares (dB)'),
         'saturation': lambda: figures.saturation(*courses(rec, found), 'PSNR on val_data (dB)'),
         'noises': lambda: figures.noises(rec.last('noises')),
@@ -483,7 +488,7 @@ def twin(rec: Records) -> dict:
 
 def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     """The same of report_2.typ, which shows no photograph."""
-    models, found, trained = evaluation(rec), search(rec, 2), training(rec, 2)
+    models, found, trained = evaluation(rec), search(rec, 2), training(rec, 2, SHIPPED[2])
     noisy, ours, single = models['noisy input'], models['project 2'], models['project 2, no ensemble']
     pairs = {'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
              'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch16_lr12': 'mixed_lr12',
