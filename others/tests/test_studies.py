@@ -156,7 +156,7 @@ def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path
     assert speedrun.main([*arguments, '--record', str(tmp_path / 'record.json')]) == 0
     (run,) = records.read(tmp_path / 'record.json')
     assert run['machine']['threads'] == 3
-    assert [(row['system'], row['epochs']) for row in run['rows'][:2]] == [('Mery', 1), ('project 1', 1 / 4)]
+    assert [(row['system'], row['epochs']) for row in run['rows'][:2]] == [('Mery', 1), ('project 1', 1 / 5)]
     assert all(row['seconds'] > 0 and row['psnr'] > 0 and row['pairs'] == 16 for row in run['rows'])
     with pytest.raises(cli.UserError, match='--out'):
         speedrun.main([*arguments, '--seed', '1'])
