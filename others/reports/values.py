@@ -64,7 +64,8 @@ SEARCH_1 = [
         ('larger', 'batch norm, 5×5, 32 to 128'), ('depthwise', 'depthwise, gates')]),
     ('plain MSE, colours as they are', [
         ('plain_b16', 'batches of 16, rate 2e-3'), ('plain_b32', 'batches of 32, rate 1.5e-3'),
-        ('deep_b16', '24 to 192, blocks 2-2-2-1'), ('deeper_b16', '32 to 192, blocks 2-2-2-1')]),
+        ('deep_b16', '24 to 192, blocks 2-2-2-1'), ('deeper_b16', '32 to 192, blocks 2-2-2-1'),
+        ('fine_b16', '24 to 192, blocks 4-2-2-1: ours')]),
 ]
 CLEAN = ', towards clean images (oracle)'
 # Trainings of another length, which only the table has.
@@ -285,7 +286,8 @@ def choices_1(found: dict) -> dict:
     sizes = [found[name][0]['parameters'] / 1e6 for name in level]
     pairs = {'batch32': 'base', 'lr4': 'base', 'mse': 'base', 'mse_b32': 'batch32', 'new': 'unnormed',
              'batchnorm_900': 'batch32_900', 'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new',
-             'average': 'base', 'oracle': 'base', 'plain_b16': 'plain_b32', 'deep_b16': 'plain_b16'}
+             'average': 'base', 'oracle': 'base', 'plain_b16': 'plain_b32', 'deep_b16': 'plain_b16',
+             'fine_b16': 'plain_b16'}
     plain, deep = (statistics.mean(row['pairs_seen'] for row in found[name]) for name in ('plain_b16', 'deep_b16'))
     noisy = "plain, project 1's loss"
     towards_clean, towards_noisy = (found[name][0]['psnr']['val_data'] for name in (noisy + CLEAN, noisy))
