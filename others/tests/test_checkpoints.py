@@ -274,7 +274,7 @@ def test_a_file_of_terabytes(project, trained, good, tmp_path, tally, monkeypatc
 def wrong_contents_1(good: bytes) -> dict:
     """What is wrong -> the file, and what the message must name: the key, what was found, what was expected."""
     content = torch.load(io.BytesIO(good), weights_only=True)
-    name, shape = 'tail.weight', '(3, 48, 3, 3)'
+    name, shape = 'tail.weight', '(3, 24, 3, 3)'
     weight = content['weights'][name]
 
     def saved_with(value) -> bytes:
@@ -290,8 +290,8 @@ def wrong_contents_1(good: bytes) -> dict:
     return {**files,
             'sparse': (saved_with(weight.to_sparse()), (name,)), 'meta': (saved_with(weight.to('meta')), (name,)),
             'no tensor': (saved_with(3), (name, shape)),
-            'another shape': (saved_with(weight[:1]), (name, '(1, 48, 3, 3)', shape)),
-            'another rank': (saved_with(weight.flatten()), (name, '(1296,)', shape)),
+            'another shape': (saved_with(weight[:1]), (name, '(1, 24, 3, 3)', shape)),
+            'another rank': (saved_with(weight.flatten()), (name, '(648,)', shape)),
             'NaN': (saved_with(weight.index_fill(0, torch.tensor(1), float('nan'))), (name,)),
             'infinity': (saved_with(weight.index_fill(0, torch.tensor(1), float('inf'))), (name,)),
             'a weight missing': (saved(PROJECTS[1], {**content, 'weights': fewer}), (name, shape)),

@@ -61,10 +61,17 @@ def options(folder, project: int, out) -> list:
 
 
 def assert_same_weights(project: int, a, b) -> None:
-    """To the rounding of ten steps."""
+    """To the rounding of ten steps. Adam, project 1's, makes a step of the same size of a gradient that is nothing but
+    rounding: there a tensor is compared as a whole, by how far the training moved it."""
     ours, theirs = (cli.trained_model(project, run / 'last.pth').weights() for run in (a, b))
+    torch.manual_seed(0)
+    start = cli.new_model(project).weights()
     for name, weight in ours.items():
-        torch.testing.assert_close(weight, theirs[name], rtol=1e-4, atol=1e-5, msg=lambda text: f'{name}: {text}')
+        if project == 1:
+            moved = (weight - start[name]).norm()
+            assert (weight - theirs[name]).norm() < 1e-3 * moved, name
+        else:
+            torch.testing.assert_close(weight, theirs[name], rtol=1e-4, atol=1e-5, msg=lambda text: f'{name}: {text}')
 
 
 @pytest.mark.parametrize('project', [1, 2])
