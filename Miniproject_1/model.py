@@ -57,6 +57,7 @@ class SkipAutoencoder(nn.Module):
 
     widths: channels of each level, the finest first. blocks: of each level but the bottom, which has
     one, on the way down and as many on the way up; they are worth most at the full resolution.
+    ValueError unless there is one number less of blocks than of widths.
     Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: 0..1.
     """
 

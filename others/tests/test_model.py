@@ -63,6 +63,11 @@ def test_chunks_and_tiles_are_small_and_have_no_seams(model, monkeypatch, N, H, 
         assert (model.predict(x, ensemble=ensemble) - whole).abs().max() > 1
 
 
+def test_widths_and_blocks_must_belong_together():
+    with pytest.raises(ValueError, match='blocks must be one number less than widths, 3, got 3'):
+        PROJECTS[1].SkipAutoencoder((8, 16, 32))
+
+
 def test_the_margin_is_wider_than_what_the_network_sees(model):
     """Wherever a pixel stands in its block of 8 x 8 (project 2: 4 x 4); with tiles of whole blocks."""
     assert math.isqrt(model.PIXELS) % 8 == model.MARGIN % 8 == 0
