@@ -343,9 +343,9 @@ def longer(rec: Records, found: dict) -> dict:
 
 def depth(found: dict) -> dict:
     """Networks with more and more blocks at the full resolution, and what other changes bring, on a GPU."""
-    one, two, plain, four, lower, wider = (found[f'cuda_{name}'][0]['psnr']['val_data'] for name in (
-        'K_24_1331', 'C_24_2331', 'A_24_2221', 'L_24_4221', 'C_24_2331', 'B_24_56_112_224'))
-    return {'two': signed(two - one), 'four': signed(four - plain), 'lower': signed(lower - plain),
+    one, two, plain, four, wider = (found[f'cuda_{name}'][0]['psnr']['val_data'] for name in (
+        'K_24_1331', 'C_24_2331', 'A_24_2221', 'L_24_4221', 'B_24_56_112_224'))
+    return {'two': signed(two - one), 'four': signed(four - plain), 'lower': signed(two - plain),
             'wider': signed(wider - plain), 'epochs': f"{found['cuda_L_24_4221'][0]['epochs']:g}"}
 
 
