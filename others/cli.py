@@ -56,6 +56,13 @@ def positive(text: str) -> float:
     return float(text)
 
 
+def share(text: str) -> float:
+    """The type of an argument that is a number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f'{text}, expected a number from 0 to 1')
+    return float(text)
+
+
 def record(text: str) -> Path:
     """The type of an argument that names a record to append to, which is read before the work and not after it."""
     from others import records                      # which writes by this module

@@ -1,6 +1,7 @@
 """Make noisy pairs in the course's format, from photographs or from nothing at all.
 
     python -m others.data photos FOLDER --out data --train 50000 --val 1000 --seed 0
+    python -m others.data photos FOLDER --out data/mixed --other-noise 0.2
     python -m others.data demo --out data/demo
     python -m others.data centre FOLDER --out data/centre.pkl
 
@@ -28,6 +29,9 @@ SIZE = 32               # pixels on a side of the images that are made
 SMALLEST_SQUARE = 224   # of a photograph, where the photograph is large enough
 SMALLEST_PHOTO = 64     # below, a block would be a single pixel: no noise at all
 VAL_SHARE = 0.1         # of the photographs, kept for validation
+OTHER_BLOCKS = (2, 6)   # pixels on a side of a block of other noise: smaller than the course's
+LARGEST_SIGMA = 50      # of Gaussian noise, on the scale 0..255
+PHOTONS = (8, 2000)     # of a white pixel, on average: Poisson noise
 SPLIT_SEED = 0          # of that choice, where a set is to go with others: the default seed of a set
 
 # Dead leaves. The numbers were chosen so that the mean and the spread of the noise, the contrast,
@@ -65,16 +69,57 @@ def point_sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
     return draw(), draw(), clean
 
 
-def random_square(photo: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A square of (3, H, W) at a uniform position, its side 32 b, b uniform between
-    min(224, m) / 32 and m / 32 rounded down, m the short side. -> (3, 32 b, 32 b)"""
-    def uniform(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
+def other_sample(photo: torch.Tensor, generator: torch.Generator) -> tuple:
+    """A square of (3, H, W) with noise that is not the course's: (noisy, noisy, clean), each uint8 (3, 32, 32).
 
+    With equal chances no noise, Gaussian noise (a standard deviation of 50 u^2, u uniform, so small ones are
+    frequent), Poisson noise (8 to 2,000 photons for a white pixel, log-uniform), or the course's with blocks of
+    2 to 6 pixels on a side. The noise is independent between pixels, colours and the two versions, and clipped.
+    """
+    kind = uniform(0, 3, generator)
+    if kind == 0:
+        low, high = OTHER_BLOCKS
+        blocks = low, min(high, min(photo.shape[1:]) // SIZE)
+        return point_sample(random_square(photo, generator, blocks), generator)
+    clean = point_sample(random_square(photo, generator), generator)[2]
+    if kind == 1:
+        return clean, clean, clean
+    strength = float(torch.rand((), generator=generator))
+    add = gaussian_noise if kind == 2 else poisson_noise
+    parameter = (LARGEST_SIGMA * strength ** 2 if kind == 2 else
+                 PHOTONS[0] * (PHOTONS[1] / PHOTONS[0]) ** strength)
+    return add(clean, parameter, generator), add(clean, parameter, generator), clean
+
+
+def gaussian_noise(clean: torch.Tensor, sigma: float, generator: torch.Generator) -> torch.Tensor:
+    """uint8 -> uint8 of the same shape; sigma is the standard deviation, on the scale 0..255."""
+    return to_bytes(clean + sigma * torch.randn(clean.shape, generator=generator))
+
+
+def poisson_noise(clean: torch.Tensor, photons: float, generator: torch.Generator) -> torch.Tensor:
+    """uint8 -> uint8 of the same shape: each value counts photons, on average `photons` where the image is white."""
+    return to_bytes(torch.poisson(clean / 255 * photons, generator=generator) / photons * 255)
+
+
+def to_bytes(images: torch.Tensor) -> torch.Tensor:
+    return images.round().clamp(0, 255).byte()
+
+
+def uniform(low: int, high: int, generator: torch.Generator) -> int:
+    """A random integer from low to high, both included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def random_square(photo: torch.Tensor, generator: torch.Generator, blocks: Optional[tuple] = None) -> torch.Tensor:
+    """A square of (3, H, W) at a uniform position. -> (3, 32 b, 32 b)
+
+    b is uniform between the two numbers `blocks`; by default between min(224, m) / 32 and m / 32 rounded down,
+    m the short side.
+    """
     H, W = photo.shape[1:]
     m = min(H, W)
-    side = SIZE * uniform(min(SMALLEST_SQUARE, m) // SIZE, m // SIZE)
-    top, left = uniform(0, H - side), uniform(0, W - side)
+    side = SIZE * uniform(*(blocks or (min(SMALLEST_SQUARE, m) // SIZE, m // SIZE)), generator)
+    top, left = uniform(0, H - side, generator), uniform(0, W - side, generator)
     return photo[:, top:top + side, left:left + side]
 
 
@@ -226,8 +271,11 @@ def split_photos(folder: Path, generator: torch.Generator, argument: str = 'FOLD
 
 
 def make_from_photos(folder, out, train: int = 50000, val: int = 1000, seed: int = 0,
-                     force: bool = False) -> None:
+                     force: bool = False, other_noise: float = 0.) -> None:
     """Write the two files to the folder `out`, from the photographs in `folder`.
+
+    other_noise: the share of the training pairs that get noise of other kinds (see `other_sample`); validation
+    pairs have the course's noise.
 
     UserError if there are fewer than two, if `out` cannot be written to, or, without `force`, if it
     holds one of the files.
@@ -235,7 +283,7 @@ def make_from_photos(folder, out, train: int = 50000, val: int = 1000, seed: int
     prepare([Path(out, name) for name in (TRAIN_FILE, VAL_FILE)], force)
     generator = torch.Generator().manual_seed(seed)
     train_photos, val_photos = split_photos(Path(folder), generator)
-    make_set(Path(out), (train_photos, train), (val_photos, val), read_photo, generator)
+    make_set(Path(out), (train_photos, train), (val_photos, val), read_photo, generator, other_noise)
 
 
 def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool = False) -> None:
@@ -282,10 +330,10 @@ def ensure_demo(folder):
 
 
 def make_set(out: Path, train: tuple, val: tuple, read: Callable,
-             generator: torch.Generator) -> None:
-    """Make both files, each from (sources, n), and say so. `read`, `n`: see `make_pairs`."""
+             generator: torch.Generator, other: float = 0.) -> None:
+    """Make both files, each from (sources, n), and say so. `read`, `n`, `other`: see `make_pairs`."""
     noisy, _, clean = make_pairs(*val, 'validation pairs', read, generator)
-    first, second, _ = make_pairs(*train, 'training pairs', read, generator)
+    first, second, _ = make_pairs(*train, 'training pairs', read, generator, other)
     save_set(out, {VAL_FILE: (noisy, clean), TRAIN_FILE: (first, second)})
     print(f'{out}: {len(first)} training and {len(noisy)} validation pairs, '
           f'noisy against clean {psnr(noisy, clean).mean():.2f} dB')
@@ -293,23 +341,28 @@ def make_set(out: Path, train: tuple, val: tuple, read: Callable,
 
 @cli.threads(1)     # many small operations, in which threads wait for each other, most of all beside other work
 def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
-               generator: torch.Generator) -> tuple:
+               generator: torch.Generator, other: float = 0.) -> tuple:
     """n squares in random order: (noisy, noisy, clean), each uint8 (n, 3, 32, 32).
 
     Every source gives as many, give or take one, from the image that `read(source)` returns, uint8
-    (3, H, W). One image at a time is in memory.
+    (3, H, W). One image at a time is in memory. other: the probability of `other_sample` instead of the course's.
     """
-    def squares() -> Iterator:
+    def sample(image: torch.Tensor) -> tuple:
+        if other and float(torch.rand((), generator=generator)) < other:
+            return other_sample(image, generator)
+        return point_sample(random_square(image, generator), generator)
+
+    def samples() -> Iterator:
         for i, source in enumerate(sources):
             count = n * (i + 1) // len(sources) - n * i // len(sources)
             image = read(source) if count else None
             for _ in range(count):
-                yield random_square(image, generator)
+                yield sample(image)
 
     pairs = tuple(torch.empty(n, 3, SIZE, SIZE, dtype=torch.uint8) for _ in range(3))
     order = torch.randperm(n, generator=generator).tolist()
-    for k, square in zip(order, cli.progress(squares(), n, label)):
-        for images, image in zip(pairs, point_sample(square, generator)):
+    for k, drawn in zip(order, cli.progress(samples(), n, label)):
+        for images, image in zip(pairs, drawn):
             images[k] = image
     return pairs
 
@@ -360,6 +413,9 @@ def main(arguments: Optional[Sequence] = None) -> int:
         option('--val', type=cli.integer(1), default=val, help='validation pairs (%(default)s)')
         option('--seed', type=cli.integer(0), default=0, help='of all that is random (%(default)s)')
         option('--force', action='store_true', help='replace files that are there')
+    photos.add_argument('--other-noise', type=cli.share, default=0., metavar='SHARE',
+                        help='give this share of the training pairs, 0 to 1, other noise than the course: none, '
+                             'Gaussian, Poisson, smaller blocks (%(default)s)')
     centre = commands.add_parser('centre', help='(noisy, clean) of the middle of photographs, for measuring',
                                  epilog='example: python -m others.data centre Pictures --out data/centre.pkl')
     centre.set_defaults(make=make_centre)

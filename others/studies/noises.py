@@ -35,20 +35,6 @@ def block_noise(photos: list, b: int, n: int, generator: torch.Generator) -> tup
     return tuple(map(torch.stack, zip(*pairs)))
 
 
-def gaussian_noise(clean: torch.Tensor, sigma: float, generator: torch.Generator) -> torch.Tensor:
-    """uint8 -> uint8, sigma on the scale 0..255."""
-    return to_bytes(clean + sigma * torch.randn(clean.shape, generator=generator))
-
-
-def poisson_noise(clean: torch.Tensor, photons: float, generator: torch.Generator) -> torch.Tensor:
-    """uint8 -> uint8: each value counts photons, of which white sends so many in the mean."""
-    return to_bytes(torch.poisson(clean / 255 * photons, generator=generator) / photons * 255)
-
-
-def to_bytes(images: torch.Tensor) -> torch.Tensor:
-    return images.round().clamp(0, 255).byte()
-
-
 def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     """(N, C, H, W) -> float32, with reflected borders; sigma in pixels."""
     radius = math.ceil(4 * sigma)
@@ -95,9 +81,9 @@ def main(arguments=None) -> int:
             if large:
                 yield f'blocks of {b} x {b}', block_noise(large, b, options.images, generator)
         for sigma in SIGMAS:
-            yield f'Gaussian, sigma {sigma}', (gaussian_noise(clean, sigma, generator), clean)
+            yield f'Gaussian, sigma {sigma}', (data.gaussian_noise(clean, sigma, generator), clean)
         for photons in PHOTONS:
-            yield f'Poisson, {photons} photons', (poisson_noise(clean, photons, generator), clean)
+            yield f'Poisson, {photons} photons', (data.poisson_noise(clean, photons, generator), clean)
 
     kinds = len(BLOCKS) + len(SIGMAS) + len(PHOTONS)
     rows = [{'noise': name, **figures(*pair, models)}
