@@ -212,7 +212,7 @@ class Submission:
 
     def __init__(self, project: Path, k: int, data: Path, quick: bool) -> None:
         self.project, self.k, self.folder = project, k, project / f'Miniproject_{k}'
-        self.metrics = load_file('graders_metrics', ROOT / 'others' / 'metrics.py')
+        self.metrics = load_file('graders_metrics', ROOT / 'others' / 'common' / 'metrics.py')
         self.pairs = self.metrics.load_pairs(data / 'train_data.pkl')
         self.noisy, self.clean = self.metrics.that_differ(*self.metrics.load_pairs(data / 'val_data.pkl'))
         if quick:
@@ -497,7 +497,9 @@ def show(name: str, result: str, seconds: float, figures: str = '') -> str:
 
 def main(argv=None) -> int:
     # Here, and not above: a worker must not bring in our `others`.
-    from others.cli import OneLineParser, UserError, read_pairs, read_validation
+    from others.common.cli import OneLineParser
+    from others.common.datasets import read_pairs, read_validation
+    from others.common.storage import UserError
     from others.data import ensure_demo
 
     parser = OneLineParser(
@@ -547,6 +549,6 @@ def main(argv=None) -> int:
 if __name__ == '__main__':
     if sys.argv[1:2] == [WORKER]:
         work(*sys.argv[2:])
-    from others.cli import run
+    from others.common.cli import run
 
     run(main)

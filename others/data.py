@@ -19,8 +19,8 @@ from typing import Callable, Iterator, Optional, Sequence
 
 import torch
 
-from others import cli
-from others.metrics import psnr
+from others.common import cli, storage
+from others.common.metrics import psnr
 
 TRAIN_FILE, VAL_FILE = 'train_data.pkl', 'val_data.pkl'
 PICTURES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm'}
@@ -243,7 +243,7 @@ def usable_photos(folder: Path, argument: str = 'FOLDER') -> list:
     What cannot be used is named on stderr, with the reason.
     """
     if not folder.is_dir():
-        raise cli.UserError(f'{argument}: {folder} is not a folder, expected one with photographs')
+        raise storage.UserError(f'{argument}: {folder} is not a folder, expected one with photographs')
     paths = sorted(path for path in folder.rglob('*')
                    if path.suffix.lower() in PICTURES and path.is_file())
     usable, refused = [], []
@@ -258,7 +258,7 @@ def usable_photos(folder: Path, argument: str = 'FOLDER') -> list:
     for line in refused:
         print(line, file=sys.stderr)
     if len(usable) < 2:
-        raise cli.UserError(f'{argument}: {folder} holds {len(usable)} usable photographs, expected at least 2')
+        raise storage.UserError(f'{argument}: {folder} holds {len(usable)} usable photographs, expected at least 2')
     return usable
 
 
@@ -372,11 +372,11 @@ def prepare(files: list, force: bool) -> None:
     out = files[0].parent
     for path in files:
         if path.exists() and not force:
-            raise cli.UserError(f'--out: {path} exists, only others.data with --force replaces it')
+            raise storage.UserError(f'--out: {path} exists, only others.data with --force replaces it')
     try:
         tempfile.TemporaryFile(dir=existing(out)).close()
     except OSError as error:
-        raise cli.UserError(f'--out: {out} is no folder to write to ({error.strerror})') from error
+        raise storage.UserError(f'--out: {out} is no folder to write to ({error.strerror})') from error
 
 
 def existing(folder: Path) -> Path:
@@ -388,7 +388,7 @@ def save_set(folder: Path, files: dict) -> None:
     """Write {name: tensors} to the folder, which is made, all or none: older files stay on an error."""
     with tempfile.TemporaryDirectory(dir=existing(folder)) as temporary:
         for name, tensors in files.items():
-            cli.write_tensors(Path(temporary, name), tensors)
+            storage.write_tensors(Path(temporary, name), tensors)
         folder.mkdir(parents=True, exist_ok=True)
         for name in files:
             os.replace(Path(temporary, name), folder / name)

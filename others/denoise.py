@@ -32,7 +32,8 @@ from PIL import Image, ImageOps
 from torch.nn.functional import avg_pool2d, interpolate
 from tqdm import tqdm
 
-from others import cli, data, team
+from others import data
+from others.common import cli, denoisers, processes, storage
 
 SUFFIXES = data.PICTURES | {'.gif'}
 KEPT = 'dpi', 'exif', 'icc_profile'     # in the names of Pillow's readers and writers
@@ -62,7 +63,7 @@ def read_image(path: Path) -> Image.Image:
         grey = Image.getmodebase(image.mode) == 'L'
         image = image.convert(('L' if grey else 'RGB') + 'A' * image.has_transparency_data)
     except Exception as error:                              # Pillow's readers raise almost anything
-        raise cli.UserError(f'{path}: {error}') from error
+        raise storage.UserError(f'{path}: {error}') from error
     image.info = kept
     return image
 
@@ -109,7 +110,7 @@ def encode(image: Image.Image, path: Path) -> bytes:
         kind = Image.registered_extensions()[path.suffix.lower()]
         image.save(content, kind, quality=95, **image.info)
     except Exception as error:                              # Pillow's writers raise almost anything
-        raise cli.UserError(f'OUT: {path} cannot hold a picture of the kind {image.mode}, '
+        raise storage.UserError(f'OUT: {path} cannot hold a picture of the kind {image.mode}, '
                             f'expected a name like NAME.png ({error})') from error
     return content.getvalue()
 
@@ -118,20 +119,20 @@ def plan(source: Path, out: Optional[Path]) -> dict:
     """{where to write: image to read}, of IN and OUT. UserError if that cannot be."""
     if not source.is_dir():
         if not source.exists():
-            raise cli.UserError(f'IN: there is no {source}, expected an image or a folder of images')
+            raise storage.UserError(f'IN: there is no {source}, expected an image or a folder of images')
         if out and out.is_dir():
-            raise cli.UserError(f'OUT: {out} is a folder, expected a file, as IN is one: '
+            raise storage.UserError(f'OUT: {out} is a folder, expected a file, as IN is one: '
                                 f'{out / source.stem}.png, for example')
         return {out or source.with_name(f'{source.stem}_denoised.png'): source}
     out = out or source.resolve().with_name(f'{source.resolve().name}_denoised')
     if out.resolve() == source.resolve() or out.exists() and not out.is_dir():
-        raise cli.UserError(f'OUT: {out} is {"IN" if out.is_dir() else "a file"}, expected a folder of its own')
+        raise storage.UserError(f'OUT: {out} is {"IN" if out.is_dir() else "a file"}, expected a folder of its own')
     files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith('.'))
     paths = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not paths:
-        raise cli.UserError(f'IN: {source} holds no images, expected {", ".join(sorted(SUFFIXES))}')
+        raise storage.UserError(f'IN: {source} holds no images, expected {", ".join(sorted(SUFFIXES))}')
     for path in files:
-        if path not in paths and team.rank() == 0:
+        if path not in paths and processes.rank() == 0:
             say(f'left out {path}: none of {", ".join(sorted(SUFFIXES))}')
     # A short name, where no other one can be the same (nor differ in capitals alone).
     taken = Counter(name.lower() for path in paths for name in (path.stem, path.name))
@@ -140,11 +141,11 @@ def plan(source: Path, out: Optional[Path]) -> dict:
 
 def denoise_all(images: dict, options) -> int:
     """The exit status. images: {where to write: image to read}. UserError for a single file that fails."""
-    model = cli.trained_model(options.project, options.weights or cli.checkpoint(options.project))
-    cli.set_precision(model, None)
+    model = denoisers.trained_model(options.project, options.weights or denoisers.checkpoint(options.project))
+    denoisers.set_precision(model, None)
     is_folder, failed = options.source.is_dir(), 0
-    images = dict(list(images.items())[team.rank()::team.size()])
-    with cli.progress_bar('', len(images), disable=team.rank() > 0 or None,
+    images = dict(list(images.items())[processes.rank()::processes.size()])
+    with cli.progress_bar('', len(images), disable=processes.rank() > 0 or None,
                           bar_format='{desc} {percentage:.0f}%|{bar}| {elapsed}, {remaining} left') as bar:
         for number, (target, path) in enumerate(images.items()):
             bar.update(number - bar.n)
@@ -154,18 +155,19 @@ def denoise_all(images: dict, options) -> int:
                     if is_folder and target.is_file() and target.stat().st_mtime >= path.stat().st_mtime:
                         say(f'done before: {target} (--force replaces it)')
                         continue
-                    raise cli.UserError(f'OUT: {target} exists, expected a new file for {path} (--force replaces it)')
+                    raise storage.UserError(f'OUT: {target} exists, expected a new file for {path} '
+                                          '(--force replaces it)')
                 image = read_image(path)
                 encode(image.resize((1, 1)), target)        # refused before the work, not after it
                 image = denoise(image, model, not options.no_ensemble, bar.update)
-                cli.write(target, encode(image, target))
+                storage.write(target, encode(image, target))
                 say(str(target), sys.stdout)
-            except cli.UserError as error:
+            except storage.UserError as error:
                 if not is_folder:
                     raise
                 say(f'skipped {error}')
                 failed += 1
-    return int(team.any_of(failed > 0))             # waits for the others, which torchrun ends if one fails
+    return int(processes.any_of(failed > 0))             # waits for the others, which torchrun ends if one fails
 
 
 def main(arguments=None) -> int:
@@ -182,7 +184,7 @@ def main(arguments=None) -> int:
     cli.add_options(parser, 'threads')
     options = parser.parse_args(arguments)
 
-    with cli.threads(options.threads), team.joined():
+    with cli.threads(options.threads), processes.joined():
         return denoise_all(plan(options.source, options.out), options)
 
 

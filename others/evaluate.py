@@ -32,10 +32,11 @@ from typing import Optional
 
 import torch
 
-from others import cli, data, denoise, plots, records
-from others.metrics import psnr
+from others import data, denoise
+from others.common import cli, datasets, denoisers, plots, records, storage
+from others.common.metrics import psnr
 
-WORKER = Path(__file__).with_name('worker.py')
+WORKER = Path(__file__).with_name('common') / 'worker.py'
 VARIANTS = {'': {}, ', no ensemble': {'ensemble': False}}      # what a row's name ends in: keywords
 MONTAGE_IMAGES = 6
 
@@ -118,15 +119,15 @@ def psnr_of_files(paths: list) -> float:
     images = [denoise.read_image(path).convert('RGB') for path in paths]
     if images[0].size != images[1].size:
         found = (f'{path} is {image.width} x {image.height}' for path, image in zip(paths, images))
-        raise cli.UserError(f"--images: {' and '.join(found)}, expected one size")
+        raise storage.UserError(f"--images: {' and '.join(found)}, expected one size")
     return psnr(*map(denoise.to_tensor, images)).item()
 
 
 def with_weights(project: int, weights: Path, scratch: Path) -> Path:
     """A submission made in `scratch`: the project with other weights. UserError if they do not fit."""
-    cli.trained_model(project, weights)
+    denoisers.trained_model(project, weights)
     folder = scratch / f'Miniproject_{project}'
-    shutil.copytree(cli.ROOT / folder.name, folder, ignore=shutil.ignore_patterns('bestmodel.pth', '__pycache__'))
+    shutil.copytree(storage.ROOT / folder.name, folder, ignore=shutil.ignore_patterns('bestmodel.pth', '__pycache__'))
     shutil.copy(weights, folder / 'bestmodel.pth')
     return folder
 
@@ -136,9 +137,9 @@ def prepare_pictures(folder: Path, names: list, force: bool) -> None:
     for name in names:
         there = [path for path in pictures(folder, name) if path.exists() and not force]
         if there:
-            raise cli.UserError(f'--pictures: {there[0]} exists, expected none (--force replaces it)')
+            raise storage.UserError(f'--pictures: {there[0]} exists, expected none (--force replaces it)')
         if names.count(name) > 1:
-            raise cli.UserError(f'--pictures: two files are called {name}, expected different names')
+            raise storage.UserError(f'--pictures: two files are called {name}, expected different names')
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -185,7 +186,7 @@ def main(arguments=None) -> int:
         print(f'{psnr_of_files(options.images):.2f} dB')
         return 0
     if options.weights and not options.project:
-        raise cli.UserError(f'--weights: {options.weights} needs a --project, expected 1 or 2')
+        raise storage.UserError(f'--weights: {options.weights} needs a --project, expected 1 or 2')
     with cli.threads(options.threads), tempfile.TemporaryDirectory() as scratch:
         return evaluate(options, Path(scratch))
 
@@ -196,14 +197,14 @@ def evaluate(options, scratch: Path) -> int:
     folder = options.data or (None if options.real else Path('data'))
     files = [('--data', folder / data.VAL_FILE)] if folder else []
     files += [('--real', path) for path in options.real]
-    sets = [cli.read_validation(*file) for file in files]
-    models = {f'project {k}': cli.ROOT / f'Miniproject_{k}'
+    sets = [datasets.read_validation(*file) for file in files]
+    models = {f'project {k}': storage.ROOT / f'Miniproject_{k}'
               for k in (1, 2) if options.project in (None, k)}
     if options.weights:
         models[str(options.weights)] = with_weights(options.project, options.weights, scratch)
     for folder in options.submission:
         if not (folder / 'model.py').is_file():
-            raise cli.UserError(f'--submission: {folder} holds no model.py')
+            raise storage.UserError(f'--submission: {folder} holds no model.py')
         models[str(folder)] = folder
     names = [path.stem for _, path in files]
     if options.pictures:

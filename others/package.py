@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from others import cli
+from others.common import cli, storage
 
 MOST_PAGES = 3
 DATE = (2022, 5, 27, 0, 0, 0)                       # of every file in the zip
@@ -45,12 +45,12 @@ def collect(root: Path) -> list:
              for name in ('__init__.py', 'model.py', 'bestmodel.pth', f'Report_{k}.pdf')]
     missing = [str(path) for path in paths if not (root / path).is_file()]
     if missing:
-        raise cli.UserError(f'{root} has no {", no ".join(missing)}'
+        raise storage.UserError(f'{root} has no {", no ".join(missing)}'
                             + ' (python -m others.reports makes the reports)' * ('.pdf' in ''.join(missing)))
     for path in paths:
         pages = count_pages((root / path).read_bytes()) if path.suffix == '.pdf' else 1
         if not 1 <= pages <= MOST_PAGES:
-            raise cli.UserError(f'{path} has {pages} pages, expected 1 to {MOST_PAGES}')
+            raise storage.UserError(f'{path} has {pages} pages, expected 1 to {MOST_PAGES}')
     return paths
 
 
@@ -70,9 +70,9 @@ def check(archive: bytes, name: str, data=None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder, name)
         zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
-        command = [sys.executable, cli.ROOT / 'test.py', '--quick', '-p', folder]
+        command = [sys.executable, storage.ROOT / 'test.py', '--quick', '-p', folder]
         if subprocess.run(command + (['-d', data] if data else [])).returncode:
-            raise cli.UserError(f'{name}.zip was not written: it does not pass test.py --quick, as shown above')
+            raise storage.UserError(f'{name}.zip was not written: it does not pass test.py --quick, as shown above')
 
 
 def main(arguments=None) -> int:
@@ -87,10 +87,10 @@ def main(arguments=None) -> int:
     name = '_'.join(['Proj', *options.scipers])
     path = options.out / f'{name}.zip'
     if path.exists() and not options.force:
-        raise cli.UserError(f'--out: {path} exists, expected a new file (--force replaces it)')
-    archive = pack(cli.ROOT, collect(cli.ROOT))
+        raise storage.UserError(f'--out: {path} exists, expected a new file (--force replaces it)')
+    archive = pack(storage.ROOT, collect(storage.ROOT))
     check(archive, name, options.data)
-    cli.write(path, archive)
+    storage.write(path, archive)
     print(f'{path}: {len(archive) / 1e6:.1f} MB')
     return 0
 

@@ -37,8 +37,9 @@ from typing import Iterator, Optional
 import torch
 from tqdm import tqdm
 
-from others import cli, data, graph, plots, records, team
-from others.metrics import psnr
+from others import data
+from others.common import cli, datasets, denoisers, graphs, plots, processes, records, storage
+from others.common.metrics import psnr
 
 VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
 MONTAGE_IMAGES = 6
@@ -65,7 +66,7 @@ class StopRequest:
     def receive(self, number: int, frame) -> None:
         self.made = True
         signal.signal(number, signal.SIG_DFL)
-        if team.rank() == 0:
+        if processes.rank() == 0:
             os.write(2, b'\nstopping after this step; once more stops without saving\n')
 
     def __exit__(self, *error) -> None:
@@ -79,7 +80,7 @@ class FixedPairs:
     """The pairs of a file, `first` and `second`, (N, 3, H, W), the same in every epoch."""
 
     def __init__(self, path: Path, limit: Optional[int]) -> None:
-        self.first, self.second = cli.read_pairs('--data', path, limit)
+        self.first, self.second = datasets.read_pairs('--data', path, limit)
 
     def draw(self, epoch: int, stop: StopRequest) -> None:
         """Nothing to draw."""
@@ -136,9 +137,9 @@ class Run:
             self.lay_out(training)
             if training['step'] == training['num_steps']:
                 return True
-        if team.rank() == 0:
+        if processes.rank() == 0:
             begin_stage(self.settings)
-            cli.write_json(self.folder / 'settings.json', self.settings)
+            storage.write_json(self.folder / 'settings.json', self.settings)
         self.say_head()
         module = sys.modules[type(self.model).__module__]
         try:
@@ -149,7 +150,7 @@ class Run:
                 self.model.train(self.pairs.first, self.pairs.second, self.settings['epochs'],
                                  batch_size=self.settings['batch'], peak_lr=self.settings['lr'], callback=self,
                                  verbose=False, resume=training,
-                                 team=module.Team(team.rank(), team.size(), team.add_up))
+                                 team=module.Team(processes.rank(), processes.size(), processes.add_up))
         except Stopped:
             return False
         finally:
@@ -165,7 +166,8 @@ class Run:
             training.update(start=step, num_steps=new)
         elif new < old:
             if new <= step:
-                raise cli.UserError(f'--epochs: {new // steps}, expected more than the {step // steps} that are done')
+                raise storage.UserError(f'--epochs: {new // steps}, '
+                                      f'expected more than the {step // steps} that are done')
             self.say(f'shortened after {step / steps:.3f} epochs, from where the rate runs faster through its cycle')
             share = (step - training['start']) / (old - step)           # what is over of it, of what is left
             training.update(start=step - share * (new - step), num_steps=new)
@@ -175,7 +177,7 @@ class Run:
             self.pairs.draw(epoch, self.stop)
         except Stopped:
             pass                                    # other processes may have finished theirs
-        if team.any_of(self.stop.made):
+        if processes.any_of(self.stop.made):
             raise Stopped
 
     def __call__(self, progress) -> None:
@@ -183,8 +185,8 @@ class Run:
         done = (progress.step - 1) % steps + 1      # of this epoch
         self.loss_sum = self.loss_sum + progress.loss.double()
         self.show(progress, done, steps)
-        epoch_ends, stops = done == steps, team.any_of(self.stop.made)      # all stop after the same step
-        if team.rank() == 0:
+        epoch_ends, stops = done == steps, processes.any_of(self.stop.made)      # all stop after the same step
+        if processes.rank() == 0:
             if epoch_ends:
                 self.close_bar()
                 self.end_epoch(progress, steps)
@@ -219,7 +221,7 @@ class Run:
                  + '  best so far' * is_best)
 
         lines = (json.dumps(record) + '\n' for record in self.history)
-        cli.write(self.folder / 'metrics.jsonl', ''.join(lines).encode())
+        storage.write(self.folder / 'metrics.jsonl', ''.join(lines).encode())
         self.model.save(self.folder / 'last.pth')
         if is_best:
             self.model.save(self.folder / 'best.pth')
@@ -234,7 +236,7 @@ class Run:
 
     def save_state(self, progress, next_epoch: int) -> None:
         """The last thing that is written: if the run is killed before, its epoch is done again."""
-        cli.write_tensors(self.folder / 'state.pt', {
+        storage.write_tensors(self.folder / 'state.pt', {
             'epoch': next_epoch, 'training': progress.state(), 'random': torch.get_rng_state(),
             'history': self.history, 'loss_sum': self.loss_sum.cpu(),
             'seconds': self.seconds + time.monotonic() - self.clock})
@@ -248,7 +250,7 @@ class Run:
 
     def say(self, line: str) -> None:
         """To the terminal, above the bar, and to log.txt."""
-        if team.rank() > 0:
+        if processes.rank() > 0:
             return
         tqdm.write(line)
         with open(self.folder / 'log.txt', 'a') as log:
@@ -256,7 +258,7 @@ class Run:
 
     def show(self, progress, done: int, steps: int) -> None:
         """Bring the bar, on a terminal, to `done` of `steps`."""
-        if team.rank() > 0:
+        if processes.rank() > 0:
             return
         N = len(self.pairs.first)
         if self.bar is None:
@@ -275,7 +277,7 @@ def promote(project: int, weights: Path, shipped: Path, validation: tuple, force
     """Copy `weights` to `shipped` if they score higher, ensembled, if nothing is there, or by force; say whether."""
     def score(path: Path) -> float:
         noisy, clean = validation
-        figure = psnr(cli.trained_model(project, path).predict(noisy), clean).mean().item()
+        figure = psnr(denoisers.trained_model(project, path).predict(noisy), clean).mean().item()
         print(f'{figure:.3f} dB  {path}')
         return figure
 
@@ -283,7 +285,7 @@ def promote(project: int, weights: Path, shipped: Path, validation: tuple, force
     if shipped.exists() and not force and not new > score(shipped):
         print('not better: nothing was copied (--force copies it)')
         return False
-    cli.write(shipped, weights.read_bytes())
+    storage.write(shipped, weights.read_bytes())
     print(f'copied to {shipped}')
     return True
 
@@ -294,7 +296,7 @@ def new_settings(options: dict) -> dict:
     """The options of a new run, paths made absolute, and what it runs with."""
     photos, weights = options['fresh_noise'], options['weights']
     if str(weights) == 'pretrained':
-        weights = cli.checkpoint(options['project'])
+        weights = denoisers.checkpoint(options['project'])
     return {**options, 'data': str((options['data'] or Path('data')).resolve()),
             'fresh_noise': photos and str(photos.resolve()), 'seed': options['seed'] or 0,
             'weights': weights and str(weights.resolve()),
@@ -303,7 +305,7 @@ def new_settings(options: dict) -> dict:
 
 def begin_stage(settings: dict) -> None:
     """Note the circumstances of what is trained from now on, if they are others than before."""
-    now = {**records.circumstances(), 'epochs': settings['epochs'], 'processes': team.size()}
+    now = {**records.circumstances(), 'epochs': settings['epochs'], 'processes': processes.size()}
     stages = settings['stages']
     if not stages or any(now[key] != stages[-1].get(key) for key in now if key != 'command'):
         stages.append(now)
@@ -325,11 +327,11 @@ def only_one(folder: Path) -> Iterator[None]:
     """Inside `with`, no other process, but those of a team, trains in the folder; UserError if one does."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        if team.rank() == 0:
+        if processes.rank() == 0:
             try:
-                stack.enter_context(records.alone(folder, wait=False))
+                stack.enter_context(storage.alone(folder, wait=False))
             except BlockingIOError as error:
-                raise cli.UserError(f'{folder}: another process trains in it, expected none') from error
+                raise storage.UserError(f'{folder}: another process trains in it, expected none') from error
         yield
 
 
@@ -337,9 +339,9 @@ def read_settings(folder: Path) -> dict:
     try:
         settings = json.loads((folder / 'settings.json').read_text())
     except (OSError, ValueError) as error:
-        raise cli.UserError(f'--resume: {folder} holds no run ({error})') from error
+        raise storage.UserError(f'--resume: {folder} holds no run ({error})') from error
     if 'stages' not in settings:
-        raise cli.UserError(f'--resume: {folder} is a run of another revision, its settings.json has no stages')
+        raise storage.UserError(f'--resume: {folder} is a run of another revision, its settings.json has no stages')
     return settings
 
 
@@ -351,18 +353,18 @@ def is_free(folder: Path) -> bool:
 def read_validation(folder: Path) -> Optional[tuple]:
     """(noisy, clean), each (N, 3, H, W); None if the folder holds no such file."""
     path = folder / data.VAL_FILE
-    return cli.read_validation('--data', path) if path.exists() else None
+    return datasets.read_validation('--data', path) if path.exists() else None
 
 
 def set_up(folder: Path, settings: dict) -> tuple:
     """The model and the training pairs of the run in `folder`. What the settings leave open (None) is filled in."""
     torch.set_num_threads(settings['threads'])      # the last bits of a sum depend on it
     torch.manual_seed(settings['seed'])
-    model = cli.new_model(settings['project'])
+    model = denoisers.new_model(settings['project'])
     if settings['weights'] and not (folder / 'state.pt').exists():      # which has weights of its own
-        model = cli.trained_model(settings['project'], settings['weights'])
-    settings['precision'] = cli.set_precision(model, settings['precision'])
-    graph.accelerate(model)
+        model = denoisers.trained_model(settings['project'], settings['weights'])
+    settings['precision'] = denoisers.set_precision(model, settings['precision'])
+    graphs.accelerate(model)
     settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
     settings['batch'] = settings['batch'] or model.BATCH_SIZE
     settings['lr'] = settings['lr'] or model.PEAK_LR * (model.FINE_TUNING if model.is_trained else 1)
@@ -408,27 +410,27 @@ def main(arguments=None) -> int:
     options = vars(parser.parse_args(arguments))
     resume, promotes, force, folder, record = map(options.pop, ('resume', 'promote', 'force', 'out', 'record'))
     if force and not promotes:
-        raise cli.UserError('--force: expected --promote with it')
+        raise storage.UserError('--force: expected --promote with it')
 
     if resume:
         epochs = options.pop('epochs')
         given = [name for name, value in {'out': folder, **options}.items() if value is not None]
         if given:
-            raise cli.UserError(f"--resume: {resume} has its settings, expected no "
+            raise storage.UserError(f"--resume: {resume} has its settings, expected no "
                                 f"--{given[0].replace('_', '-')}")
         folder, settings = resume, read_settings(resume)
         settings['epochs'] = epochs or settings['epochs']
     elif not (folder and options['project']):
-        raise cli.UserError('expected --project and --out for a new run, --resume for an old one')
+        raise storage.UserError('expected --project and --out for a new run, --resume for an old one')
     elif folder.exists() and not is_free(folder):
-        raise cli.UserError(f'--out: {folder} exists, expected a new folder '
+        raise storage.UserError(f'--out: {folder} exists, expected a new folder '
                             '(--resume goes on with a run)')
     else:
         settings = new_settings(options)
     validation = read_validation(Path(settings['data']))
     if promotes and validation is None:
-        raise cli.UserError(f"--promote: {settings['data']} holds no {data.VAL_FILE} to score on")
-    with team.joined():
+        raise storage.UserError(f"--promote: {settings['data']} holds no {data.VAL_FILE} to score on")
+    with processes.joined():
         return train(folder, settings, validation, record, promotes, force)
 
 
@@ -436,26 +438,26 @@ def train(folder: Path, settings: dict, validation: Optional[tuple], record: Opt
           force: bool) -> int:
     """The exit status of a run that begins or goes on."""
     model, pairs = set_up(folder, settings)
-    team.any_of(False)                              # all have seen what is there
+    processes.any_of(False)                              # all have seen what is there
     run = Run(folder, settings, model, pairs, validation)
     try:
         with only_one(folder):
             finished = run.train()
     except FloatingPointError as error:
-        raise cli.UserError(f"--lr: {settings['lr']:g} may be too high: {error}") from error
-    except team.Lost as error:
+        raise storage.UserError(f"--lr: {settings['lr']:g} may be too high: {error}") from error
+    except processes.Lost as error:
         run.say(f'{error}; to go on: python -m others.train --resume {folder}')
         return 1
     if not finished:
         run.say(f'stopped; to go on: python -m others.train --resume {folder}')
         return 130
     run.say(f'finished: {folder}')
-    if team.rank() > 0:
+    if processes.rank() > 0:
         return 0
     project = settings['project']
     if record:
         record_run(record, run)
-    if promotes and not promote(project, folder / 'best.pth', cli.checkpoint(project), validation, force):
+    if promotes and not promote(project, folder / 'best.pth', denoisers.checkpoint(project), validation, force):
         return 1
     return 0
 

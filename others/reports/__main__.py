@@ -8,7 +8,7 @@ stays empty.
 """
 from pathlib import Path
 
-from others import cli
+from others.common import cli, storage
 from others.reports import build
 
 
@@ -23,12 +23,12 @@ def main(arguments=None) -> int:
             print(f'report {k}: others/results/{name}.json does not exist yet, its figures are left out')
         path = build.target(k, options.out)
         pdf = build.typeset(k, numbers, drawings)
-        cli.write(path, pdf)
+        storage.write(path, pdf)
         print(f'{path}: {len(pdf) / 1000:.0f} kB')
         if options.png:
             pages = build.typeset(k, numbers, drawings, format='png', ppi=110)
             for i, page in enumerate(pages if isinstance(pages, list) else [pages], 1):
-                cli.write(path.with_name(f'{path.stem}_{i}.png'), page)
+                storage.write(path.with_name(f'{path.stem}_{i}.png'), page)
     return 0
 
 

@@ -7,20 +7,21 @@ import json
 import tempfile
 from pathlib import Path
 
-from others import cli, data
-from others.metrics import psnr
+from others import data
+from others.common import storage
+from others.common.metrics import psnr
 from others.reports import values
 
 SOURCES = Path(__file__).resolve().parent
-RESULTS = cli.ROOT / 'others' / 'results'
-TILES = cli.ROOT / 'others' / 'pictures' / 'tiles.png'
+RESULTS = storage.ROOT / 'others' / 'results'
+TILES = storage.ROOT / 'others' / 'pictures' / 'tiles.png'
 FACE = (0, 110, 224)                # top, left and side of the square of `astronaut` that shows the noise
 REPORTS = {1: values.report_1, 2: values.report_2}
 
 
 def target(k: int, out=None) -> Path:
     """Where report k goes: beside its mini-project, or into a folder."""
-    return Path(out or cli.ROOT / f'Miniproject_{k}', f'Report_{k}.pdf')
+    return Path(out or storage.ROOT / f'Miniproject_{k}', f'Report_{k}.pdf')
 
 
 def photograph():
@@ -72,4 +73,4 @@ def typeset(k: int, numbers: dict, drawings: dict, **options):
         try:
             return typst.compile(Path(folder, f'report_{k}.typ'), root=folder, ignore_system_fonts=True, **options)
         except typst.TypstError as error:
-            raise cli.UserError(f'report_{k}.typ: {error}') from error
+            raise storage.UserError(f'report_{k}.typ: {error}') from error

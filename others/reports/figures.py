@@ -10,7 +10,7 @@ from typing import Callable
 import torch
 
 from others import data
-from others.plots import COLOURS, GREY
+from others.common.plots import COLOURS, GREY
 
 BLUE, RED, GREEN, PINK, YELLOW, SKY = COLOURS
 COLUMN, PAGE = 3.38, 7.0            # inches: the width of a column, and of the page without its margins

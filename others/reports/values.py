@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from Miniproject_1.model import Model
-from others import cli, records
+from others.common import records, storage
 from others.reports import figures
 
 # What others report on the course's validation set, and what their weights give on its public genuine pairs, in dB.
@@ -126,7 +126,7 @@ class Records:
         """The rows of the newest run; UserError if there is none."""
         runs = self.runs(name)
         if not runs:
-            raise cli.UserError(f'{self.path(name)} is missing, expected the record that the reports show')
+            raise storage.UserError(f'{self.path(name)} is missing, expected the record that the reports show')
         return runs[-1]['rows']
 
     def missing(self) -> list:
@@ -217,7 +217,7 @@ def training(rec: Records, project: int, name: str) -> dict:
     runs = [run for run in rec.runs('training')
             if (run['rows'][0]['project'], run['rows'][0]['training']) == (project, name)]
     if not runs:
-        raise cli.UserError(f"{rec.path('training')} has no training {name} of project {project}")
+        raise storage.UserError(f"{rec.path('training')} has no training {name} of project {project}")
     rows = [row for run in runs for row in run['rows']]
     places = collections.Counter()
     for run in runs:

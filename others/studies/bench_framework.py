@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from Miniproject_2 import model as framework
-from others import cli, records
+from others.common import cli, records
 from others.studies.variants import network_2, step_2, torch_twin
 
 WARM_UP = 3                     # steps, whose peak memory is told

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from Miniproject_2 import model as project
-from others import cli, data, records
+from others import data
+from others.common import cli, datasets, denoisers, records
 from others.studies.variants import copy_weights, step_2, torch_twin
 
 
@@ -51,16 +52,16 @@ def main(arguments=None) -> int:
     cli.add_options(parser, 'data', 'pairs', 'epochs', 'seed', 'also', 'threads', 'record')
     options, start = parser.parse_args(arguments), time.monotonic()
     torch.set_num_threads(options.threads)
-    pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
-    sets = cli.read_sets(options.data / data.VAL_FILE, options.also)
+    pairs = datasets.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
+    sets = datasets.read_sets(options.data / data.VAL_FILE, options.also)
 
     torch.manual_seed(options.seed)
     model = project.Model()
     twin = torch_twin(model.net).to(model.device)
     seconds = train(model, twin, *pairs, options.epochs)
-    scores = {'ours': cli.measure(model, sets)}
+    scores = {'ours': denoisers.measure(model, sets)}
     copy_weights(model.net, twin, back=True)
-    scores['torch.nn'] = cli.measure(model, sets)
+    scores['torch.nn'] = denoisers.measure(model, sets)
 
     rows = [{'framework': name, 'pairs': len(pairs[0]), 'epochs': options.epochs, 'seed': options.seed,
              'seconds': round(seconds[name], 1), 'psnr': scores[name]} for name in scores]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from Miniproject_2 import model as framework
-from others import cli, records
+from others.common import cli, records
 from others.studies.variants import TORCH
 
 STEP = 1e-3                     # of the finite differences; a convolution is linear in each of its arguments

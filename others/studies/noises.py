@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from others import cli, data, records
-from others.metrics import psnr, that_differ
+from others import data
+from others.common import cli, datasets, denoisers, records
+from others.common.metrics import psnr, that_differ
 
 BLOCKS = (2, 4, 8, 16)                      # pixels on a side
 SIGMAS = (5, 15, 25, 50)                    # of Gaussian noise, on the scale 0..255
@@ -69,8 +70,8 @@ def main(arguments=None) -> int:
     cli.add_options(parser, 'data', 'seed', 'threads', 'record')
     options, start = parser.parse_args(arguments), time.monotonic()
     torch.set_num_threads(options.threads)
-    models = {f'project {k}': cli.trained_model(k, cli.checkpoint(k)) for k in (1, 2)}
-    clean = cli.read_pairs('--data', options.data / data.VAL_FILE)[1][:options.images]
+    models = {f'project {k}': denoisers.trained_model(k, denoisers.checkpoint(k)) for k in (1, 2)}
+    clean = datasets.read_pairs('--data', options.data / data.VAL_FILE)[1][:options.images]
     _, paths = data.split_photos(options.photos, torch.Generator().manual_seed(data.SPLIT_SEED), '--photos')
     photos = list(map(data.read_photo, paths))
     generator = torch.Generator().manual_seed(options.seed)

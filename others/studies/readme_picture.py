@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from others import cli, data, plots
+from others import data
+from others.common import cli, denoisers, plots, storage
 
 SIDE = 96                           # pixels of the images that are shown, a multiple of data.SIZE
 SQUARES = {                         # photograph: pixels on a side of a block; top and left of the square
@@ -31,7 +32,7 @@ def sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
 
 def main(arguments=None) -> int:
     parser = cli.parser('studies.readme_picture', __doc__)
-    parser.add_argument('--out', type=Path, default=cli.ROOT / 'others' / 'pictures' / 'denoised.png',
+    parser.add_argument('--out', type=Path, default=storage.ROOT / 'others' / 'pictures' / 'denoised.png',
                         metavar='FILE', help='(default: others/pictures/denoised.png)')
     parser.add_argument('--force', action='store_true', help='replace a picture that is there')
     options = parser.parse_args(arguments)
@@ -40,7 +41,7 @@ def main(arguments=None) -> int:
     tiles = options.out.with_name('tiles.png')
     for path in (options.out, tiles):
         if path.exists() and not options.force:
-            raise cli.UserError(f'--out: {path} exists, expected a new file (--force replaces it)')
+            raise storage.UserError(f'--out: {path} exists, expected a new file (--force replaces it)')
 
     generator = torch.Generator().manual_seed(0)
     pairs = []
@@ -48,7 +49,7 @@ def main(arguments=None) -> int:
         photo = torch.tensor(getattr(photographs, name)()).permute(2, 0, 1)
         pairs.append(sample(photo[:, top:top + SIDE * b, left:left + SIDE * b], generator))
     noisy, clean = map(torch.stack, zip(*pairs))
-    denoised = {f'project {k}': cli.trained_model(k, cli.checkpoint(k)).predict(noisy) for k in (1, 2)}
+    denoised = {f'project {k}': denoisers.trained_model(k, denoisers.checkpoint(k)).predict(noisy) for k in (1, 2)}
     versions = {'point-sampled': noisy, **denoised, 'true average': clean}
     plots.montage(options.out, versions, scale=2)
     plots.tiles(tiles, list(versions.values()))

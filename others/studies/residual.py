@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from others import cli, records
+from others.common import cli, datasets, records
 
 REACH = 2                       # pixels to each side, of the neighbours whose correlation is measured
 GROUPS = 10
@@ -71,7 +71,7 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     start, rows = time.monotonic(), []
     for path in options.files:
-        row = {'file': path.name, **describe(*cli.read_validation('FILE', path))}
+        row = {'file': path.name, **describe(*datasets.read_validation('FILE', path))}
         rows.append(row)
         around = [value for line in row['neighbours'] for value in line if value < 0.999]
         print(f"{path.name}: {row['images']} images, mean {row['mean']:+.2f}, rms {row['rms']:.1f} of 255, neighbours "

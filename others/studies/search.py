@@ -21,7 +21,8 @@ import torch
 
 from Miniproject_1 import model as project_1
 from Miniproject_2 import model as project_2
-from others import cli, data, graph, records
+from others import data
+from others.common import cli, datasets, denoisers, graphs, records, storage
 from others.studies.variants import BLOCKS, Network, network_2
 
 
@@ -95,7 +96,7 @@ def train_for(shares: Iterable, variant, project, rate: Callable, batch_size: in
         images = [images[batch].to(variant.device) for images in (first, second, clean) if images is not None]
         losses.append(variant.fit(*pair_of(project, *images), rate(share)))
         if not math.isfinite(losses[-1]):
-            raise cli.UserError(f'--lr: the loss is not finite after {len(losses)} steps, expected a lower rate')
+            raise storage.UserError(f'--lr: the loss is not finite after {len(losses)} steps, expected a lower rate')
     bar.close()
     return losses
 
@@ -118,11 +119,11 @@ def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
     photographs."""
     generator = torch.Generator().manual_seed(data.SPLIT_SEED)
     train_photos, val_photos = data.split_photos(photos, generator, '--oracle')
-    val = len(cli.read_pairs('--data', folder / data.VAL_FILE)[0])
+    val = len(datasets.read_pairs('--data', folder / data.VAL_FILE)[0])
     data.make_pairs(val_photos, val, 'validation pairs', data.read_photo, generator)      # draws what the set drew
     *again, clean = data.make_pairs(train_photos, len(images[0]), 'training pairs', data.read_photo, generator)
     if not all(map(torch.equal, again, images)):
-        raise cli.UserError(f'--oracle: --data was not made from {photos} with the default seed')
+        raise storage.UserError(f'--oracle: --data was not made from {photos} with the default seed')
     return *images, clean
 
 
@@ -171,19 +172,20 @@ def parse(arguments) -> argparse.Namespace:
             if number == options.project and getattr(options, name) is None:
                 setattr(options, name, default)
             elif number != options.project and getattr(options, name) is not None:
-                raise cli.UserError(f'--{name} is of project {number}, expected none with --project {options.project}')
+                raise storage.UserError(f'--{name} is of project {number}, '
+                                      f'expected none with --project {options.project}')
     model = VARIANTS[options.project][0].Model
     options.lr, options.batch = options.lr or model.PEAK_LR, options.batch or model.BATCH_SIZE
     if options.project == 1 and not len(options.widths) == len(options.encoder) == len(options.decoder) + 1:
-        raise cli.UserError(f'--encoder, --decoder: expected {len(options.widths)} and {len(options.widths) - 1} '
+        raise storage.UserError(f'--encoder, --decoder: expected {len(options.widths)} and {len(options.widths) - 1} '
                             f'numbers for the levels of --widths')
     return options
 
 
 def main(arguments=None) -> int:
     options, start = parse(arguments), time.monotonic()
-    images = cli.read_pairs('--data', options.data / data.TRAIN_FILE)
-    sets = cli.read_sets(options.data / data.VAL_FILE, options.also)
+    images = datasets.read_pairs('--data', options.data / data.TRAIN_FILE)
+    sets = datasets.read_sets(options.data / data.VAL_FILE, options.also)
     if options.oracle:
         images = with_clean(images, options.data, options.oracle)
 
@@ -191,13 +193,13 @@ def main(arguments=None) -> int:
     torch.manual_seed(options.seed)
     project, kind = VARIANTS[options.project]
     variant = kind(options)
-    precision = cli.set_precision(variant, options.precision)
-    graph.accelerate(variant)
+    precision = denoisers.set_precision(variant, options.precision)
+    graphs.accelerate(variant)
     steps = math.ceil((options.epochs or 0) * len(images[0]) / options.batch)
     shares = (step / steps for step in range(steps)) if options.epochs else shares_of(options.seconds)
     schedule = held if options.hold else project.one_cycle
     losses = train_for(shares, variant, project, lambda share: schedule(share, options.lr), options.batch, *images)
-    scores = cli.measure(variant, sets)
+    scores = denoisers.measure(variant, sets)
     decibels = ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items())
     print(f'{options.name}: {len(losses)} steps, {decibels}')
     if options.record:

@@ -22,11 +22,12 @@ import torch
 from torch import nn
 
 from Miniproject_2 import model as framework
-from others import cli, data, records
-from others.metrics import psnr
+from others import data
+from others.common import cli, datasets, records, storage
+from others.common.metrics import psnr
 from others.studies.variants import TORCH, step_2
 
-RECORD, EVALUATION = (cli.ROOT / 'others' / 'results' / f'{name}.json' for name in ('seeds', 'evaluation'))
+RECORD, EVALUATION = (storage.ROOT / 'others' / 'results' / f'{name}.json' for name in ('seeds', 'evaluation'))
 ALSO = ('centre.pkl', 'real_val.pkl')
 
 
@@ -261,7 +262,7 @@ def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file
     if state_file and state_file.exists():
         saved = torch.load(state_file, map_location=runner.device, weights_only=True)
         if saved['settings'] != settings:
-            raise cli.UserError(f'--out: {state_file} holds a run with other settings, expected a new folder')
+            raise storage.UserError(f'--out: {state_file} holds a run with other settings, expected a new folder')
         runner.load(saved['runner'])
         torch.set_rng_state(saved['random'].cpu())
         history = saved['history']
@@ -277,7 +278,7 @@ def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file
         history.append({'seconds': seconds, 'psnr': figure})
         print(f'{label}  {seconds:7.1f} s  {figure:.3f} dB', flush=True)
         if state_file:
-            cli.write_tensors(state_file, {'settings': settings, 'runner': runner.state(),
+            storage.write_tensors(state_file, {'settings': settings, 'runner': runner.state(),
                                            'random': torch.get_rng_state(), 'history': history})
     return runner, history
 
@@ -350,13 +351,13 @@ def main(arguments=None) -> int:
                     record={'default': RECORD, 'help': 'to append to (default: others/results/seeds.json)'})
     options = parser.parse_args(arguments)
     if options.quick and options.record == RECORD:
-        raise cli.UserError(f'--record: {RECORD.name} holds no rows of --quick, expected another file')
+        raise storage.UserError(f'--record: {RECORD.name} holds no rows of --quick, expected another file')
     names = [name for name in STUDIES if '.' not in name] if 'all' in options.names else options.names
     systems = [replace(system, pairs=min(8, system.pairs), epochs=min(1, system.epochs), full=False)
                if options.quick else system for name in names for system in STUDIES[name]]
-    pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, max(system.pairs for system in systems))
+    pairs = datasets.read_pairs('--data', options.data / data.TRAIN_FILE, max(system.pairs for system in systems))
     also = options.also or ([] if options.quick else [options.data / name for name in ALSO])
-    sets = cli.read_sets(options.data / data.VAL_FILE, also)
+    sets = datasets.read_sets(options.data / data.VAL_FILE, also)
     records.revision()                              # of the code that runs, whatever is committed meanwhile
     torch.set_num_threads(1)
     for system in systems:

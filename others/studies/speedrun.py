@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 
-from others import cli, data, records
-from others.metrics import psnr
+from others import data
+from others.common import cli, datasets, denoisers, records, storage
+from others.common.metrics import psnr
 from others.studies import seeds
 
 EPOCHS = (0.2, 0.25, 0.3, 0.4, 0.6, 1, 2, 4, 8)    # the lengths that ours tries, one after the other
@@ -32,7 +33,7 @@ def train_ours(pairs: tuple, validation: tuple, epochs: float, precision: str, s
     """A fresh training; below 1, `epochs` is one epoch of that share of the pairs. -> its settings, seconds, PSNR."""
     pairs = tuple(images[:max(1, int(epochs * len(images)))] for images in pairs)
     torch.manual_seed(seed)
-    model = cli.new_model(1)
+    model = denoisers.new_model(1)
     model.mixed_precision = precision == 'mixed'
     start = time.perf_counter()
     model.train(*pairs, max(1, int(epochs)), verbose=False)
@@ -49,9 +50,9 @@ def train_baseline(options, common: dict, pairs: tuple, validation: tuple) -> li
                 **records.machine()}
     settings_file = options.out / 'settings.json'
     if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
-        raise cli.UserError(f'--out: {options.out} holds a run with other settings or of another machine, '
+        raise storage.UserError(f'--out: {options.out} holds a run with other settings or of another machine, '
                             'expected a new folder')
-    cli.write_json(settings_file, settings)
+    storage.write_json(settings_file, settings)
     system = dataclasses.replace(seeds.SKIP, pairs=common['pairs'], epochs=options.epochs)
     _, history = seeds.train(system, options.seed, pairs, validation, options.out / 'baseline.pt', time.perf_counter)
     return [{**BASELINE, 'epochs': i, **row, **common} for i, row in enumerate(history, 1)]
@@ -65,7 +66,7 @@ def recorded(options, common: dict) -> list:
             print(f"baseline: {rows[-1]['seconds']:.1f} s on {run['machine']['processor']}, "
                   f"{run['machine']['threads']} threads, torch {run['versions']['torch']}")
             return rows
-    raise cli.UserError(f'--baseline: {options.baseline} has no training of {options.epochs} epochs of '
+    raise storage.UserError(f'--baseline: {options.baseline} has no training of {options.epochs} epochs of '
                         f"{common['pairs']} pairs with seed {options.seed}")
 
 
@@ -79,14 +80,15 @@ def main(arguments=None) -> int:
                     epochs={'default': 10, 'help': "the baseline's (default: 10, its own)"})
     options, start = parser.parse_args(arguments), time.monotonic()
     torch.set_num_threads(options.threads)
-    pairs = cli.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
-    validation = cli.read_validation('--data', options.data / data.VAL_FILE)
+    pairs = datasets.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
+    validation = datasets.read_validation('--data', options.data / data.VAL_FILE)
     print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads')
     common = {'pairs': len(pairs[0]), 'seed': options.seed}
     baseline = recorded(options, common) if options.baseline else train_baseline(options, common, pairs, validation)
     goal, baseline_seconds = baseline[-1]['psnr'], baseline[-1]['seconds']
     ours = []
-    for precision in ('float32', 'mixed') if cli.has_fast_bfloat16(cli.new_model(1).device) else ('float32',):
+    has_fast_bfloat16 = denoisers.has_fast_bfloat16(denoisers.new_model(1).device)
+    for precision in ('float32', 'mixed') if has_fast_bfloat16 else ('float32',):
         for epochs in EPOCHS:
             ours.append(train_ours(pairs, validation, epochs, precision, options.seed))
             if ours[-1]['psnr'] >= goal:
@@ -97,7 +99,7 @@ def main(arguments=None) -> int:
             print(f'ours in {precision}: {goal:.3f} dB not reached in {EPOCHS[-1]} epochs')
     if options.record:
         rows = [] if options.baseline else baseline
-        rows += [{'system': 'project 1', 'batch': cli.new_model(1).BATCH_SIZE, **row, **common} for row in ours]
+        rows += [{'system': 'project 1', 'batch': denoisers.new_model(1).BATCH_SIZE, **row, **common} for row in ours]
         records.append(options.record, rows, time.monotonic() - start)
     return 0
 

@@ -16,8 +16,9 @@ from hypothesis import Phase, settings
 
 import Miniproject_1.model
 import Miniproject_2.model
-from others import data, records
-from others.cli import ROOT
+from others import data
+from others.common import records
+from others.common.storage import ROOT
 
 PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
 RECORD = ROOT / 'others' / 'results' / 'reliability.json'
@@ -117,7 +118,7 @@ def noisy_set(folder, N, side, val=0, seed=0):
 def no_pictures(monkeypatch):
     """They take longer than the training."""
     for name in ('training_curves', 'montage'):
-        monkeypatch.setattr(f'others.plots.{name}', lambda *arguments, **options: None)
+        monkeypatch.setattr(f'others.common.plots.{name}', lambda *arguments, **options: None)
 
 
 def metrics(run) -> list:

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch.nn.functional import avg_pool2d, unfold
 
-from others import cli, data
-from others.metrics import load_pairs, psnr
+from others import data
+from others.common import storage
+from others.common.metrics import load_pairs, psnr
 from others.tests.conftest import images
 
 SIGMAS = 4              # a correct sampler fails a check with a probability of 1 in 16,000
@@ -151,7 +152,7 @@ def test_centre_takes_the_same_photographs_for_validation(photos, tmp_path):
     assert colours_in(noisy) == colours_in(centre)
     assert sorted(map(colours_in(centre).count, set(colours_in(clean)))) == [2, 3]
     assert set(colours_in(load_pairs(tmp_path / 'seen.pkl')[1])) == set(colours_in(first))
-    with pytest.raises(cli.UserError, match='exists'):
+    with pytest.raises(storage.UserError, match='exists'):
         make('centre', photos, '--out', tmp_path / 'seen.pkl')
 
 
@@ -213,7 +214,7 @@ def test_the_demo_is_as_noisy_as_the_course_set(tmp_path):
 def test_the_demo_needs_torch_alone(tmp_path):
     code = ('import sys; sys.modules["PIL"] = None; '
             f'from others.data import make_demo; make_demo({str(tmp_path)!r}, 1, 1)')
-    subprocess.run([sys.executable, '-c', code], cwd=cli.ROOT, check=True)
+    subprocess.run([sys.executable, '-c', code], cwd=storage.ROOT, check=True)
     assert len(sets_in(tmp_path)[0]) == 1
 
 
@@ -310,7 +311,7 @@ def test_data_are_made_by_one_thread(photos, tmp_path, monkeypatch, threads):
 def test_files_are_replaced_only_by_force(command, kept, tmp_path):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / kept).write_bytes(b'mine')
-    with pytest.raises(cli.UserError, match=f'--out: .*{kept} exists.*--force'):
+    with pytest.raises(storage.UserError, match=f'--out: .*{kept} exists.*--force'):
         make(*command, '--out', tmp_path / 'out')
     assert contents(tmp_path / 'out') == {kept: b'mine'}
     make(*command, '--out', tmp_path / 'out', '--force')
@@ -326,7 +327,7 @@ def test_a_failure_leaves_the_files_as_they_were(command, tmp_path, monkeypatch)
         Path(path).write_bytes(b'half')
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(cli, 'write', full_disk)
+    monkeypatch.setattr(storage, 'write', full_disk)
     for folder, seed in ((out, 1), (tmp_path / 'new' / 'fresh', 0)):
         with pytest.raises(OSError, match='No space left'):
             make(*command, '--out', folder, '--seed', seed, '--force')

@@ -9,7 +9,8 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from skimage.io import imsave
 
-from others import cli, denoise
+from others import denoise
+from others.common import denoisers, storage
 
 
 @pytest.fixture(autouse=True)
@@ -17,8 +18,8 @@ def weights(tmp_path_factory, monkeypatch):
     """Those that are shipped are untrained ones, which change every image."""
     path = tmp_path_factory.mktemp('weights') / 'weights.pth'
     torch.manual_seed(0)
-    cli.new_model(1).save(path)
-    monkeypatch.setattr(cli, 'checkpoint', lambda project: path)
+    denoisers.new_model(1).save(path)
+    monkeypatch.setattr(denoisers, 'checkpoint', lambda project: path)
     return path
 
 
@@ -31,8 +32,8 @@ def picture(mode: str = 'RGB', size: tuple = (13, 10)) -> Image.Image:
 def expected(image: Image.Image, weights, ensemble: bool = True) -> Image.Image:
     """The image as RGB through predict."""
     pixels = torch.from_numpy(numpy.array(image.convert('RGB'))).permute(2, 0, 1)[None]
-    model = cli.trained_model(1, weights)
-    cli.set_precision(model, None)
+    model = denoisers.trained_model(1, weights)
+    denoisers.set_precision(model, None)
     output = model.predict(pixels.float(), ensemble=ensemble)
     return Image.fromarray(output[0].permute(1, 2, 0).round().byte().numpy())
 
@@ -68,7 +69,7 @@ def test_colours(tmp_path, weights, size, ensemble, orientation, capsys):
     upright = picture(size=size).rotate({1: 0, 3: 180, 6: 270, 8: 90}[orientation], expand=True)
     assert same(result, expected(upright, weights, ensemble)) and same(result, expected(upright, weights)) == ensemble
     assert same(result, ImageOps.exif_transpose(result))    # nobody turns it once more
-    with pytest.raises(cli.UserError, match='OUT: .*a_denoised.png exists'):
+    with pytest.raises(storage.UserError, match='OUT: .*a_denoised.png exists'):
         run(tmp_path / 'a.png')
     assert same(result, read(tmp_path / 'a_denoised.png'))
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png', 'a_denoised.png']
@@ -149,7 +150,7 @@ def mixed(tmp_path):
 
 def test_folder(mixed, weights, capsys, monkeypatch):
     """Each file is denoised, or named with a reason."""
-    monkeypatch.setattr(type(cli.new_model(1)), 'PIXELS', 64 ** 2)      # so that the large one has tiles
+    monkeypatch.setattr(type(denoisers.new_model(1)), 'PIXELS', 64 ** 2)      # so that the large one has tiles
     said = {'broken.png': 'skipped .*', 'deep.tif': '.*16 bits.*8', 'deep_grey.png': 'skipped .*more than 8 bits',
             'moving.gif': '.*2 images, the first', 'notes.txt': 'left out .*', 'text.jpeg': 'skipped .*'}
     assert run(mixed) == 1
@@ -187,7 +188,7 @@ def test_a_folder_goes_on_where_it_was_interrupted(mixed, capsys, monkeypatch):
 
 @pytest.mark.parametrize('project', [1, 2])
 def test_progress_of_tiles(project):
-    model, done = cli.new_model(project), []
+    model, done = denoisers.new_model(project), []
     for model.PIXELS in (model.PIXELS, 64 ** 2):
         model.predict(torch.rand(2, 3, 150, 70) * 255, ensemble=False, progress=done.append)
     assert done == pytest.approx([2] + [1 / 6] * 12)
@@ -196,15 +197,15 @@ def test_progress_of_tiles(project):
 def test_the_bar_follows_the_tiles_and_threads_are_set(tmp_path, monkeypatch):
     seen, threads = [], torch.get_num_threads()
     monkeypatch.setattr(denoise.tqdm, 'update', lambda bar, n: seen.append((n, torch.get_num_threads())))
-    monkeypatch.setattr(type(cli.new_model(1)), 'PIXELS', 64 ** 2)
+    monkeypatch.setattr(type(denoisers.new_model(1)), 'PIXELS', 64 ** 2)
     denoised(tmp_path, picture(size=(100, 60)), '--threads', 3)
     assert seen == [(0, 3), (0.5, 3), (0.5, 3)] and torch.get_num_threads() == threads
 
 
 def test_weights(tmp_path):
     torch.manual_seed(1)
-    cli.new_model(2).save(tmp_path / 'other.pth')
+    denoisers.new_model(2).save(tmp_path / 'other.pth')
     denoised(tmp_path, picture(), '--project', 2, '--weights', tmp_path / 'other.pth')
     for name, words in (('other.pth', '.*as a checkpoint of mini-project 2 is'), ('none.pth', ': No such file')):
-        with pytest.raises(cli.UserError, match=f'weights of project 1: .*{name}{words}'):
+        with pytest.raises(storage.UserError, match=f'weights of project 1: .*{name}{words}'):
             run(tmp_path / 'a.png', tmp_path / 'b.png', '--weights', tmp_path / name)

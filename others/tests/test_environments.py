@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from others.cli import ROOT
+from others.common.storage import ROOT
 from others.tests.conftest import PROJECTS
 
 # Both projects in one process, imported, loaded, trained, used: as packages, or each from inside its folder.

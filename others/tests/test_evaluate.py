@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from others import cli, data, evaluate, plots
+from others import data, evaluate
+from others.common import datasets, denoisers, plots, storage
 
 FOREIGN = """
 import torch
@@ -36,16 +37,16 @@ def ours(tmp_path_factory):
     """A project root with our two models, untrained."""
     root = tmp_path_factory.mktemp('root')
     for k in (1, 2):
-        shutil.copytree(cli.ROOT / f'Miniproject_{k}', root / f'Miniproject_{k}',
+        shutil.copytree(storage.ROOT / f'Miniproject_{k}', root / f'Miniproject_{k}',
                         ignore=shutil.ignore_patterns('__pycache__'))
-        cli.new_model(k).save(root / f'Miniproject_{k}' / 'bestmodel.pth')
+        denoisers.new_model(k).save(root / f'Miniproject_{k}' / 'bestmodel.pth')
     return root
 
 
 @pytest.fixture
 def run(ours, val_data, monkeypatch, capsys):
     """Call the tool on the set; returns the exit status and what was printed, stdout and stderr."""
-    monkeypatch.setattr(cli, 'ROOT', ours)
+    monkeypatch.setattr(storage, 'ROOT', ours)
 
     def call(*options) -> tuple:
         status = evaluate.main(['--data', str(val_data), *map(str, options)])
@@ -91,14 +92,14 @@ def test_figures(run, val_data, tmp_path):
 
 
 def test_weights_beside_the_shipped_ones(run, val_data, tmp_path):
-    model = cli.new_model(2)
+    model = denoisers.new_model(2)
     model.save(tmp_path / 'best.pth')
     options = ('--project', 2, '--weights', tmp_path / 'best.pth', '--threads', 1)
     status, out, _ = run(*options, '--json')
     rows = json.loads(out)
     assert status == 0 and [row['model'] for row in rows] == ['noisy input', 'project 2', str(tmp_path / 'best.pth')]
     noisy, clean = torch.load(val_data / data.VAL_FILE, weights_only=True)
-    images = [other.predict(noisy).double() for other in (cli.trained_model(2, cli.checkpoint(2)), model)]
+    images = [other.predict(noisy).double() for other in (denoisers.trained_model(2, denoisers.checkpoint(2)), model)]
     shipped, given = ([-10 * ((a - b) / 255).square().mean().log10().item() for a, b in zip(x, clean)] for x in images)
     differences = [b - a for a, b in zip(shipped, given)]
     assert rows[2]['over_shipped'] == pytest.approx(statistics.mean(differences), abs=1e-3)
@@ -106,7 +107,7 @@ def test_weights_beside_the_shipped_ones(run, val_data, tmp_path):
     assert f"best.pth: {rows[2]['over_shipped']:+.3f} ± " in run(*options)[1]
     for arguments, words in ((options[2:], '--weights: .* needs a --project'),
                              (('--project', 1, *options[2:]), 'weights of project 1: .*best.pth')):
-        with pytest.raises(cli.UserError, match=words):
+        with pytest.raises(storage.UserError, match=words):
             run(*arguments)
 
 
@@ -117,19 +118,19 @@ def test_two_image_files(tmp_path, capsys):
     assert evaluate.main(['--images', str(tmp_path / 'a.png'), str(tmp_path / 'b.bmp')]) == 0
     error = ((a.astype(float) - b) ** 2).mean()
     assert capsys.readouterr().out == f'{-10 * numpy.log10(error / 255 ** 2):.2f} dB\n'
-    with pytest.raises(cli.UserError, match='--images: .*a.png is 7 x 5 and .*c.png is 7 x 4, expected one size'):
+    with pytest.raises(storage.UserError, match='--images: .*a.png is 7 x 5 and .*c.png is 7 x 4, expected one size'):
         evaluate.main(['--images', str(tmp_path / 'a.png'), str(tmp_path / 'c.png')])
 
 
 def test_an_image_without_noise_is_left_out(val_data, tmp_path):
-    noisy, clean = cli.read_pairs('--data', val_data / 'val_data.pkl')
+    noisy, clean = datasets.read_pairs('--data', val_data / 'val_data.pkl')
     path = tmp_path / 'one.pkl'
     torch.save((torch.cat([clean[:1], noisy[1:]]), clean), path)
-    left = cli.read_validation('--real', path)
+    left = datasets.read_validation('--real', path)
     assert all(map(torch.equal, left, (noisy[1:], clean[1:])))
     torch.save((clean, clean), path)
-    with pytest.raises(cli.UserError, match='--real: .*one.pkl.*expected noisy and clean'):
-        cli.read_validation('--real', path)
+    with pytest.raises(storage.UserError, match='--real: .*one.pkl.*expected noisy and clean'):
+        datasets.read_validation('--real', path)
 
 
 def test_ssim():
@@ -160,7 +161,7 @@ def test_foreign_submissions_are_alone(run, tmp_path):
 """)
     two = submission(tmp_path / 'two' / 'Miniproject_1', 'from .net import Model')
     (two / 'net.py').write_text(FOREIGN.format('(x + self.bias).requires_grad_()'))
-    three = submission(tmp_path / 'three' / 'Miniproject_1', 'from others.cli import ROOT')
+    three = submission(tmp_path / 'three' / 'Miniproject_1', 'from others.common.storage import ROOT')
     status, out, error = run('--project', 2, '--submission', one, two, three, '--json')
     assert status == 1
     noisy, ours, *rows = json.loads(out)
@@ -202,7 +203,7 @@ def test_table_pictures_and_floor(run, val_data, tmp_path):
 
     names = [f'{stem}_{kind}.png' for stem in ('real', 'val_data') for kind in ('montage', 'psnr')]
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == names
-    with pytest.raises(cli.UserError, match='--pictures: .*val_data_montage.png exists'):
+    with pytest.raises(storage.UserError, match='--pictures: .*val_data_montage.png exists'):
         run(*options)
 
 

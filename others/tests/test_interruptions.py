@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from others import cli, plots, train
+from others import train
+from others.common import denoisers, plots, storage
 from others.tests.conftest import assert_same_run, bits, new_model, noisy_set, same
 
 EPOCHS, PAIRS, BATCH = 3, 24, 8     # 3 steps an epoch
@@ -75,7 +76,7 @@ def ended(child: int) -> int:
 
 def loads(run: Path, project: int) -> None:
     """Whatever of a killed run is there is whole."""
-    model = cli.new_model(project)
+    model = denoisers.new_model(project)
     for name in 'last.pth', 'best.pth':
         if (run / name).exists():
             model.load(run / name)
@@ -115,7 +116,7 @@ def survive(project: int, kills: int, seed: int) -> None:
         for leftover in run.glob('*.tmp'):      # a young one may be what another process is writing
             os.utime(leftover, (0, 0))
             saved = leftover.with_name(leftover.name.rsplit('.', 2)[0])
-            cli.write(saved, saved.read_bytes())                        # the next save
+            storage.write(saved, saved.read_bytes())                        # the next save
         assert_same_result(run, here / 'whole')
         shutil.rmtree(run)
     print(left_behind)
@@ -127,7 +128,7 @@ def survive(project: int, kills: int, seed: int) -> None:
 def test_kills(tmp_path, tally, project, kills):
     noisy_set(tmp_path, PAIRS, 8, val=4)
     process = subprocess.run([sys.executable, '-B', '-m', __name__, str(project), str(kills), '0'], cwd=tmp_path,
-                             env={**os.environ, 'PYTHONPATH': str(cli.ROOT)}, capture_output=True, text=True)
+                             env={**os.environ, 'PYTHONPATH': str(storage.ROOT)}, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]
     tally(kills)
     assert kills < 10 or int(process.stdout) > 0, 'no kill came while a file was written'

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from others import cli, graph
+from others.common import graphs, storage
 from others.tests.conftest import PROJECTS, ROUNDING, Stop, bits, images, new_model, parameters, same
 
 
@@ -162,7 +162,7 @@ def test_a_recorded_step_gives_what_an_unrecorded_one_gives(project, mixed):
     """Also after a smaller batch, with other weights, and after a prediction that needs more memory."""
     model, recorded = project.Model(), project.Model()
     model.mixed_precision = recorded.mixed_precision = mixed
-    graph.accelerate(recorded)
+    graphs.accelerate(recorded)
     for i, N in enumerate((6, 6, 4, 6, 4)):
         torch.manual_seed(i)
         model.set_weights(project.Model().weights())
@@ -483,10 +483,10 @@ def test_save_is_atomic(project, model, tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ['model.pth']
 
 
-@pytest.mark.parametrize('write', ['save', 'cli.write'])
+@pytest.mark.parametrize('write', ['save', 'storage.write'])
 def test_save_removes_what_a_kill_left_a_while_ago(model, tmp_path, write):
     """And nothing else: not what another process is writing."""
-    write = model.save if write == 'save' else lambda path: cli.write(path, b'all')
+    write = model.save if write == 'save' else lambda path: storage.write(path, b'all')
     old = ('model.pth.123.tmp', 'model.pth.tmp', 'model.pth.mine.tmp', 'model2.pth.5.tmp', 'm[o]del.pth.7.tmp')
     for name in (*old, 'model.pth.8.tmp'):
         (tmp_path / name).write_text('half')

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from others import cli, data, package
+from others import data, package
+from others.common import storage
 
 SCIPERS = ['--scipers', '111111', '222222', '333333']
 PAGE = b'1 0 obj\n<</Type /Page /Parent 2 0 R>>\nendobj\n'
@@ -32,7 +33,7 @@ def project(tmp_path, monkeypatch) -> Path:
         (folder / 'model.py').write_text(f'k = {k}')
         (folder / 'bestmodel.pth').write_bytes(b'weights')
         (folder / f'Report_{k}.pdf').write_bytes(report(3))
-    monkeypatch.setattr(cli, 'ROOT', tmp_path)
+    monkeypatch.setattr(storage, 'ROOT', tmp_path)
     return tmp_path
 
 
@@ -43,7 +44,7 @@ def graded(monkeypatch) -> list:
 
     def run(command):
         folder = Path(command[-1])
-        assert command[1:4] == [cli.ROOT / 'test.py', '--quick', '-p']
+        assert command[1:4] == [storage.ROOT / 'test.py', '--quick', '-p']
         assert re.fullmatch(r'Proj(_\d{6}){3}', folder.name)
         seen.append({path.relative_to(folder).as_posix(): path.read_bytes()
                      for path in folder.rglob('*') if path.is_file()})
@@ -66,7 +67,7 @@ def test_exactly_the_two_folders(project, graded, capsys):
 
     first = path.read_bytes()
     (project / 'Miniproject_1' / 'model.py').touch()
-    with pytest.raises(cli.UserError, match='exists.*--force'):
+    with pytest.raises(storage.UserError, match='exists.*--force'):
         package.main([*SCIPERS, '--out', str(project)])
     package.main([*SCIPERS, '--out', str(project), '--force'])
     assert path.read_bytes() == first
@@ -76,7 +77,7 @@ def test_exactly_the_two_folders(project, graded, capsys):
                                   'Miniproject_2/__init__.py'])
 def test_a_file_is_missing(name, project, graded):
     (project / name).unlink()
-    with pytest.raises(cli.UserError, match=name):
+    with pytest.raises(storage.UserError, match=name):
         package.main([*SCIPERS, '--out', str(project)])
     assert not graded and not list(project.glob('*.zip'))
 
@@ -88,7 +89,7 @@ def test_a_report_is_too_long(compressed, project):
     package.collect(project)
     for pages in (4, 0):
         path.write_bytes(report(pages, compressed))
-        with pytest.raises(cli.UserError, match=f'Report_2.pdf has {pages} pages, expected 1 to 3'):
+        with pytest.raises(storage.UserError, match=f'Report_2.pdf has {pages} pages, expected 1 to 3'):
             package.collect(project)
 
 
@@ -96,7 +97,7 @@ def test_what_fails_is_not_written(project, tmp_path_factory, monkeypatch):
     """By the real test.py, in a process of its own: a model.py that cannot be imported."""
     (project / 'Miniproject_2' / 'model.py').write_text('raise SystemExit(3)')
     archive, small = package.pack(project, package.collect(project)), tmp_path_factory.mktemp('data')
-    monkeypatch.undo()                                          # of cli.ROOT
+    monkeypatch.undo()                                          # of storage.ROOT
     data.make_demo(small, train=4, val=4)
-    with pytest.raises(cli.UserError, match='does not pass'):
+    with pytest.raises(storage.UserError, match='does not pass'):
         package.check(archive, 'Proj_111111_222222_333333', small)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from others import cli, records
+from others.common import records, storage
 
 ROWS = [{'name': 'a', 'psnr': {'val_data': 25.5}}, {'name': 'b', 'psnr': None}]
 
@@ -41,10 +41,10 @@ def test_the_command_knows_its_package(tmp_path):
     package.mkdir()
     (package / '__init__.py').touch()
     for name in ('__main__', 'tool'):
-        (package / f'{name}.py').write_text('from others.records import command\nprint(command())\n')
+        (package / f'{name}.py').write_text('from others.common.records import command\nprint(command())\n')
     for module in ('package.tool', 'package'):
         out = subprocess.run([sys.executable, '-m', module, '--name', 'a b'], check=True, capture_output=True,
-                             text=True, cwd=tmp_path, env={'PYTHONPATH': str(cli.ROOT)}).stdout
+                             text=True, cwd=tmp_path, env={'PYTHONPATH': str(storage.ROOT)}).stdout
         assert out == f"python -m {module} --name 'a b'\n"
 
 
@@ -60,12 +60,12 @@ def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / 'other.json'
     path.write_text(content)
     for touch in (lambda: records.read(path), lambda: records.append(path, ROWS, 1)):
-        with pytest.raises(cli.UserError, match='other.json'):
+        with pytest.raises(storage.UserError, match='other.json'):
             touch()
     assert path.read_text() == content
 
 
-@pytest.mark.parametrize('path', sorted(cli.ROOT.glob('others/results/*')), ids=lambda path: path.name)
+@pytest.mark.parametrize('path', sorted(storage.ROOT.glob('others/results/*')), ids=lambda path: path.name)
 def test_the_committed_records_have_the_shape(path):
     assert path.suffix == '.json'
     runs = records.read(path)

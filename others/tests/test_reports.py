@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from others import cli, package
+from others import package
+from others.common import storage
 from others.reports import build as reports, values
 
 BOTH = pytest.mark.parametrize('k', reports.REPORTS)
@@ -23,7 +24,7 @@ def test_the_committed_one_is_of_these_records_and_sources(k):
 
 def test_the_same_bytes_again(tmp_path):
     """In another process, whose sets and dictionaries are in another order."""
-    subprocess.run([sys.executable, '-m', 'others.reports', '--out', tmp_path], check=True, cwd=cli.ROOT,
+    subprocess.run([sys.executable, '-m', 'others.reports', '--out', tmp_path], check=True, cwd=storage.ROOT,
                    stdout=subprocess.DEVNULL, env={'PYTHONHASHSEED': '1', 'PATH': ''})
     for k in reports.REPORTS:
         numbers, drawings, _ = reports.content(k)
@@ -55,7 +56,7 @@ def test_a_record_is_missing(k, results):
     assert reports.content(k, results)[2] == ['seeds']
     (results / 'search.json').unlink()
     (results / 'evaluation.json').unlink()
-    with pytest.raises(cli.UserError, match='evaluation.json is missing'):
+    with pytest.raises(storage.UserError, match='evaluation.json is missing'):
         reports.content(k, results)
 
 
@@ -68,7 +69,7 @@ def test_the_text_has_no_measured_number(k):
 def test_the_listing_is_the_code():
     text = (reports.SOURCES / 'report_2.typ').read_text(encoding='utf-8')
     listing = re.search('```python\n(.*?)```', text, re.S)[1]
-    code = (cli.ROOT / 'Miniproject_2' / 'model.py').read_text(encoding='utf-8')
+    code = (storage.ROOT / 'Miniproject_2' / 'model.py').read_text(encoding='utf-8')
     code = re.sub(r'""".*?"""', '', code, flags=re.S)
 
     def without_spaces(lines: str) -> str:
@@ -78,7 +79,7 @@ def test_the_listing_is_the_code():
 
 
 def test_the_readme_is_a_page_of_what_the_records_say():
-    text = (cli.ROOT / 'README.md').read_text(encoding='utf-8')
+    text = (storage.ROOT / 'README.md').read_text(encoding='utf-8')
     assert len(text.splitlines()) <= 90 and len(text) <= 7000
     rec = values.Records(reports.RESULTS)
     models = values.evaluation(rec)

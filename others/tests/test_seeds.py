@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from others import cli, data, records
-from others.metrics import load_pairs
+from others import data
+from others.common import records, storage
+from others.common.metrics import load_pairs
 from others.studies import seeds
 from others.tests.conftest import noisy_set
 
@@ -62,7 +63,7 @@ def test_ours_and_torch_train_alike(pairs):
 def test_a_stopped_training_goes_on_to_the_same_end(name, pairs, tmp_path, monkeypatch):
     system = replace(SYSTEMS[name], epochs=3, batch=10)
     whole, history = seeds.train(system, 1, pairs, pairs)
-    write, written = cli.write_tensors, []
+    write, written = storage.write_tensors, []
 
     def stop_after_two(*arguments):
         write(*arguments)
@@ -70,14 +71,14 @@ def test_a_stopped_training_goes_on_to_the_same_end(name, pairs, tmp_path, monke
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, 'write_tensors', stop_after_two)
+    monkeypatch.setattr(storage, 'write_tensors', stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         seeds.train(system, 1, pairs, pairs, tmp_path / 'state')
     resumed, history_of_resumed = seeds.train(system, 1, pairs, pairs, tmp_path / 'state')
     assert len(written) == 3
     assert [row['psnr'] for row in history] == [row['psnr'] for row in history_of_resumed]
     assert all(torch.equal(a, b) for a, b in zip(whole.weights(), resumed.weights()))
-    with pytest.raises(cli.UserError, match='--out: .* other settings'):
+    with pytest.raises(storage.UserError, match='--out: .* other settings'):
         seeds.train(replace(system, lr=2), 1, pairs, pairs, tmp_path / 'state')
 
 
@@ -95,7 +96,7 @@ def test_all_runs_are_recorded_once(pairs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(seeds, 'run', None)                     # what is recorded is not run again
     assert seeds.main(arguments) == 0
     assert capsys.readouterr().out.splitlines()[-len(headlines):] == table
-    with pytest.raises(cli.UserError, match='--record: seeds.json holds no rows of --quick'):
+    with pytest.raises(storage.UserError, match='--record: seeds.json holds no rows of --quick'):
         seeds.main(['all', '--quick', '--data', str(tmp_path)])
 
 

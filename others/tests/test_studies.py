@@ -9,8 +9,9 @@ from PIL import Image
 from scipy import ndimage
 
 from Miniproject_2 import model as framework
-from others import cli, data, records
-from others.metrics import psnr
+from others import data
+from others.common import datasets, denoisers, records, storage
+from others.common.metrics import psnr
 from others.studies import compare_torch, exactness, noises, residual, search, speedrun, variants
 from others.tests.conftest import images, noisy_set, parameters
 
@@ -44,7 +45,7 @@ def test_search_appends_to_a_record(pairs, tmp_path, threads, capsys):
     assert (tiny['name'], tiny['widths'], tiny['block'], tiny['seed']) == ('tiny', [8, 16], 'batchnorm', 0)
     assert (small['name'], small['channels'], small['precision'], small['seed']) == ('small', [4, 6], 'float32', 3)
     assert [search.held(share, 2) for share in (0, 0.05, 0.7, 0.85)] == pytest.approx([0.1, 2, 2, 1])
-    N = len(cli.read_pairs('--data', pairs / data.TRAIN_FILE)[0])
+    N = len(datasets.read_pairs('--data', pairs / data.TRAIN_FILE)[0])
     assert tiny['pairs_seen'] == 4 * -(-0.6 * N // 4) and (tiny['seconds'], small['epochs']) == (None, None)
     lines = capsys.readouterr().out.splitlines()
     for row, line in zip((tiny, small), lines):
@@ -72,13 +73,13 @@ def test_the_oracle_trains_towards_the_clean_images_turned_alike(tmp_path, threa
     arguments = ['x', '--project', '1', '--seconds', '1', '--widths', '8', '--encoder', '1', '--decoder',
                  '--batch', '4', '--oracle', str(photos), '--data']
     search.main([*arguments, str(folder)])
-    first, second = (images / 255 for images in cli.read_pairs('--data', folder / data.TRAIN_FILE))
+    first, second = (images / 255 for images in datasets.read_pairs('--data', folder / data.TRAIN_FILE))
     noise = (first - second).square().mean() / 2                # of one version, from the two
     noisy, clean = (torch.cat(images) for images in zip(*seen))
     assert (noisy - clean).square().mean() == pytest.approx(float(noise), rel=0.2)
     assert (clean - clean.flip(-1)).square().mean() > 4 * noise > 0     # turned otherwise, they would be far off
     data.main(['photos', str(photos), '--out', str(tmp_path / 'other'), '--train', '12', '--val', '3', '--seed', '1'])
-    with pytest.raises(cli.UserError, match='--oracle'):
+    with pytest.raises(storage.UserError, match='--oracle'):
         search.main([*arguments, str(tmp_path / 'other')])
 
 
@@ -105,7 +106,7 @@ def test_steps_of_the_default_variant_are_those_of_the_mean_squared_error(projec
     module, kind = search.VARIANTS[project]
     variant = kind(search.parse(['x', '--project', str(project)]))
     assert sorted(weight.shape for weight in variant.parameters()) == sorted(
-        weight.shape for weight in parameters(cli.new_model(project)))
+        weight.shape for weight in parameters(denoisers.new_model(project)))
     noisy, target = torch.rand(2, 2, 3, 8, 8)
     if project == 1:
         twin, shift = copy.deepcopy(variant.net), 0
@@ -141,7 +142,7 @@ def test_the_two_trainings_end_alike(pairs, tmp_path, threads, capsys):
     assert (ours['framework'], theirs['framework']) == ('ours', 'torch.nn')
     assert ours['psnr']['val_data'] == pytest.approx(theirs['psnr']['val_data'], abs=1e-3)
     torch.manual_seed(0)
-    noisy, clean = cli.read_pairs('--data', pairs / data.VAL_FILE)
+    noisy, clean = datasets.read_pairs('--data', pairs / data.VAL_FILE)
     untrained = psnr(compare_torch.project.Model().predict(noisy, ensemble=False), clean).mean()
     assert abs(ours['psnr']['val_data'] - untrained) > 0.1
     assert f"{theirs['psnr']['val_data']:.3f}" in capsys.readouterr().out
@@ -165,7 +166,7 @@ def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path
     assert run['machine']['threads'] == 3
     assert [(row['system'], row['epochs']) for row in run['rows'][:2]] == [('Mery', 1), ('project 1', 1 / 5)]
     assert all(row['seconds'] > 0 and row['psnr'] > 0 and row['pairs'] == 16 for row in run['rows'])
-    with pytest.raises(cli.UserError, match='--out'):
+    with pytest.raises(storage.UserError, match='--out'):
         speedrun.main([*arguments, '--seed', '1'])
 
     arguments[2:4] = ['--baseline', str(tmp_path / 'record.json')]
@@ -173,7 +174,7 @@ def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path
     _, again = records.read(tmp_path / 'record.json')
     assert {row['system'] for row in again['rows']} == {'project 1'} and len(again['rows']) == len(run['rows']) - 1
     assert f"baseline: {run['rows'][0]['seconds']:.1f} s on " in capsys.readouterr().out
-    with pytest.raises(cli.UserError, match='--baseline: .* no training of 1 epochs of 17 pairs'):
+    with pytest.raises(storage.UserError, match='--baseline: .* no training of 1 epochs of 17 pairs'):
         speedrun.main([*arguments, '--pairs', '17'])
 
 
@@ -187,8 +188,8 @@ def test_gaussian_blur_against_scipy():
 
 
 @pytest.mark.parametrize('make, level, variance', [
-    (noises.gaussian_noise, 12, 144),
-    (noises.poisson_noise, 100, 100 * 255 / 100),       # of a value of 100: 100 / 255 of the photons
+    (data.gaussian_noise, 12, 144),
+    (data.poisson_noise, 100, 100 * 255 / 100),       # of a value of 100: 100 / 255 of the photons
 ])
 def test_added_noise_has_its_mean_and_variance(make, level, variance):
     clean = torch.full((4, 3, 64, 64), 100, dtype=torch.uint8)
@@ -206,14 +207,14 @@ def test_block_noise_is_of_the_photographs():
 
 
 def test_images_without_noise_are_left_out(pairs):
-    noisy, clean = cli.read_pairs('--data', pairs / data.VAL_FILE)
+    noisy, clean = datasets.read_pairs('--data', pairs / data.VAL_FILE)
     expected = noises.figures(noisy[1:], clean[1:], {})
     assert noises.figures(torch.cat([clean[:1], noisy[1:]]), clean, {}) == expected
     assert expected['images'] == 9 and math.isfinite(expected['noisy input'])
 
 
 def test_the_best_blur_is_the_best(pairs):
-    noisy, clean = cli.read_pairs('--data', pairs / data.VAL_FILE)
+    noisy, clean = datasets.read_pairs('--data', pairs / data.VAL_FILE)
     row = noises.figures(noisy, clean, {})
     scores = [psnr(noises.gaussian_blur(noisy, sigma), clean).mean().item() for sigma in noises.BLURS]
     assert row['best blur'] == max(scores) > row['noisy input']

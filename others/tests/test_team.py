@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from others import cli, train
+from others import train
+from others.common import denoisers, storage
 from others.tests.conftest import noisy_set
 
 pytestmark = pytest.mark.usefixtures('no_cuda')
@@ -17,7 +18,8 @@ STEPS = 5                           # of an epoch: 33 pairs in batches of 8, the
 # Process 1 alone is told to stop, then everything goes on; with DIE it ends before a step of the second epoch.
 SCRIPT = f'''
 import contextlib, os, signal, sys
-from others import cli, team, train
+from others import train
+from others.common import cli, denoisers, processes, storage
 call = train.Run.__call__
 
 def act(run, progress):
@@ -28,8 +30,8 @@ def act(run, progress):
     call(run, progress)
 
 def main():
-    with team.joined():                     # as a process does once
-        team.joined = contextlib.nullcontext
+    with processes.joined():                     # as a process does once
+        processes.joined = contextlib.nullcontext
         assert train.main() == 130
         stopped.append(True)
         return train.main(['--resume', sys.argv[-1]])
@@ -42,8 +44,8 @@ cli.run(main)
 def torchrun(*arguments, **environment) -> tuple:
     """With two processes: exit status, stdout and stderr."""
     start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
-    done = subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, cwd=cli.ROOT, timeout=500,
-                          env={**os.environ, 'PYTHONPATH': str(cli.ROOT), **environment})
+    done = subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, timeout=500,
+                          cwd=storage.ROOT, env={**os.environ, 'PYTHONPATH': str(storage.ROOT), **environment})
     return done.returncode, done.stdout, done.stderr
 
 
@@ -63,9 +65,9 @@ def options(folder, project: int, out) -> list:
 def assert_same_weights(project: int, a, b) -> None:
     """To the rounding of ten steps. Adam, project 1's, makes a step of the same size of a gradient that is nothing but
     rounding: there a tensor is compared as a whole, by how far the training moved it."""
-    ours, theirs = (cli.trained_model(project, run / 'last.pth').weights() for run in (a, b))
+    ours, theirs = (denoisers.trained_model(project, run / 'last.pth').weights() for run in (a, b))
     torch.manual_seed(0)
-    start = cli.new_model(project).weights()
+    start = denoisers.new_model(project).weights()
     for name, weight in ours.items():
         if project == 1:
             moved = (weight - start[name]).norm()
@@ -97,7 +99,7 @@ def test_a_process_that_dies_ends_the_run(folder, tmp_path):
 
 def test_two_processes_share_a_folder(tmp_path):
     """One of them has a file that fails, and the other one ends none the less."""
-    cli.new_model(2).save(tmp_path / 'weights.pth')
+    denoisers.new_model(2).save(tmp_path / 'weights.pth')
     (tmp_path / 'in').mkdir()
     for i in range(1, 6):
         Image.effect_noise((9 + i, 8), 50).save(tmp_path / 'in' / f'{i}.png')

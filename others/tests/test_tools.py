@@ -8,14 +8,14 @@ import sys
 import pytest
 from PIL import Image
 
-from others import cli
+from others.common import cli, storage
 from others.__main__ import tools
 from others.tests.conftest import noisy_set
 
 
 def run(*arguments, **environment) -> tuple:
     """`python -m ARGUMENTS`: exit status, stdout, stderr."""
-    done = subprocess.run([sys.executable, '-m', *arguments], cwd=cli.ROOT, env={**os.environ, **environment},
+    done = subprocess.run([sys.executable, '-m', *arguments], cwd=storage.ROOT, env={**os.environ, **environment},
                           capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
@@ -28,7 +28,7 @@ def run_here(monkeypatch, capsys, threads):
         monkeypatch.delitem(sys.modules, f'others.{name}', raising=False)
         with pytest.raises(SystemExit) as stop:
             if name == 'test':
-                runpy.run_path(str(cli.ROOT / 'test.py'), run_name='__main__')
+                runpy.run_path(str(storage.ROOT / 'test.py'), run_name='__main__')
             else:
                 runpy.run_module(f'others.{name}', run_name='__main__')
         return (stop.value.code or 0, *capsys.readouterr())
@@ -156,7 +156,7 @@ def test_nobody_reads_on(monkeypatch, capsys):
 
 def test_a_process_of_torchrun_ends_whatever_its_threads_do():
     """With the status and all of its output."""
-    code = 'import threading, time; from others import cli; threading.Thread(target=time.sleep, args=(99,)).start(); '
-    done = subprocess.run([sys.executable, '-c', code + 'cli.run(lambda: print("done") or 3)'], cwd=cli.ROOT,
+    code = 'import threading, time; from others.common import cli; threading.Thread(target=time.sleep, args=(99,)).start(); '
+    done = subprocess.run([sys.executable, '-c', code + 'cli.run(lambda: print("done") or 3)'], cwd=storage.ROOT,
                           env={**os.environ, 'WORLD_SIZE': '2'}, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (3, 'done\n', '')

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from others import cli, data, plots, records, train
+from others import data, train
+from others.common import denoisers, plots, records, storage
 from others.tests.conftest import assert_same_run, images, metrics, noisy_set
 
 EPOCHS, PAIRS, BATCH = 2, 40, 8     # 5 steps an epoch
@@ -84,7 +85,7 @@ def test_run_folder(folder, tmp_path, capsys, monkeypatch):
     noisy, clean = torch.load(folder / data.VAL_FILE, weights_only=True)
     for name, expected in (('last.pth', history[-1]['val_psnr']),
                            ('best.pth', max(record['val_psnr'] for record in history))):
-        error = cli.trained_model(1, run / name).predict(noisy, ensemble=False).double() - clean.double()
+        error = denoisers.trained_model(1, run / name).predict(noisy, ensemble=False).double() - clean.double()
         decibels = -10 * (error / 255).square().mean((1, 2, 3)).log10()
         assert decibels.mean().item() == pytest.approx(expected, abs=1e-4)
 
@@ -124,7 +125,7 @@ def test_batch_and_rate(folder, tmp_path, no_pictures, monkeypatch, project):
     assert new_run(folder, run, '--batch', '20', '--lr', '5e-4', project=project) == 130
     monkeypatch.setattr(records, 'processor', lambda device: 'another')
     for name in ('BATCH_SIZE', 'PEAK_LR'):
-        monkeypatch.setattr(type(cli.new_model(project)), name, 5)
+        monkeypatch.setattr(type(denoisers.new_model(project)), name, 5)
     assert train.main(['--resume', str(run), '--record', str(tmp_path / 'record.json')]) == 0
     assert [record['lr'] for record in metrics(run)] == rates(5e-4, 1 / 4, 3 / 4)
     (recorded,) = json.loads((tmp_path / 'record.json').read_text())['runs']        # both epochs ended there
@@ -159,7 +160,7 @@ def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
     assert record.read_bytes() == before, 'recorded twice'
     # The last steps of the epochs: one of 10, and after 7 steps three of the other 13.
     assert [row['lr'] for row in rows] == rates(5e-4, 4 / 10, 2 / 13, 7 / 13, 12 / 13)
-    with pytest.raises(cli.UserError, match='--epochs: 3, expected more than the 4 that are done'):
+    with pytest.raises(storage.UserError, match='--epochs: 3, expected more than the 4 that are done'):
         train.main(['--resume', str(whole), '--epochs', '3'])
 
 
@@ -169,7 +170,7 @@ def test_shortened(folder, tmp_path, no_pictures, monkeypatch):
     at_step(monkeypatch, 7, lambda: signal.raise_signal(signal.SIGINT))
     assert new_run(folder, run, '--lr', '5e-4', '--epochs', '4') == 130
     settings = (run / 'settings.json').read_bytes()
-    with pytest.raises(cli.UserError, match='--epochs: 1, expected more than the 1 that are done'):
+    with pytest.raises(storage.UserError, match='--epochs: 1, expected more than the 1 that are done'):
         train.main(['--resume', str(run), '--epochs', '1'])
     assert (run / 'settings.json').read_bytes() == settings
     shutil.copytree(run, tmp_path / 'parts')
@@ -204,7 +205,7 @@ def test_a_killed_run_loses_its_epoch_alone(folder, whole, tmp_path, no_pictures
 
 
 def test_a_rate_that_is_too_high_is_named(folder, tmp_path, no_pictures):
-    with pytest.raises(cli.UserError, match=r'--lr: 1e\+30 may be too high: epoch 1, step'):
+    with pytest.raises(storage.UserError, match=r'--lr: 1e\+30 may be too high: epoch 1, step'):
         new_run(folder, tmp_path / 'run', '--lr', '1e30')
 
 
@@ -212,7 +213,7 @@ def test_a_second_process_is_kept_out(folder, tmp_path, no_pictures, monkeypatch
     at_step(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGINT))
     assert new_run(folder, tmp_path / 'run') == 130
     before = (tmp_path / 'run' / 'state.pt').read_bytes()
-    with records.alone(tmp_path / 'run'), pytest.raises(cli.UserError, match='another process trains in it'):
+    with storage.alone(tmp_path / 'run'), pytest.raises(storage.UserError, match='another process trains in it'):
         train.main(['--resume', str(tmp_path / 'run')])
     assert (tmp_path / 'run' / 'state.pt').read_bytes() == before
 
@@ -222,7 +223,7 @@ def test_a_run_killed_before_its_settings_leaves_its_folder_free(folder, whole, 
     run.mkdir()
     (run / 'settings.json.7.tmp').write_text('{')
     (run / 'notes.txt').write_text('of something else')
-    with pytest.raises(cli.UserError, match='--out: .* exists'):
+    with pytest.raises(storage.UserError, match='--out: .* exists'):
         new_run(folder, run)
     (run / 'notes.txt').unlink()
     assert new_run(folder, run) == 0
@@ -244,7 +245,7 @@ def test_without_validation_set(folder, tmp_path, no_pictures):
     assert new_run(tmp_path / 'data', tmp_path / 'run', '--pairs', '9') == 0
     assert [record['val_psnr'] for record in metrics(tmp_path / 'run')] == [None, None]
     assert (tmp_path / 'run' / 'last.pth').exists() and not (tmp_path / 'run' / 'best.pth').exists()
-    with pytest.raises(cli.UserError, match='--promote'):
+    with pytest.raises(storage.UserError, match='--promote'):
         train.main(['--resume', str(tmp_path / 'run'), '--promote'])
 
 
@@ -252,7 +253,7 @@ def test_without_validation_set(folder, tmp_path, no_pictures):
 
 def test_promote_copies_only_what_scores_higher(folder, tmp_path, capsys):
     validation = train.read_validation(folder)
-    model, shipped = cli.new_model(1), tmp_path / 'bestmodel.pth'
+    model, shipped = denoisers.new_model(1), tmp_path / 'bestmodel.pth'
     model.save(tmp_path / 'random.pth')
     for parameter in model.net.tail.parameters():   # the correction is zero: output = input
         parameter.data.zero_()
@@ -277,9 +278,9 @@ def test_promote_copies_only_what_scores_higher(folder, tmp_path, capsys):
 def test_fine_tuning(folder, tmp_path, no_pictures, monkeypatch, project):
     """It begins from the weights, at the lower rate."""
     torch.manual_seed(5)
-    model, start = cli.new_model(project), tmp_path / 'start.pth'
+    model, start = denoisers.new_model(project), tmp_path / 'start.pth'
     model.save(start)
-    monkeypatch.setattr(cli, 'checkpoint', lambda project: start)
+    monkeypatch.setattr(denoisers, 'checkpoint', lambda project: start)
     began = []
     monkeypatch.setattr(type(model), 'train', lambda model, *images, **options: began.append(
         (model.weights(), options['peak_lr'])))
@@ -293,7 +294,7 @@ def test_fine_tuning(folder, tmp_path, no_pictures, monkeypatch, project):
 
 
 def test_promote_from_the_command_line(folder, tmp_path, no_pictures, monkeypatch):
-    monkeypatch.setattr(cli, 'checkpoint', lambda project: tmp_path / f'shipped_{project}.pth')
+    monkeypatch.setattr(denoisers, 'checkpoint', lambda project: tmp_path / f'shipped_{project}.pth')
     assert new_run(folder, tmp_path / 'run', '--promote', project=2) == 0
     assert (tmp_path / 'shipped_2.pth').read_bytes() == (tmp_path / 'run' / 'best.pth').read_bytes()
 

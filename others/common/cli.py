@@ -2,10 +2,6 @@
 our two models."""
 import argparse
 import contextlib
-import glob
-import importlib
-import io
-import json
 import math
 import os
 import re
@@ -16,14 +12,8 @@ from typing import Callable, Iterable, Iterator, Optional
 
 import torch
 
-from others.metrics import load_pairs, psnr, that_differ
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-class UserError(Exception):
-    """A mistake of the user's: one line that names the argument, what it was, what was expected."""
-
+from others.common import records
+from others.common.storage import UserError
 
 class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
@@ -65,8 +55,6 @@ def share(text: str) -> float:
 
 def record(text: str) -> Path:
     """The type of an argument that names a record to append to, which is read before the work and not after it."""
-    from others import records                      # which writes by this module
-
     try:
         records.read(text)
     except UserError as error:
@@ -130,33 +118,6 @@ def threads(n: int):
         torch.set_num_threads(before)
 
 
-def write(path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, then renamed. Makes its folder; removes what a kill
-    left more than a minute ago; a younger one may be another process's, which is at it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
-            with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
-                if rest == temporary or time.time() - rest.stat().st_mtime > 60:
-                    rest.unlink()
-
-
-def write_json(path, content) -> None:
-    write(path, (json.dumps(content, indent=2) + '\n').encode())
-
-
-def write_tensors(path, content) -> None:
-    """torch.save, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write(path, buffer.getvalue())
-
-
 def table(rows: list) -> str:
     """Rows of strings as aligned lines: the first column to the left, the others to the right."""
     first, *others = [max(map(len, column)) for column in zip(*rows)]
@@ -188,80 +149,3 @@ def progress(items: Iterable, total: int, label: str) -> Iterator:
             bar.close()
         elif number == total > 0:
             print(f'{label}: {number} of {total}, {time.monotonic() - start:.0f} s', file=sys.stderr, flush=True)
-
-
-def read_pairs(argument: str, path, limit: Optional[int] = None) -> tuple:
-    """The two uint8 tensors (N, 3, H, W) of a file that `argument` named; UserError if it has none.
-
-    limit: of --pairs, the first so many; UserError if there are fewer.
-    """
-    try:
-        first, second = load_pairs(path)
-    except OSError as error:
-        raise UserError(f'{argument}: {path}: {error.strerror} '
-                        '(python -m others.data makes such files)') from error
-    except ValueError as error:
-        raise UserError(f'{argument}: {error}') from error
-    if limit is not None and limit > len(first):
-        raise UserError(f'--pairs: {path} holds {len(first)}, expected {limit}')
-    return first[:limit], second[:limit]
-
-
-def read_validation(argument: str, path) -> tuple:
-    """(noisy, clean) of such a file, without the images that have no noise; UserError if no image has any."""
-    noisy, clean = that_differ(*read_pairs(argument, path))
-    if len(noisy) == 0:
-        raise UserError(f'{argument}: the first images of {path} are the second, expected noisy and clean ones')
-    return noisy, clean
-
-
-def read_sets(val_file: Path, also: list) -> dict:
-    """{name: (noisy, clean)}, each (N, 3, H, W): of the file of --data and of those of --also."""
-    sets = {}
-    for argument, path in [('--data', val_file), *(('--also', path) for path in also)]:
-        if path.stem in sets:
-            raise UserError(f'--also: two files are called {path.stem}, expected different names')
-        sets[path.stem] = read_validation(argument, path)
-    return sets
-
-
-def measure(model, sets: dict) -> dict:
-    """{name: mean PSNR in dB} of a `Model` on `sets`, without ensembling."""
-    return {name: psnr(model.predict(noisy, ensemble=False), clean).mean().item()
-            for name, (noisy, clean) in sets.items()}
-
-
-def has_fast_bfloat16(device) -> bool:
-    """Whether a device multiplies in bfloat16, and does not merely emulate it."""
-    if torch.device(device).type == 'cuda':
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
-    return bool(capabilities.get('amx_bf16') or capabilities.get('avx512_bf16'))
-
-
-def set_precision(model, precision: Optional[str]) -> str:
-    """Give a `Model` the precision of its products: 'mixed', 'float32', or None for what is fast here. Returns it."""
-    model.mixed_precision = precision == 'mixed' or precision is None and has_fast_bfloat16(model.device)
-    return 'mixed' if model.mixed_precision else 'float32'
-
-
-def new_model(project: int):
-    """An untrained `Model` of mini-project 1 or 2."""
-    return importlib.import_module(f'Miniproject_{project}.model').Model()
-
-
-def checkpoint(project: int) -> Path:
-    """Where the trained weights of mini-project 1 or 2 lie."""
-    return ROOT / f'Miniproject_{project}' / 'bestmodel.pth'
-
-
-def trained_model(project: int, weights: Path):
-    """A `Model` of mini-project 1 or 2 with the weights of a file. UserError if it holds none."""
-    model = new_model(project)
-    try:
-        model.load(weights)
-    except OSError as error:
-        raise UserError(f'weights of project {project}: {weights}: {error.strerror}') from error
-    except ValueError as error:
-        raise UserError(f'weights of project {project}: {error}') from error
-    return model

@@ -6,8 +6,8 @@ import io
 
 import torch
 
-from others.cli import write
-from others.metrics import psnr
+from others.common.storage import write
+from others.common.metrics import psnr
 
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')  # Okabe and Ito: safe for
 GREY = '#666666'                                                              # the colour-blind

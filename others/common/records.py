@@ -5,7 +5,6 @@
 
 `seconds` are those that the command took, None where nobody measured them; what a row holds, the command knows.
 """
-import contextlib
 import functools
 import json
 import os
@@ -14,11 +13,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Optional
 
 import torch
 
-from others import cli
+from others.common import storage
 
 KEYS = ('command', 'revision', 'machine', 'versions', 'seconds', 'rows')    # of a run
 
@@ -30,10 +29,10 @@ def read(path) -> list:
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:
-        raise cli.UserError(f'{path} is no record, expected {{"runs": [..]}}') from error
+        raise storage.UserError(f'{path} is no record, expected {{"runs": [..]}}') from error
     for run in runs:
         if tuple(run) != KEYS:
-            raise cli.UserError(f'{path}: a run has {", ".join(run)}, expected {", ".join(KEYS)}')
+            raise storage.UserError(f'{path}: a run has {", ".join(run)}, expected {", ".join(KEYS)}')
     return runs
 
 
@@ -42,8 +41,8 @@ def append(path, rows: list, seconds: Optional[float], ran: Optional[dict] = Non
     file and its folder."""
     run = {**(ran or circumstances()), 'seconds': seconds and round(seconds, 1), 'rows': rows}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with alone(Path(path).parent):                      # two may end at once
-        cli.write(path, text([*read(path), run]).encode())
+    with storage.alone(Path(path).parent):                      # two may end at once
+        storage.write(path, text([*read(path), run]).encode())
 
 
 def text(runs: list) -> str:
@@ -54,23 +53,6 @@ def text(runs: list) -> str:
         return f'{{{head}"rows": [\n{rows}\n]}}'
 
     return '{"runs": [\n' + ',\n'.join(map(one, runs)) + '\n]}\n'
-
-
-@contextlib.contextmanager
-def alone(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Keep out other processes that call this with the same folder, until a kill, too, ends it. If one is in: wait for
-    it, or raise BlockingIOError."""
-    try:
-        import fcntl
-    except ImportError:                                 # Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-    finally:
-        os.close(descriptor)
 
 
 # -------------------------------------------------------------------------- what a figure depends on
@@ -94,7 +76,7 @@ def command() -> str:
 def revision() -> Optional[str]:
     """Of the git checkout that this file lies in, when it was first asked for; None if it lies in none."""
     try:
-        return subprocess.run(['git', '-C', cli.ROOT, 'describe', '--always', '--dirty', '--abbrev=40'],
+        return subprocess.run(['git', '-C', storage.ROOT, 'describe', '--always', '--dirty', '--abbrev=40'],
                               check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

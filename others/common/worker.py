@@ -1,6 +1,6 @@
 """The process in which `others.evaluate` runs one submission. It imports nothing of this project.
 
-    python others/worker.py FOLDER IMAGES RESULTS VARIANTS
+    python others/common/worker.py FOLDER IMAGES RESULTS VARIANTS
 """
 import importlib
 import inspect
@@ -21,7 +21,7 @@ def work(folder: Path, images: Path, results: Path, variants: list) -> None:
     results: a file with a list of (index of the variant, [(predictions, float32, seconds), ..]).
     """
     sets = torch.load(images, weights_only=True)
-    ours = Path(__file__).resolve().parents[1]
+    ours = Path(__file__).resolve().parents[2]
     elsewhere = [path for path in sys.path[1:] if Path(path).resolve() != ours]
     sys.path[:] = [str(folder.parent), str(folder)] + elsewhere
     del sys.argv[1:]

@@ -13,10 +13,10 @@ from typing import Iterator
 import torch
 from torch import distributed
 
-from others import cli
+from others.common import storage
 
 
-class Lost(cli.UserError):
+class Lost(storage.UserError):
     """Another process has ended, or cannot be reached."""
 
 
@@ -38,7 +38,7 @@ def joined() -> Iterator[None]:
     if torch.cuda.is_available():
         here, devices = int(os.environ['LOCAL_WORLD_SIZE']), torch.cuda.device_count()
         if here > devices:
-            raise cli.UserError(f'--nproc-per-node: {here}, expected at most the {devices} CUDA devices that are here')
+            raise storage.UserError(f'--nproc-per-node: {here}, expected at most {devices}, the CUDA devices here')
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     # A process may be done long before the others; that one has ended is noticed at once.
     distributed.init_process_group('nccl' if torch.cuda.is_available() else 'gloo', timeout=datetime.timedelta(days=1))

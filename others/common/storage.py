@@ -1,0 +1,61 @@
+"""Files written whole or not at all, and the error that a user is told in one line."""
+import contextlib
+import glob
+import io
+import json
+import os
+import time
+from pathlib import Path
+from typing import Iterator
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line that names the argument, what it was, what was expected."""
+
+
+def write(path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place first, then renamed. Makes its folder; removes what a kill
+    left more than a minute ago; a younger one may be another process's, which is at it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
+            with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
+                if rest == temporary or time.time() - rest.stat().st_mtime > 60:
+                    rest.unlink()
+
+
+def write_json(path, content) -> None:
+    write(path, (json.dumps(content, indent=2) + '\n').encode())
+
+
+def write_tensors(path, content) -> None:
+    """torch.save, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def alone(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Keep out other processes that call this with the same folder, until a kill, too, ends it. If one is in: wait for
+    it, or raise BlockingIOError."""
+    try:
+        import fcntl
+    except ImportError:                                 # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
