@@ -156,7 +156,8 @@ def test_nobody_reads_on(monkeypatch, capsys):
 
 def test_a_process_of_torchrun_ends_whatever_its_threads_do():
     """With the status and all of its output."""
-    code = 'import threading, time; from others.common import cli; threading.Thread(target=time.sleep, args=(99,)).start(); '
+    code = ('import threading, time; from others.common import cli; '
+            'threading.Thread(target=time.sleep, args=(99,)).start(); ')
     done = subprocess.run([sys.executable, '-c', code + 'cli.run(lambda: print("done") or 3)'], cwd=storage.ROOT,
                           env={**os.environ, 'WORLD_SIZE': '2'}, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (3, 'done\n', '')
