@@ -9,13 +9,14 @@ equally many pairs, on CUDA where there is one. PSNR is that of val_data.pkl and
 ensembling.
 
 --oracle trains towards the clean images instead, which nobody who denoises has: what is then missing is due to
-the network and to the noise in its input, not to the noise in its targets.
+the network and to the noise in its input, not to the noise in its targets. --without leaves out an augmentation, to
+measure what it is worth; few pairs and many epochs show it, less than an epoch cannot.
 """
 import argparse
 import math
 import time
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Optional
+from typing import Callable, Collection, Iterable, Iterator, Optional
 
 import torch
 
@@ -82,11 +83,11 @@ def held(share: float, peak: float) -> float:
 
 
 def train_for(shares: Iterable, variant, project, rate: Callable, batch_size: int, first: torch.Tensor,
-              second: torch.Tensor, clean: Optional[torch.Tensor] = None) -> list:
+              second: torch.Tensor, clean: Optional[torch.Tensor] = None, without: Collection = ()) -> list:
     """A step on a random batch for each of `shares`, 0..1, the part of the training that is done -> the losses.
 
     project: the module with the arithmetic. rate: of a share. clean: for the oracle, what the output is to be
-    compared with instead of another noisy version.
+    compared with instead of another noisy version. without: see `pair_of`.
     """
     losses = []
     bar = cli.progress_bar('training', 100, unit=' %')
@@ -94,23 +95,30 @@ def train_for(shares: Iterable, variant, project, rate: Callable, batch_size: in
         bar.update(int(100 * share) - bar.n)
         batch = torch.randint(len(first), (batch_size,))
         images = [images[batch].to(variant.device) for images in (first, second, clean) if images is not None]
-        losses.append(variant.fit(*pair_of(project, *images), rate(share)))
+        losses.append(variant.fit(*pair_of(project, *images, without=without), rate(share)))
         if not math.isfinite(losses[-1]):
             raise storage.UserError(f'--lr: the loss is not finite after {len(losses)} steps, expected a lower rate')
     bar.close()
     return losses
 
 
-def pair_of(project, first: torch.Tensor, second: torch.Tensor, clean: Optional[torch.Tensor] = None) -> tuple:
+def pair_of(project, first: torch.Tensor, second: torch.Tensor, clean: Optional[torch.Tensor] = None,
+            without: Collection = ()) -> tuple:
     """(input, target) for a step, 0..1, of a batch of pairs; the target is of `clean`, where that is not None.
 
-    All (N, 3, H, W), uint8 the arguments.
+    All (N, 3, H, W), uint8 the arguments. without: which of the augmentations, 'swap' and 'turn', are left out.
     """
+    def augment(*pair: torch.Tensor) -> tuple:
+        pair = (project.to_unit(images, first.device) for images in pair)
+        for name, function in (('swap', project.swap_noise), ('turn', project.turn)):
+            pair = pair if name in without else function(*pair)
+        return tuple(pair)
+
     random = torch.get_rng_state()
-    noisy, target = project.augment(*(project.to_unit(images, first.device) for images in (first, second)))
+    noisy, target = augment(first, second)
     if clean is not None:
         torch.set_rng_state(random)                     # turned as the noisy ones are
-        target, _ = project.augment(*[project.to_unit(clean, first.device)] * 2)
+        target, _ = augment(clean, clean)
     return noisy, target
 
 
@@ -145,7 +153,9 @@ def parse(arguments) -> argparse.Namespace:
     option('--hold', action='store_true', help='the rate: hold it, and lower it at the end, instead of one cycle')
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
-    option('--lr', type=cli.positive, help="peak rate (default: the project's own)")
+    option('--without', choices=('swap', 'turn'), nargs='+', default=[],
+           help='leave out the exchange of pixels between the two versions, or the flips and transpositions')
+    option('--lr', type=cli.positive, help="peak learning rate (default: the project's own)")
     option('--batch', type=cli.integer(1), metavar='N', help="(default: the project's own)")
     option('--precision', choices=('float32', 'mixed'),
            help='mixed: products in bfloat16 (default: what is fast on this machine)')
@@ -198,13 +208,14 @@ def main(arguments=None) -> int:
     steps = math.ceil((options.epochs or 0) * len(images[0]) / options.batch)
     shares = (step / steps for step in range(steps)) if options.epochs else shares_of(options.seconds)
     schedule = held if options.hold else project.one_cycle
-    losses = train_for(shares, variant, project, lambda share: schedule(share, options.lr), options.batch, *images)
+    losses = train_for(shares, variant, project, lambda share: schedule(share, options.lr), options.batch, *images,
+                       without=options.without)
     scores = denoisers.measure(variant, sets)
     decibels = ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items())
     print(f'{options.name}: {len(losses)} steps, {decibels}')
     if options.record:
         settings = {name: getattr(options, name)
-                    for name in ('name', 'project', 'seconds', 'epochs', 'hold', 'seed', 'batch', 'lr')}
+                    for name in ('name', 'project', 'seconds', 'epochs', 'hold', 'without', 'seed', 'batch', 'lr')}
         row = {**settings, 'oracle': options.oracle is not None, 'precision': precision,
                **{name: getattr(options, name) for name in OF_PROJECT[options.project]},
                'parameters': sum(weight.numel() for weight in variant.parameters()),
