@@ -200,6 +200,94 @@ def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, c
         assert line.startswith(f'skipped {photos / name}: ') and reason in line
 
 
+# ------------------------------------------------------------------------------------- other noise
+
+def test_a_share_of_0_gives_the_pairs_of_before_and_1_nothing_but_other_noise(monkeypatch):
+    photo, generator = images(3, 230, 300), seeded()
+
+    def pairs(n: int, share: float) -> tuple:
+        return data.make_pairs([0], n, 'pairs', lambda _: photo, seeded(), share)
+
+    order = torch.randperm(9, generator=generator)
+    expected = zip(*(data.point_sample(data.random_square(photo, generator), generator) for _ in order))
+    assert all(torch.equal(made[order], torch.stack(one)) for made, one in zip(pairs(9, 0.), expected))
+    course = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
+    monkeypatch.setattr(data, 'point_sample', lambda square, generator: course)
+    monkeypatch.setattr(data, 'other_sample', lambda photo, generator: course + 1)
+    for share in 0., 0.25, 1.:
+        other = int(pairs(400, share)[0][:, 0, 0, 0].sum())
+        assert abs(other - 400 * share) <= SIGMAS * math.sqrt(400 * share * (1 - share))
+
+
+def test_the_kinds_of_other_noise_are_equally_frequent_and_their_strengths_in_their_ranges(monkeypatch):
+    drawn = {'blocks': [], 'none': [], 'gaussian': [], 'poisson': []}
+    square = images(3, 32, 32)
+    monkeypatch.setattr(data, 'random_square', lambda photo, generator, blocks=None:
+                        blocks and drawn['blocks'].append(blocks) or square)
+    for kind in 'gaussian', 'poisson':
+        monkeypatch.setattr(data, f'{kind}_noise', lambda clean, strength, generator, kind=kind:
+                            drawn[kind].append(strength) or clean)
+    generator, n = seeded(), 400
+    for _ in range(n):
+        data.other_sample(images(3, 64, 160), generator)
+    sigmas, photons = drawn['gaussian'][::2], drawn['poisson'][::2]
+    assert sigmas == drawn['gaussian'][1::2] and photons == drawn['poisson'][1::2]      # of both shots
+    counts = [len(drawn['blocks']), len(sigmas), len(photons)]
+    for count in (*counts, n - sum(counts)):
+        assert abs(count - n / 4) < SIGMAS * math.sqrt(n * 3 / 16)
+    assert set(drawn['blocks']) == {(2, 2)}                 # 64 pixels hold no larger ones
+    for strengths, low, middle, high in ((sigmas, 0, 12.5, 50), (photons, 8, 126.5, 2000)):
+        assert low <= min(strengths) and max(strengths) <= high
+        above = sum(strength > middle for strength in strengths)
+        assert abs(above - len(strengths) / 2) < SIGMAS * math.sqrt(len(strengths) / 4)
+
+
+@pytest.mark.parametrize('noise, strength, variance', [
+    ('gaussian', 20, lambda clean: 400), ('gaussian', 0, lambda clean: 0),
+    ('poisson', 300, lambda clean: clean * 0.85)])
+def test_gaussian_and_poisson_noise_have_their_variance(noise, strength, variance):
+    clean = images(3, 64, 64, low=100, high=156)
+    noisy = getattr(data, f'{noise}_noise')(clean, strength, seeded())
+    residual, expected = noisy.double() - clean, variance(clean.double()) + (strength > 0) / 12       # of rounding
+    n = residual.numel()
+    assert noisy.dtype is torch.uint8 and noisy.shape == clean.shape
+    assert (residual ** 2 - expected).mean().abs() <= SIGMAS * (2 * residual ** 4 / 3).mean().div(n).sqrt()
+    assert residual.mean().abs() <= SIGMAS * residual.std() / n ** 0.5
+
+
+def test_two_shots_with_other_noise_share_their_clean_image_and_nothing_else():
+    photo, generator = images(3, 230, 230, low=60, high=196), seeded()
+    for _ in range(40):
+        first, second, clean = data.other_sample(photo, generator)
+        assert {image.dtype for image in (first, second, clean)} == {torch.uint8}
+        a, b = ((image.double() - clean)[0] for image in (first, second))
+        if torch.equal(first, second):
+            assert not a.any()
+            continue
+        n = a.numel() ** 0.5
+        assert abs((a * b).mean()) < 5 * (a * b).std() / n          # of 30 such draws, each
+        # Of strong noise, clipping moves the mean.
+        assert max(abs(x.mean()) / x.std() for x in (a, b)) < 5 / n or a.std() > 40
+
+
+def test_validation_keeps_the_noise_of_the_course(tmp_path):
+    for i in range(3):
+        Image.fromarray(images(99, 99, 3, seed=i).numpy()).save(tmp_path / f'{i}.png')
+    sets = []
+    for share in '0', '1':
+        make('photos', tmp_path, '--out', tmp_path / share, '--train', 8, '--val', 3, '--other-noise', share)
+        sets.append(sets_in(tmp_path / share))
+    same = [torch.equal(one, other) for one, other in zip(*sets)]
+    assert same == [False, False, True, True]
+
+
+@pytest.mark.parametrize('share', ['-0.1', '1.01', 'nan', 'half', '10%'])
+def test_a_share_that_is_none_is_refused(share, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        data.main(['photos', str(tmp_path), '--other-noise', share])
+    assert exit.value.code == 2 and '--other-noise' in capsys.readouterr().err
+
+
 # -------------------------------------------------------------------------------------- dead leaves
 
 def test_the_demo_is_as_noisy_as_the_course_set(tmp_path):
@@ -272,7 +360,7 @@ def test_fractal_noise_has_its_spectrum():
 
 # ------------------------------------------------------------------------------------ both commands
 
-@pytest.fixture(params=['photos', 'demo'])
+@pytest.fixture(params=['photos', 'demo', 'other'])
 def command(request, tmp_path):
     """The beginning of a command line that makes a small set."""
     if request.param == 'demo':
@@ -281,7 +369,7 @@ def command(request, tmp_path):
     folder.mkdir()
     for i in range(3):
         Image.fromarray(images(200, 200, 3, seed=i).numpy()).save(folder / f'{i}.png')
-    return 'photos', folder, '--train', 5, '--val', 3
+    return 'photos', folder, '--train', 5, '--val', 3, '--other-noise', int(request.param == 'other')
 
 
 def test_the_seed_decides_everything_and_nothing_else_does(command, tmp_path):
