@@ -214,7 +214,7 @@ class Submission:
         self.project, self.k, self.folder = project, k, project / f'Miniproject_{k}'
         self.metrics = load_file('graders_metrics', ROOT / 'others' / 'common' / 'metrics.py')
         self.pairs = self.metrics.load_pairs(data / 'train_data.pkl')
-        self.noisy, self.clean = self.metrics.that_differ(*self.metrics.load_pairs(data / 'val_data.pkl'))
+        self.noisy, self.clean = self.metrics.load_pairs(data / 'val_data.pkl')
         if quick:
             self.pairs = tuple(images[:QUICK_PAIRS] for images in self.pairs)
             self.noisy, self.clean = self.noisy[:QUICK_IMAGES], self.clean[:QUICK_IMAGES]

@@ -242,7 +242,7 @@ def evaluate(options, scratch: Path) -> int:
             draw(*pictures(options.pictures, names[i]), noisy, clean,
                  {model: result[i][0] for model, result in outputs.items()})
     if options.json:
-        print(json.dumps(rows, indent=2))
+        print(storage.to_json(rows, indent=2))
     if options.record:
         records.append(options.record, rows, time.monotonic() - start)
 

@@ -220,7 +220,7 @@ class Run:
         self.say(f'{count:>9}  {loss:8.5f}  {progress.lr:8.1e}  {decibels:>9}  {duration:>8}'
                  + '  best so far' * is_best)
 
-        lines = (json.dumps(record) + '\n' for record in self.history)
+        lines = (storage.to_json(record) + '\n' for record in self.history)
         storage.write(self.folder / 'metrics.jsonl', ''.join(lines).encode())
         self.model.save(self.folder / 'last.pth')
         if is_best:

@@ -1,15 +1,34 @@
 """The sets of pairs that a tool is given, read with the option that named them."""
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
+
+import torch
 
 from others.common.storage import UserError
-from others.common.metrics import load_pairs, that_differ
+from others.common.metrics import estimated_psnr, load_pairs, psnr
+
+VAL_FILE, VAL_PAIRS_FILE = 'val_data.pkl', 'val_pairs.pkl'      # (noisy, clean); (noisy, other noisy)
+
+
+class Validation(NamedTuple):
+    """Images to measure on: (N, 3, H, W), uint8 or float32 in 0..255."""
+    noisy: torch.Tensor
+    target: torch.Tensor        # the clean images or, if `estimated`, other noisy ones of the same scenes
+    estimated: bool
+
+    def psnr(self, denoised: torch.Tensor) -> tuple:
+        """(PSNR in dB, its standard error, None for a single image) of what a model made of the noisy images: the
+        mean over the images or, without clean images, the estimate."""
+        if self.estimated:
+            return estimated_psnr(denoised, self.noisy, self.target)
+        values = psnr(denoised, self.target)
+        return values.mean().item(), (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
 
 
 def read_pairs(argument: str, path, limit: Optional[int] = None) -> tuple:
-    """The two uint8 tensors (N, 3, H, W) of a file that `argument` named; UserError if it has none.
+    """The two tensors of a file that `argument` named, as `load_pairs` gives them; UserError if it has none.
 
-    limit: of --pairs, the first so many; UserError if there are fewer.
+    limit: of --pairs, how many of the first pairs are taken; UserError if there are fewer.
     """
     try:
         first, second = load_pairs(path)
@@ -24,11 +43,22 @@ def read_pairs(argument: str, path, limit: Optional[int] = None) -> tuple:
 
 
 def read_validation(argument: str, path) -> tuple:
-    """(noisy, clean) of such a file, without the images that have no noise; UserError if no image has any."""
-    noisy, clean = that_differ(*read_pairs(argument, path))
-    if len(noisy) == 0:
+    """(noisy, clean) of such a file; UserError if no image has noise."""
+    noisy, clean = read_pairs(argument, path)
+    if torch.equal(noisy, clean):
         raise UserError(f'{argument}: the first images of {path} are the second, expected noisy and clean ones')
     return noisy, clean
+
+
+def read_measured(argument: str, path: Path) -> Validation:
+    """The images of a file, estimated if it is called val_pairs.pkl. Errors as `read_validation`."""
+    return Validation(*read_validation(argument, path), path.name == VAL_PAIRS_FILE)
+
+
+def validation_file(folder: Path) -> Path:
+    """The one to measure on of a set of pairs: val_data.pkl or, where that is not there but it is, val_pairs.pkl."""
+    pairs = folder / VAL_PAIRS_FILE
+    return pairs if pairs.exists() and not (folder / VAL_FILE).exists() else folder / VAL_FILE
 
 
 def read_sets(val_file: Path, also: list) -> dict:

@@ -1,27 +1,60 @@
-"""What is measured, and the pairs it is measured on."""
+"""What is measured, and the pairs it is measured on.
+
+test.py loads this file by its path, so it imports torch alone.
+"""
+import math
 from pathlib import Path
 
 import torch
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio of each image, in dB; infinite where the two are identical.
+    """Peak signal-to-noise ratio of each image in dB: -10 log10(mean((a - b)^2) / 255^2), at most `psnr_bound`.
 
     a, b: (N, C, H, W), of any type, in 0..255 -> (N,). ValueError if the shapes differ.
     """
     if a.shape != b.shape:
         raise ValueError(f'a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}')
-    return -10 * ((a.float() - b.float()) / 255).square().mean((1, 2, 3)).log10()
+    decibels = -10 * ((a.float() - b.float()) / 255).square().mean((1, 2, 3)).log10()
+    return decibels.clamp(max=psnr_bound(a))
 
 
-def that_differ(noisy: torch.Tensor, clean: torch.Tensor) -> tuple:
-    """Without the images that the noise has left as they were, whose infinite PSNR no mean survives."""
-    differ = (noisy != clean).flatten(1).any(1)             # (N,)
-    return noisy[differ], clean[differ]
+def psnr_bound(images: torch.Tensor) -> float:
+    """What an error of half a grey level in one of an image's values gives: -10 log10((0.5 / 255)^2 / (C H W)) dB.
+
+    That is 89.0 dB for 3 x 32 x 32 values. Two different images of 8 bits stay below it; identical ones, whose ratio
+    is infinite, count as this much, so that one exact image does not outweigh all the others in a mean.
+    """
+    return 20 * math.log10(510) + 10 * math.log10(math.prod(images.shape[1:]))
+
+
+def estimated_error(denoised: torch.Tensor, noisy: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """An estimate of each image's mean squared error against the clean image, which nobody needs to have.
+
+    denoised: what a model makes of `noisy`; noisy, other: two shots of a scene; (N, C, H, W), in 0..255 -> (N,), in
+    grey levels squared. mean((denoised - other)^2) exceeds the error by the variance of the noise, which is
+    mean((noisy - other)^2) / 2, if the noise of the two shots is independent, equally strong and has the mean 0. The
+    estimate is unbiased; that of a single image may be negative.
+    """
+    noisy, other = noisy.double(), other.double()
+    return ((denoised.double() - other).square() - (noisy - other).square() / 2).mean((1, 2, 3))
+
+
+def estimated_psnr(denoised: torch.Tensor, noisy: torch.Tensor, other: torch.Tensor) -> tuple:
+    """(PSNR in dB, its standard error) by `estimated_error`, of its mean over the images; at most `psnr_bound`.
+
+    The error is taken before the logarithm, since a single image's estimate may be negative; so the PSNR is of all
+    images together, which reads somewhat lower than the mean of their PSNRs. The standard error is None for one image.
+    """
+    errors = estimated_error(denoised, noisy, other)
+    mean = max(errors.mean().item(), 255 ** 2 * 10 ** (-psnr_bound(noisy) / 10))
+    deviation = (errors.std() / len(errors) ** 0.5).item() if len(errors) > 1 else None
+    return 10 * math.log10(255 ** 2 / mean), deviation and 10 / math.log(10) * deviation / mean
 
 
 def load_pairs(path) -> tuple:
-    """The two uint8 tensors (N, 3, H, W) of a file. ValueError if it holds anything else."""
+    """The two tensors (N, 3, H, W) of a file, both uint8, or both float32 with values in 0..255. ValueError if it
+    holds anything else."""
     path = Path(path)
     try:
         with open(path, 'rb') as file:
@@ -34,8 +67,12 @@ def load_pairs(path) -> tuple:
             and all(isinstance(images, torch.Tensor) for images in pairs)):
         raise ValueError(f'{path} must hold two tensors, and holds something else')
     first, second = pairs
-    if not (first.dtype is second.dtype is torch.uint8 and first.shape == second.shape
-            and first.dim() == 4 and first.shape[1] == 3 and 0 not in first.shape):
+    if not (first.dtype is second.dtype and first.dtype in (torch.uint8, torch.float32)
+            and first.shape == second.shape and first.dim() == 4 and first.shape[1] == 3 and 0 not in first.shape):
         found = ' and '.join(f'{images.dtype} {tuple(images.shape)}' for images in pairs)
-        raise ValueError(f'{path} must hold two uint8 tensors of a shape (N, 3, H, W), not {found}')
+        raise ValueError(f'{path} must hold two tensors of a shape (N, 3, H, W), uint8 or float32, not {found}')
+    for images in pairs:
+        low, high = images.min().item(), images.max().item()
+        if not 0 <= low <= high <= 255:                         # so that NaN is refused, too
+            raise ValueError(f'{path} must hold two tensors of values in 0..255, not in {low:g}..{high:g}')
     return first, second

@@ -48,8 +48,8 @@ def append(path, rows: list, seconds: Optional[float], ran: Optional[dict] = Non
 def text(runs: list) -> str:
     """The runs as JSON with a line for each row, so that a difference between two versions shows the rows."""
     def one(run: dict) -> str:
-        head = ''.join(f'{json.dumps(key)}: {json.dumps(run[key])},\n ' for key in KEYS[:-1])
-        rows = ',\n'.join(f'  {json.dumps(row)}' for row in run['rows'])
+        head = ''.join(f'{json.dumps(key)}: {storage.to_json(run[key])},\n ' for key in KEYS[:-1])
+        rows = ',\n'.join(f'  {storage.to_json(row)}' for row in run['rows'])
         return f'{{{head}"rows": [\n{rows}\n]}}'
 
     return '{"runs": [\n' + ',\n'.join(map(one, runs)) + '\n]}\n'

@@ -3,10 +3,11 @@ import contextlib
 import glob
 import io
 import json
+import math
 import os
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
 
 import torch
 
@@ -33,8 +34,20 @@ def write(path, content: bytes) -> None:
                     rest.unlink()
 
 
+def to_json(content, indent: Optional[int] = None) -> str:
+    """JSON with null for numbers that are not finite, which JSON does not know."""
+    def finite(part):
+        if isinstance(part, dict):
+            return {key: finite(value) for key, value in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [finite(value) for value in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(content), indent=indent, allow_nan=False)
+
+
 def write_json(path, content) -> None:
-    write(path, (json.dumps(content, indent=2) + '\n').encode())
+    write(path, (to_json(content, indent=2) + '\n').encode())
 
 
 def write_tensors(path, content) -> None:

@@ -426,13 +426,13 @@ def test_a_failure_leaves_the_files_as_they_were(command, tmp_path, monkeypatch)
 # -------------------------------------------------------------------------------------- the metrics
 
 def test_psnr_is_of_each_image_by_its_own_mean_square():
-    """Infinite where the two are identical; of any type."""
+    """Of any type; where the two are identical, what half a grey level in one value gives."""
     a = images(3, 3, 32, 32)
     b = a.clone()
     b[0] = a[0].flip(0)
     b[1, 2, 3, 4] = 255 - a[1, 2, 3, 4]
     mse = (a.double() - b.double()).div(255).square().flatten(1).mean(1)
-    expected = [*(-10 * math.log10(m) for m in mse[:2]), math.inf]
+    expected = [*(-10 * math.log10(m) for m in mse[:2]), -10 * math.log10((0.5 / 255) ** 2 / (3 * 32 * 32))]
     for one, other in ((a, b), (b, a), (a.float(), b), (a.double(), b.double())):
         assert psnr(one, other).tolist() == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ValueError, match=r'\(3, 3, 32, 32\) and \(1, 3, 32, 32\)'):
@@ -444,7 +444,8 @@ IMAGES = images(4, 3, 8, 8)
 
 @pytest.mark.parametrize('content', [
     IMAGES, (IMAGES,), (IMAGES, IMAGES, IMAGES), (IMAGES, 'clean'), {'a': IMAGES, 'b': IMAGES},
-    (IMAGES, IMAGES[:3]), (IMAGES.float(), IMAGES.float()), (IMAGES, IMAGES.float()),
+    (IMAGES, IMAGES[:3]), (IMAGES.double(), IMAGES.double()), (IMAGES, IMAGES.float()),
+    (IMAGES / 255 - 1, IMAGES.float()), (IMAGES.float(), IMAGES + 0.5), (IMAGES.float(), IMAGES / 0),
     (IMAGES[0], IMAGES[0]), (IMAGES[:, :1], IMAGES[:, :1]), (IMAGES[:0], IMAGES[:0])])
 def test_load_pairs_refuses_other_contents(content, tmp_path):
     torch.save(content, tmp_path / 'other.pkl')
@@ -453,9 +454,9 @@ def test_load_pairs_refuses_other_contents(content, tmp_path):
 
 
 def test_load_pairs_refuses_files_that_are_damaged_or_hold_code(tmp_path):
-    pair = IMAGES, IMAGES.flip(0)
-    torch.save(pair, tmp_path / 'whole.pkl')
-    assert all(map(torch.equal, load_pairs(tmp_path / 'whole.pkl'), pair))
+    for pair in ((IMAGES / 3, IMAGES.flip(0) * 0.7), (IMAGES, IMAGES.flip(0))):
+        torch.save(pair, tmp_path / 'whole.pkl')
+        assert all(map(torch.equal, load_pairs(tmp_path / 'whole.pkl'), pair))
     (tmp_path / 'cut.pkl').write_bytes((tmp_path / 'whole.pkl').read_bytes()[:-100])
     (tmp_path / 'empty.pkl').touch()
     (tmp_path / 'text.pkl').write_text('hello')

@@ -1,5 +1,6 @@
 """The table of `others.evaluate`, for submissions that are written here; and the pictures."""
 import json
+import math
 import shutil
 import statistics
 
@@ -9,7 +10,8 @@ import torch
 from PIL import Image
 
 from others import data, evaluate
-from others.common import datasets, denoisers, plots, storage
+from others.common import datasets, denoisers, metrics, plots, storage
+from others.tests.conftest import images
 
 FOREIGN = """
 import torch
@@ -122,15 +124,49 @@ def test_two_image_files(tmp_path, capsys):
         evaluate.main(['--images', str(tmp_path / 'a.png'), str(tmp_path / 'c.png')])
 
 
-def test_an_image_without_noise_is_left_out(val_data, tmp_path):
-    noisy, clean = datasets.read_pairs('--data', val_data / 'val_data.pkl')
-    path = tmp_path / 'one.pkl'
-    torch.save((torch.cat([clean[:1], noisy[1:]]), clean), path)
-    left = datasets.read_validation('--real', path)
-    assert all(map(torch.equal, left, (noisy[1:], clean[1:])))
-    torch.save((clean, clean), path)
+def test_exact_images_leave_every_figure_finite(run, tmp_path):
+    """One that is black, which the submission hits and which has no noise either."""
+    clean = images(5, 3, 12, 12)
+    noisy = images(5, 3, 12, 12, seed=1)
+    clean[0] = noisy[0] = 0
+    torch.save((noisy, clean), tmp_path / 'one.pkl')
+    black = submission(tmp_path / 'black', FOREIGN.format('0 * x'))
+    status, out, _ = run('--real', tmp_path / 'one.pkl', '--project', 1, '--submission', black, '--json',
+                         '--record', tmp_path / 'record.json')
+    for text in (out, (tmp_path / 'record.json').read_text()):
+        json.loads(text, parse_constant=pytest.fail)
+    row = json.loads(out)[-1]
+    assert status == 0 and row['best'] == pytest.approx(20 * math.log10(510) + 10 * math.log10(432))
+    assert row['psnr'] == pytest.approx((row['best'] + 4 * row['worst']) / 5, abs=0.5) and row['gain'] < 0
+    torch.save((clean, clean), tmp_path / 'one.pkl')
     with pytest.raises(storage.UserError, match='--real: .*one.pkl.*expected noisy and clean'):
-        datasets.read_validation('--real', path)
+        datasets.read_validation('--real', tmp_path / 'one.pkl')
+
+
+def test_json_has_no_numbers_that_are_not_finite():
+    row = {'a': [math.inf, (1, -math.inf)], 'b': {'c': math.nan}, 'd': True, 'e': 'NaN'}
+    assert json.loads(storage.to_json(row)) == {'a': [None, [1, None]], 'b': {'c': None}, 'd': True, 'e': 'NaN'}
+
+
+def test_the_estimate_without_clean_images_is_true():
+    """On 40 sets with the course's noise: it is unbiased, and as uncertain as it says."""
+    generator = torch.Generator().manual_seed(0)
+    photos = torch.nn.functional.interpolate(
+        torch.rand(40 * 50, 3, 9, 9, generator=generator) * 255, size=32, mode='bilinear')
+    blocks = torch.nn.functional.unfold(photos, 2, stride=2).view(len(photos), 3, 4, -1)
+    drawn = torch.randint(4, (2, len(photos), 1, 1, blocks.shape[3]), generator=generator).expand(-1, -1, 3, -1, -1)
+    a, b = (blocks.gather(2, index).view(-1, 3, 16, 16) for index in drawn)
+    clean = blocks.mean(2).view_as(a)
+    denoised = torch.nn.functional.avg_pool2d(a, 3, 1, 1, count_include_pad=False)
+    off = []
+    for part in zip(*(x.split(50) for x in (denoised, a, b, clean))):
+        true = -10 * ((part[0] - part[3]) / 255).square().mean().log10().item()
+        decibels, error = metrics.estimated_psnr(*part[:3])
+        off.append((decibels - true) / error)
+    assert abs(statistics.mean(off)) < 3 / 40 ** 0.5 and max(map(abs, off)) < 3
+    alone = metrics.estimated_psnr(denoised[:1], a[:1], b[:1])
+    assert math.isfinite(alone[0]) and alone[1] is None
+    assert metrics.estimated_psnr(b, a, b)[0] == pytest.approx(metrics.psnr_bound(a))   # by luck: no error or less
 
 
 def test_ssim():
@@ -224,8 +260,8 @@ def test_montage_shows_every_pixel(tmp_path):
     plots.montage(tmp_path / 'a.png', {'a': noisy, 'b': noisy.float() + 0.3, 'c': clean}, scale=3)
     with Image.open(tmp_path / 'a.png') as picture:
         shown = torch.from_numpy(numpy.array(picture.convert('RGB'))).permute(2, 0, 1)
-    for images, left in ((noisy, 12), (noisy, 12 + 102), (clean, 12 + 2 * 102)):
-        for image, top in zip(images, (42, 42 + 84)):
+    for version, left in ((noisy, 12), (noisy, 12 + 102), (clean, 12 + 2 * 102)):
+        for image, top in zip(version, (42, 42 + 84)):
             found = shown[:, top:top + 60, left:left + 90]
             assert torch.equal(found, image.repeat_interleave(3, 1).repeat_interleave(3, 2))
 
