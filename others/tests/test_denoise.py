@@ -7,10 +7,11 @@ import numpy
 import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
+import tifffile
 from skimage.io import imsave
 
 from others import denoise
-from others.common import denoisers, storage
+from others.common import denoisers, images, storage
 
 
 @pytest.fixture(autouse=True)
@@ -209,3 +210,102 @@ def test_weights(tmp_path):
     for name, words in (('other.pth', '.*as a checkpoint of mini-project 2 is'), ('none.pth', ': No such file')):
         with pytest.raises(storage.UserError, match=f'weights of project 1: .*{name}{words}'):
             run(tmp_path / 'a.png', tmp_path / 'b.png', '--weights', tmp_path / name)
+
+
+# ------------------------------------------------------------------------------------ others.common.images
+
+def values(dtype: str, *shape) -> numpy.ndarray:
+    """Every value that the type has is as probable as the others; floats in 0..1."""
+    generator = numpy.random.default_rng(0)
+    return (generator.integers(0, numpy.iinfo(dtype).max + 1, shape, dtype) if dtype[0] == 'u' else
+            generator.random(shape).astype(dtype))
+
+
+@pytest.mark.parametrize('alpha', [False, True])
+@pytest.mark.parametrize('shape', [(10, 13), (10, 13, 3), (1, 1), (1, 1, 3)])
+@pytest.mark.parametrize('dtype, suffixes', [
+    ('uint8', 'png tif npy bmp'), ('uint16', 'png tif npy'), ('float32', 'tif npy'), ('float64', 'tif npy')])
+def test_depths_go_and_come_back(tmp_path, dtype, suffixes, shape, alpha):
+    kept = {'dpi': (300, 150), 'icc_profile': b'colours' * 40}
+    image = images.Picture(values(dtype, *shape), values(dtype, *shape[:2]) if alpha else None, kept)
+    for suffix in suffixes.split():
+        path = tmp_path / f'a.{suffix}'
+        if alpha and suffix in ('npy', 'bmp'):
+            with pytest.raises(storage.UserError, match=f'a.{suffix} cannot hold {dtype} .* transparency, expected'):
+                images.check(path, image)
+            continue
+        images.check(path, image)
+        images.write(path, image)
+        again = images.read(path)
+        assert again.values.dtype == dtype and (again.values == image.values).all(), suffix
+        assert again.values.shape == shape and (again.alpha == image.alpha if again.alpha is None else
+                                                (again.alpha == image.alpha).all()), suffix
+        if suffix in ('png', 'tif'):
+            assert again.kept.pop('dpi') == pytest.approx((300, 150), rel=1e-4)     # whole pixels a metre
+            assert again.kept == {'icc_profile': kept['icc_profile']}
+        if (dtype, suffix, len(shape)) == ('uint16', 'png', 3):     # Pillow's own reader has the upper byte
+            assert (numpy.asarray(read(path))[..., :3] == image.values >> 8).all()
+
+
+@pytest.mark.parametrize('write, found', [
+    (dict(compression='zlib', predictor=True), 'uint16 RGB'), (dict(byteorder='>'), 'uint16 RGB'),
+    (dict(planarconfig='separate'), 'uint16 RGB'), (dict(tile=(16, 16)), 'uint16 RGB'),
+    (dict(dtype='float16'), 'float16 RGB'), (dict(dtype='>f4'), 'float32 RGB'), (dict(stack=2), 'uint16 RGB'),
+    (dict(stack=2, dtype='float32'), 'float32 RGB'), (dict(dtype='int16'), 'type int16, expected'),
+    (dict(dtype='uint32'), 'type uint32'), (dict(dtype='float32', value=numpy.nan), 'not finite')])
+def test_tiff_of_others(tmp_path, write, found, capsys):
+    write = dict(write)
+    pixels = (values('uint16', 10, 13, 3) >> 1).astype(write.pop('dtype', 'uint16'))
+    pixels[0, 0] = write.pop('value', 7)
+    stack = write.pop('stack', 1)
+    laid = numpy.moveaxis(pixels, 2, 0) if 'planarconfig' in write else pixels
+    tifffile.imwrite(tmp_path / 'a.tif', numpy.stack([laid] * stack)[:stack].squeeze(), photometric='rgb', **write)
+    if 'expected' in found or 'uint32' in found or 'finite' in found:
+        with pytest.raises(storage.UserError, match=f'{tmp_path}/a.tif: .*{found}'):
+            images.read(tmp_path / 'a.tif')
+    else:
+        image = images.read(tmp_path / 'a.tif')
+        assert images.outline(image) == found and (image.values == pixels).all()
+    assert capsys.readouterr().err == ('' if stack == 1 else f'{tmp_path}/a.tif: 2 images, the first is taken\n')
+
+
+def test_limit_of_pixels(tmp_path):
+    for name, size in (('a.png', (13, 10)), ('a.tif', (13, 10)), ('a.npy', (13, 10))):
+        images.write(tmp_path / name, images.Picture(values('uint16', 10, 13, 3), None, {}))
+        assert images.read(tmp_path / name, max_pixels=130).values.shape == (10, 13, 3)
+        with pytest.raises(storage.UserError, match=f'{name}: 13 x 10 are 130 pixels, expected at most 129 .--max-pi'):
+            images.read(tmp_path / name, max_pixels=129)
+
+
+@pytest.mark.parametrize('dtype, given, low, high', [
+    ('uint8', None, 0, 255), ('uint16', None, 0, 65535), ('float32', None, 0, 1), ('float64', (-1, 1), -1, 1),
+    ('uint16', (0, 4095), 0, 4095), ('uint16', 'data', 3, 900)])
+@pytest.mark.parametrize('shape', [(10, 13), (10, 13, 3)])
+def test_ranges(dtype, given, low, high, shape):
+    """Values in the range come back; what lies outside is clipped."""
+    there = numpy.linspace(low, high, 390)[:numpy.prod(shape)].reshape(shape)
+    there.flat[-1] = high
+    there = there.astype(dtype)
+    assert images.value_range(there, given) == (low, high)
+    tensor = images.to_tensor(there, low, high)
+    assert tensor.shape == (1, 3, 10, 13) and (tensor.min(), tensor.max()) == (0, pytest.approx(255))
+    back = images.from_tensor(tensor, low, high, there)
+    assert back.dtype == dtype and back == pytest.approx(there, rel=1e-6, abs=1e-6)
+    tensor = images.to_tensor(there, low, (low + high) / 2)
+    assert tensor.max() == 255 and images.from_tensor(tensor, low, (low + high) / 2, there).max() <= high / 2 + 2
+
+
+@pytest.mark.parametrize('words, expected', [
+    ('data', 'data'), ('0 4095', (0, 4095)), ('-1 1', (-1, 1)), ('1 1', None), ('0', None), ('0 nan', None),
+    ('0 inf', None), ('0 1 2', None), ('type', None)])
+def test_words_of_a_range(words, expected):
+    if expected:
+        assert images.parse_range(words.split()) == expected
+    else:
+        with pytest.raises(storage.UserError, match=f'--range: {words}, expected two numbers'):
+            images.parse_range(words.split())
+
+
+def test_floats_without_a_range():
+    with pytest.raises(storage.UserError, match='floats from 0 to 7, expected 0 to 1, or --range LOW HIGH'):
+        images.value_range(numpy.float32([[0, 7]]))
