@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool2d, unfold
 
 from others import data
 from others.common import storage
+from others.common.dead_leaves import fractal_noise, topmost
 from others.common.metrics import load_pairs, psnr
 from others.tests.conftest import images
 
@@ -336,7 +337,7 @@ def test_a_leaf_has_the_area_of_its_shape_and_hides_those_before_it():
              for p in (1, 2, 8)}
     centre, seen = torch.full((4,), 256.), set()
     for _ in range(20):
-        leaf = data.topmost(centre, centre, torch.tensor([9., 9., radius, 9.]), generator)
+        leaf = topmost(centre, centre, torch.tensor([9., 9., radius, 9.]), generator)
         _, hidden, under, over = leaf.flatten().bincount(minlength=4).tolist()
         assert hidden == 0 and leaf[256, 256] == 3
         nearest = min(areas, key=lambda p: abs(areas[p] - under - over))
@@ -346,7 +347,7 @@ def test_a_leaf_has_the_area_of_its_shape_and_hides_those_before_it():
 
 
 def test_fractal_noise_has_its_spectrum():
-    noise = data.fractal_noise(seeded())
+    noise = fractal_noise(seeded())
     assert noise.square().mean().item() == pytest.approx(1, abs=1e-5)
     power = torch.fft.fft2(noise).abs().square()
     f = torch.fft.fftfreq(512).mul(512)
