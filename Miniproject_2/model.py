@@ -29,6 +29,7 @@ import threading
 import time
 import warnings
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple, Optional
 
@@ -40,6 +41,8 @@ Tensor = type(empty(0, device='cpu'))           # torch.Tensor, which may not be
 
 # ----------------------------------------------------------------------------------------- modules
 
+_applications = itertools.count(1)
+
 class Module:
     """What can be applied and differentiated.
 
@@ -50,6 +53,9 @@ class Module:
     Tensors have the shape (N, C, H, W), are perhaps not contiguous, and are not to be changed in place.
     """
     parameter_names = ()
+    settings = {}           # attributes that are an integer or a pair of them, at any time -> the least such integer
+    fixed = ()              # attributes that the weight's shape depends on
+    _last = (0, None, None)         # of the last application: its number, its vjp, the shape of its output
 
     def forward_and_vjp(self, *input) -> tuple:
         """Return the output and vjp(gradwrtoutput), which adds to the parameters' gradients and returns
@@ -61,27 +67,39 @@ class Module:
 
     def forward(self, *input) -> Tensor:
         """Return the output, contiguous as torch.nn's, and keep what `backward` needs."""
-        self._vjp = None                            # lets go of what the last one kept
-        output, self._vjp = self.forward_and_vjp(*check_tensors(self, 'input', input))
-        self._output_shape = output.shape
+        self._forget()
+        output, vjp = self.forward_and_vjp(*check_tensors(self, 'input', input))
+        self._remember(output, vjp)
         return output.contiguous()
 
     def __call__(self, *input) -> Tensor:
         return self.forward(*input)
 
     def backward(self, *gradwrtoutput) -> Tensor:
-        """Differentiate the last `forward`: accumulate the parameters' gradients, return the input's.
-        ValueError unless the gradient has the shape of the output."""
+        """Differentiate the last application, by `forward` or by a Sequential: accumulate the parameters' gradients,
+        return the input's. ValueError unless the gradient has the shape of the output."""
         if len(gradwrtoutput) != 1:
             raise TypeError(f'{type(self).__name__}: backward takes one gradient, got {len(gradwrtoutput)}')
-        if vars(self).get('_vjp') is None:
-            raise RuntimeError(f'{type(self).__name__}: backward was called before forward, or has to be defined '
-                               'beside it (what a Sequential applied is differentiated by its own backward)')
+        _, vjp, shape = self._last
+        if vjp is None:
+            raise RuntimeError(f'{type(self).__name__}: call forward before backward; '
+                               'a module that defines forward must define backward, too')
         for gradient in check_tensors(self, 'gradient', gradwrtoutput):
-            if gradient.shape != self._output_shape:
+            if gradient.shape != shape:
                 raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
-                                 f'{tuple(self._output_shape)}, got {tuple(gradient.shape)}')
-        return self._vjp(*gradwrtoutput).contiguous()
+                                 f'{tuple(shape)}, got {tuple(gradient.shape)}')
+        return vjp(*gradwrtoutput).contiguous()
+
+    def _remember(self, output: Tensor, vjp: Callable) -> None:
+        self._last = next(_applications), vjp, output.shape
+
+    def _number(self) -> int:
+        """Of the last application, counted over all modules; 0: of none, or of one that is not remembered."""
+        return self._last[0]
+
+    def _forget(self) -> None:
+        """Free what the last application kept, before the next one needs memory."""
+        vars(self).pop('_last', None)
 
     def infer(self, *input) -> Tensor:
         """Return the output and keep nothing: the modules of this file may do it in several threads at once."""
@@ -109,6 +127,10 @@ class Module:
 
     def __setattr__(self, name: str, value) -> None:
         """Assigning to a parameter, or to its gradient, copies into the tensor that is there."""
+        if name in self.settings:
+            value = pair_of(name, value, self.settings[name])
+        if name in self.fixed and name in self.__dict__:
+            raise AttributeError(f'{type(self).__name__}.{name} is fixed by the shape of the weight')
         if name.removeprefix('grad_') not in self.parameter_names or name not in self.__dict__:
             return super().__setattr__(name, value)
         present = self.__dict__[name]
@@ -122,7 +144,7 @@ class Module:
 
     def __getstate__(self) -> dict:
         """For copies and pickles: without what `backward` would differentiate."""
-        return {name: value for name, value in vars(self).items() if name not in ('_vjp', '_output_shape', '_last')}
+        return {name: value for name, value in vars(self).items() if name not in ('_last', '_last_input')}
 
 
 def check_tensors(module: Module, name: str, values) -> tuple:
@@ -144,12 +166,12 @@ def differentiable(module: Module) -> Callable:
 
 def forward_then_backward(module: Module, *input) -> tuple:
     """The `forward` and `backward` of a subclass that defines these, in the form of `forward_and_vjp`."""
-    output, module._last = module.forward(*input), input
+    output, module._last_input = module.forward(*input), input
 
     def vjp(*gradwrtoutput):
-        if module._last is not input:               # applied again since: `backward` needs the state of this time
+        if module._last_input is not input:         # applied again since: `backward` needs the state of this time
             module.forward(*input)
-            module._last = input
+            module._last_input = input
         return module.backward(*gradwrtoutput)
 
     return output, vjp
@@ -169,7 +191,12 @@ class Sequential(Module):
     def forward_and_vjp(self, x: Tensor) -> tuple:
         vjps = []
         for module in self.modules:
-            x, vjp = differentiable(module)(x)
+            module._forget()
+        for module in self.modules:
+            apply = differentiable(module)
+            x, vjp = apply(x)
+            if apply == module.forward_and_vjp:         # others remember it themselves
+                module._remember(x, vjp)
             vjps.append(vjp)
 
         def backward(gradient):                     # the chain rule
@@ -178,6 +205,25 @@ class Sequential(Module):
             return gradient
 
         return x, backward
+
+    def backward(self, *gradwrtoutput) -> Tensor:
+        """As any module's. If all its modules were applied one by one since its last `forward`, these applications
+        are differentiated; RuntimeError if that is not possible."""
+        if not self._one_by_one():
+            return super().backward(*gradwrtoutput)
+        if len({id(module) for module in self.modules if module._number()}) < len(self):
+            raise RuntimeError('Sequential: its modules were applied one by one since its last forward: '
+                               'call its own forward, or the backward of each')
+        for module in reversed(self.modules):
+            gradwrtoutput = [module.backward(*gradwrtoutput)]
+        return gradwrtoutput[0]
+
+    def _one_by_one(self) -> bool:
+        numbers = [module._number() for module in self.modules]
+        return any(numbers) and all(number == 0 or number > self._last[0] for number in numbers)
+
+    def _number(self) -> int:
+        return min(module._number() for module in self.modules) if self._one_by_one() else self._last[0]
 
     def infer(self, x: Tensor) -> Tensor:
         for module in self.modules:
@@ -525,15 +571,24 @@ def batch_first(x: Tensor) -> Tensor:
 
 def pair_of(name: str, value, least: int) -> tuple:
     """An integer, or a pair of them, as a pair; ValueError if one is less than `least`."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(is_integer(v) and v >= least for v in pair):
+    try:
+        pair = tuple(map(index, value if isinstance(value, Iterable) else (value, value)))
+    except TypeError:                                   # of a string, too
+        pair = ()
+    if len(pair) != 2 or min(pair) < least:
         raise ValueError(f'{name} must be an integer of at least {least}, or a pair of them, got {value!r}')
-    return tuple(map(int, pair))
+    return pair
 
 
-def is_integer(value) -> bool:
-    """Python's or NumPy's."""
-    return hasattr(value, '__index__') and not isinstance(value, Tensor)
+def whole_number(name: str, value) -> int:
+    """An integer, Python's or NumPy's; ValueError unless it is at least 1."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
+    return number
 
 
 class _Convolution(Module):
@@ -542,21 +597,19 @@ class _Convolution(Module):
     mixed_precision: products take and give bfloat16; parameters, activations and what is added up stay float32.
     """
     parameter_names = ('weight', 'bias')
+    settings = {'kernel_size': 1, 'stride': 1, 'padding': 0, 'dilation': 1}
+    fixed = ('in_channels', 'out_channels', 'groups', 'kernel_size')
     mixed_precision = False
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
                  groups=1, bias=True, *, device=None, dtype=None) -> None:
-        for name, value in (('in_channels', in_channels), ('out_channels', out_channels), ('groups', groups)):
-            if not is_integer(value) or value < 1:
-                raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
-        in_channels, out_channels, groups = int(in_channels), int(out_channels), int(groups)
+        in_channels, out_channels, groups = (whole_number(name, value) for name, value in (
+            ('in_channels', in_channels), ('out_channels', out_channels), ('groups', groups)))
         if in_channels % groups or out_channels % groups:
             raise ValueError(f'groups must divide in_channels and out_channels, '
                              f'got {groups} for {in_channels} and {out_channels}')
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.window = Window(pair_of('kernel_size', kernel_size, 1), pair_of('stride', stride, 1),
-                             pair_of('padding', padding, 0), pair_of('dilation', dilation, 1), groups)
-        self.kernel_size, self.stride, self.padding, self.dilation = self.window[:4]
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
 
         shape = self._weight_shape()
         bound = 1 / math.sqrt(math.prod(shape[1:]))         # torch.nn's default: U(+-1 / sqrt(fan_in))
@@ -569,19 +622,24 @@ class _Convolution(Module):
         self.grad_weight = self.weight.new_zeros(shape)
         self.grad_bias = self.bias.new_zeros(out_channels) if bias else None
 
+    @property
+    def window(self) -> 'Window':
+        return Window(self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+
     def _weight_shape(self) -> tuple:
-        return (self.out_channels, self.in_channels // self.groups, *self.window.kernel_size)
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def _with_bias(self, y: Tensor, linear_vjp: Callable, is_added: bool = False) -> tuple:
         """y (out_channels, Ho, Wo, N) and linear_vjp(dy, dw), of `convolve`: with the bias, as `forward_and_vjp`."""
         if self.bias is not None and not is_added:
             y.add_(self.bias.detach().view(-1, 1, 1, 1))
+        dw, db = self.grad_weight, self.grad_bias       # vjp holds no module: what it keeps is freed with it
 
         def vjp(gradient):
             dy = batch_last(gradient)
-            dx = linear_vjp(dy, self.grad_weight.detach())
-            if self.bias is not None:                   # it is in every pixel of its channel: their sum
-                self.grad_bias.detach().add_(dy.sum(3).double().sum((1, 2)))    # a long sum: doubles round less
+            dx = linear_vjp(dy, dw.detach())
+            if db is not None:                          # the bias enters every pixel of its channel
+                db.detach().add_(dy.sum(3).double().sum((1, 2)))    # a long sum: doubles round less
             return batch_first(dx)
 
         return batch_first(y), vjp
@@ -632,25 +690,30 @@ class TransposeConv2d(_Convolution):
     weight (in_channels, out_channels / groups, kh, kw), bias (out_channels,).
     """
 
+    settings = {**_Convolution.settings, 'output_padding': 0}
+
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0,
                  groups=1, bias=True, dilation=1, *, device=None, dtype=None) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
                          device=device, dtype=dtype)
-        self.output_padding = pair_of('output_padding', output_padding, 0)
-        for extra, s, d in zip(self.output_padding, self.window.stride, self.window.dilation):
-            if extra >= max(s, d):
-                raise ValueError(f'output_padding must be less than stride or dilation, got {output_padding!r} '
-                                 f'for stride {stride!r} and dilation {dilation!r}')
+        self.output_padding = output_padding
+        self._output_size((1, 1))
 
     def _weight_shape(self) -> tuple:
-        return (self.in_channels, self.out_channels // self.groups, *self.window.kernel_size)
+        return (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
+
+    def _output_size(self, size: tuple) -> tuple:
+        for extra, s, d in zip(self.output_padding, self.stride, self.dilation):
+            if extra >= max(s, d):
+                raise ValueError(f'output_padding must be less than stride or dilation, got {self.output_padding} '
+                                 f'for stride {self.stride} and dilation {self.dilation}')
+        return tuple((n - 1) * s - 2 * p + e + extra for n, s, p, e, extra in zip(
+            size, self.stride, self.padding, self.window.extent, self.output_padding))
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
-        window = self.window
-        size = tuple((n - 1) * s - 2 * p + e + extra for n, s, p, e, extra in zip(
-            x.shape[2:], window.stride, window.padding, window.extent, self.output_padding))
+        size = self._output_size(x.shape[2:])
         self._check(x, size)
-        weight = self.weight.detach()
+        window, weight = self.window, self.weight.detach()
         return self._with_bias(*convolve_transposed(window.at(x.shape[2:], weight), batch_last(x), weight, size,
                                                     self.mixed_precision))
 
@@ -659,8 +722,10 @@ class NearestUpsampling(Module):
     """Repeat every pixel: (N, C, H, W) -> (N, C, H sh, W sw), (sh, sw) = scale_factor, integers.
     ValueError unless the input has four dimensions."""
 
+    settings = {'scale_factor': 1}
+
     def __init__(self, scale_factor) -> None:
-        self.scale_factor = pair_of('scale_factor', scale_factor, 1)
+        self.scale_factor = scale_factor
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
         if x.dim() != 4:
@@ -685,20 +750,26 @@ class Upsampling(Conv2d):
     of 4x4 at stride 2, which needs 9 products for four outputs instead of 36.
     """
 
+    settings = {**Conv2d.settings, 'scale_factor': 1}
+
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
                  groups=1, bias=True, scale_factor=2, *, device=None, dtype=None) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
                          device=device, dtype=dtype)
-        self.nearest = NearestUpsampling(scale_factor)
+        self.scale_factor = scale_factor
+
+    @property
+    def merged(self) -> Window:
+        """The window of the transposed convolution."""
         # Copies of `extent` taps, shifted by 0 .. s - 1, cover k' = extent + s - 1. Tap t of copy a takes pixel i to
         # the output s i + a + t - (extent - 1 - p): the padding is p' = extent - 1 - p.
-        extent, scale = self.window.extent, self.nearest.scale_factor
-        self.merged = Window(tuple(e + s - 1 for e, s in zip(extent, scale)), scale,
-                             tuple(e - 1 - p for e, p in zip(extent, self.window.padding)), (1, 1), groups)
+        extent, scale = self.window.extent, self.scale_factor
+        return Window(tuple(e + s - 1 for e, s in zip(extent, scale)), scale,
+                      tuple(e - 1 - p for e, p in zip(extent, self.padding)), (1, 1), self.groups)
 
     def _copies(self, merged: Tensor) -> Iterator[Tensor]:
         """The places (C, M / groups, kh, kw) in the merged kernel at which the copies of w stand."""
-        (sh, sw), (eh, ew), (dh, dw) = self.nearest.scale_factor, self.window.extent, self.window.dilation
+        (sh, sw), (eh, ew), (dh, dw) = self.scale_factor, self.window.extent, self.dilation
         return (merged[:, :, a:a + eh:dh, b:b + ew:dw] for a in range(sh) for b in range(sw))
 
     def _merge(self, weight: Tensor) -> Tensor:
@@ -718,7 +789,7 @@ class Upsampling(Conv2d):
         return self._swap(sum(self._copies(merged)))
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
-        size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.nearest.scale_factor)])
+        size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.scale_factor)])
         self._check(x, size)
         few = self.in_channels * self.out_channels // self.groups < FEW         # in PyTorch's order of sums, then
         if self.window.stride != (1, 1) or min(self.merged.padding) < 0 or few:
@@ -737,7 +808,7 @@ class Upsampling(Conv2d):
 
     def _one_after_the_other(self, x: Tensor) -> tuple:
         """The two modules in a row, where they are no transposed convolution, or one that saves nothing."""
-        x, nearest_vjp = self.nearest.forward_and_vjp(x)
+        x, nearest_vjp = NearestUpsampling(self.scale_factor).forward_and_vjp(x)
         y, convolution_vjp = super().forward_and_vjp(x)
         return y, lambda gradient: nearest_vjp(convolution_vjp(gradient))
 
@@ -774,30 +845,37 @@ class Tanh(Module):
 class MSE(Module):
     """The mean squared error: mean((prediction - target)^2), or the sum; a tensor of shape ().
 
-    forward(prediction, target): two tensors of one shape. backward() returns the gradient with respect to the
-    prediction, times its argument, if any: a number, or a tensor of one. ValueError if the shapes do not fit, if
-    there is nothing to average or only integers, or if `reduction` is neither 'mean' nor 'sum'.
+    forward(prediction, target): two tensors of one shape, real, the prediction floating point; the loss has the wider
+    of their types. backward() returns the gradient with respect to the prediction, in its type, scaled by the optional
+    argument, a number or one-element tensor. ValueError if the shapes do not fit, if there is nothing to average or
+    of another type, or if `reduction` is neither 'mean' nor 'sum'.
     """
 
     def __init__(self, *, reduction: str = 'mean') -> None:
-        if reduction not in ('mean', 'sum'):
-            raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.reduction = reduction
+        self._scale(1)
+
+    def _scale(self, count: int) -> float:
+        if self.reduction not in ('mean', 'sum'):
+            raise ValueError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}")
+        return 1 / count if self.reduction == 'mean' else 1.0
 
     def forward_and_vjp(self, prediction: Tensor, target: Tensor) -> tuple:
         if prediction.shape != target.shape:
             raise ValueError(f'MSE: prediction and target must have one shape, got {tuple(prediction.shape)} '
                              f'and {tuple(target.shape)}')
-        difference = prediction.detach() - target.detach()
-        if not difference.is_floating_point() or not difference.numel():
-            raise ValueError(f'MSE: prediction must be floating point and hold a value at least, '
-                             f'got {prediction.dtype} of shape {tuple(prediction.shape)}')
-        scale = 1 / difference.numel() if self.reduction == 'mean' else 1
+        if not prediction.is_floating_point() or target.is_complex() or not prediction.numel():
+            raise ValueError(f'MSE: prediction must be floating point and hold a value at least, got '
+                             f'{prediction.dtype} of shape {tuple(prediction.shape)}, and a {target.dtype} target')
+        kind, wider = prediction.dtype, (prediction.new_empty(0) + target.new_empty(0)).dtype
+        # float16 and bfloat16 (and bool) are computed in float32: a square overflows float16 from 256 on.
+        a, b = (t.detach().float() if t.element_size() < 4 else t.detach() for t in (prediction, target))
+        difference, scale = a - b, self._scale(prediction.numel())
 
         def vjp(gradient=1.0):
-            return difference * (2 * scale * gradient)
+            return (difference * (2 * scale * gradient)).to(kind)
 
-        return (difference * difference).sum() * scale, vjp
+        return ((difference * difference).sum() * scale).to(wider), vjp
 
     def backward(self, gradient=1.0) -> Tensor:
         if not isinstance(gradient, Tensor):
@@ -807,15 +885,16 @@ class MSE(Module):
         return super().backward(gradient)
 
 
-def at_least_zero(name: str, value) -> float:
-    """A number, of Python's, of NumPy's or a tensor of shape (); ValueError if it is another thing or negative."""
+def number_of(name: str, value, least: float = 0) -> float:
+    """`value`, a number of Python's or NumPy's or a tensor of shape (), as a float; ValueError unless it is one of at
+    least `least`."""
     try:
         number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
     except (TypeError, ValueError, RuntimeError):
         number = math.nan
-    if not number >= 0:
+    if not number >= least:
         found = repr(value) if isinstance(value, (int, float, str, type(None))) else f'a {type(value).__name__}'
-        raise ValueError(f'{name} must be a number of at least 0, got {found}')
+        raise ValueError(f'{name} must be a number of at least {least}, got {found}')
     return number
 
 
@@ -830,10 +909,9 @@ class SGD:
 
     def __init__(self, params, lr: float, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False) -> None:
-        lr, momentum, weight_decay = (at_least_zero(name, value) for name, value in (
+        lr, momentum, weight_decay = (number_of(name, value) for name, value in (
             ('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)))
-        if not isinstance(dampening, (int, float)):
-            raise ValueError(f'dampening must be a number, got a {type(dampening).__name__}')
+        dampening = number_of('dampening', dampening, -math.inf)
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f'nesterov needs a momentum and no dampening, got momentum {momentum!r} '
                              f'and dampening {dampening!r}')
@@ -847,6 +925,8 @@ class SGD:
                     and all(isinstance(tensor, Tensor) for tensor in pair) and pair[0].shape == pair[1].shape):
                 raise ValueError('params must be pairs (parameter, gradient) of two tensors of one shape, '
                                  f'got a {type(pair).__name__}')
+        if len({id(parameter) for parameter, _ in self.params}) < len(self.params):
+            warnings.warn('params holds a parameter twice: each step updates it twice', stacklevel=2)
         self.lr, self.momentum, self.dampening = lr, momentum, dampening
         self.weight_decay, self.nesterov = weight_decay, nesterov
         self.velocity = [None] * len(self.params)       # each starts with the first gradient, undampened

@@ -122,7 +122,7 @@ def torch_twin(net: project_2.Sequential) -> nn.Sequential:
         if isinstance(module, project_2.TransposeConv2d):
             options['output_padding'] = module.output_padding
         if isinstance(module, project_2.Upsampling):
-            options['scale_factor'] = module.nearest.scale_factor
+            options['scale_factor'] = module.scale_factor
         return kind(module.in_channels, module.out_channels, **options)
 
     with torch.random.fork_rng(devices=[]):         # torch.nn draws weights, which are not used

@@ -1,6 +1,7 @@
 """The framework of mini-project 2 against torch: what modules promise, beside what test_framework_properties tries."""
 import copy
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -59,6 +60,28 @@ def test_mse(dtype, reduction, gradient):
     rounding = dict(rtol=16 * torch.finfo(dtype).eps, atol=0)
     torch.testing.assert_close(loss(prediction, target), expected.detach(), **rounding)
     torch.testing.assert_close(loss.backward(*gradient), twin.grad, **rounding)
+
+
+HALF, FLOATS = (torch.float16, torch.bfloat16), (torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize('prediction', [*HALF, *FLOATS], ids=str)
+@pytest.mark.parametrize('target', [*HALF, *FLOATS, torch.uint8, torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize('shape', [(), (70_000,)], ids=str)
+def test_mse_of_types(prediction, target, shape):
+    """What torch takes is taken: the loss has its type, the gradient that of the prediction."""
+    a, b = torch.ones(shape).to(prediction), torch.zeros(shape).to(target)
+    loss, twin = MSE(), a.clone().requires_grad_()
+    expected = F.mse_loss(twin, b)
+    expected.backward()
+    torch.testing.assert_close(loss(a, b), expected.detach())
+    torch.testing.assert_close(loss.backward(), twin.grad)
+
+
+def test_mse_beyond_float16():
+    """300^2 overflows it, 300^2 / 4 does not."""
+    loss, a, b = MSE(), torch.full((4,), 300.).half(), torch.tensor([300., 300, 300, 0]).half()
+    assert loss(a, b) == 22500 and loss.backward().tolist() == [0, 0, 0, 150]
 
 
 @pytest.mark.parametrize('build, theirs', [
@@ -132,7 +155,7 @@ def test_a_convolution_outside_inference_mode_after_one_inside():
     conv, x = Conv2d(3, 200, 3, padding=1), torch.randn(2, 3, 40, 40)       # larger columns than any test's before
     with torch.inference_mode():
         inside = conv.infer(x)
-    assert torch.equal(conv.forward(x), inside)
+    torch.testing.assert_close(conv.forward(x), inside)
     assert conv.backward(torch.ones(2, 200, 40, 40)).shape == x.shape
 
 
@@ -181,8 +204,26 @@ def test_infer_keeps_nothing():
     network = small_network()
     network.infer(torch.randn(2, 3, 8, 8))
     for module in (network, *network):
-        with pytest.raises(RuntimeError, match='before forward'):
+        with pytest.raises(RuntimeError, match='call forward before backward'):
             module.backward(torch.ones(1))
+
+
+@pytest.mark.parametrize('apply', [lambda net: net.forward(X), lambda net: net.forward_and_vjp(X)])
+def test_what_an_application_keeps(apply):
+    """It is freed before the next one, and with the network, at once: there is no cycle of references."""
+    class Watched(Sigmoid):
+        def forward_and_vjp(self, x):
+            before.append(sum(reference() is not None for reference in kept))
+            kept.append(weakref.ref(x))
+            return x, lambda gradient: gradient + 0 * x
+
+    kept, before = [], []
+    network = Sequential(Conv2d(3, 3, 3), Watched(), Upsampling(3, 32, 3), Watched())
+    for _ in range(3):
+        apply(network)
+    assert before == [0, 1] * 3
+    del network
+    assert not any(reference() is not None for reference in kept)
 
 
 @pytest.mark.parametrize('block, arguments', [
@@ -236,6 +277,12 @@ def test_bias_where_nine_products_do_for_sixteen(arguments, side, batch):
     x = torch.randn(batch, arguments[0], side, side, dtype=torch.float64)
     assert isinstance(ours.window.at(ours.window.output_size((side, side)), ours.weight), Tiles)
     assert_equal(results(ours, x, gradient := torch.randn_like(theirs(x))), results(theirs, x, gradient))
+
+
+def test_sgd_warns_of_a_parameter_that_it_is_given_twice():
+    pairs = Conv2d(3, 4, 3).param()
+    with pytest.warns(UserWarning, match='params holds a parameter twice'):
+        SGD(pairs + pairs[:1], lr=1)
 
 
 # ------------------------------------------------------------------ what an examiner types in a line or two
@@ -322,6 +369,26 @@ def through_pickle(net):
     return pickle.loads(pickle.dumps(net))
 
 
+def changed(block, **settings):
+    """With other attributes than it was made with."""
+    for name, value in settings.items():
+        setattr(block, name, value)
+    return block
+
+
+def one_by_one(net, forward=True, backward=True) -> list:
+    """As `trained`, for a Sequential whose modules are called by themselves, not by it."""
+    net.forward(Y)
+    net.zero_grad()
+    y = X
+    for module in net if forward else [net]:
+        y = module.forward(y)
+    gradient = torch.linspace(-1, 1, y.numel()).view(y.shape)
+    for module in reversed(net) if backward else [net]:
+        gradient = module.backward(gradient)
+    return [y, gradient, *(total for _, total in net.param())]
+
+
 def attributes(block, *names) -> list:
     return [getattr(block, name) for name in names]
 
@@ -354,9 +421,29 @@ BEHAVIOURS = [       # a name, ours, and torch's with the same weights, or the v
     ('a part of a Sequential', lambda: trained(Sequential(Conv2d(3, 4, 3), ReLU(), Sigmoid())[:2]),
      lambda: trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sigmoid())[:2])),
 
+    *((f'{kind} with another {name}', lambda kind=kind, name=name, value=value: trained(
+        changed(TWINS[kind][0](6, 6, 3, 2, groups=3), **{name: value}), torch.cat([X, Y], 1)),
+       lambda kind=kind, name=name, value=value: trained(
+        changed(TWINS[kind][1](6, 6, 3, 2, groups=3), **{name: value}), torch.cat([X, Y], 1)))
+      for kind in ('Conv2d', 'TransposeConv2d') for name, value in dict(
+          stride=(1, 3), padding=(1, 0), dilation=(2, 1), output_padding=(1, 0)).items()
+      if (kind, name) != ('Conv2d', 'output_padding')),
+    ('an upsampling by another factor', lambda: trained(changed(Upsampling(3, 6, 3), scale_factor=(3, 1))),
+     lambda: trained(nn.Sequential(nn.Upsample(scale_factor=(3, 1)), nn.Conv2d(3, 6, 3)))),
+    ("NumPy's integers", lambda: trained(Conv2d(*np.array([3, 6]), np.array([3, 2]), np.int32(2), groups=np.int8(3))),
+     lambda: trained(nn.Conv2d(3, 6, (3, 2), 2, groups=3))),
+    *((f'one by one, {options}', lambda options=options: one_by_one(
+        Sequential(Conv2d(3, 4, 3), ReLU(), Sequential(Sigmoid(), Conv2d(4, 3, 1))), **options),
+       lambda: trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sigmoid(), nn.Conv2d(4, 3, 1))))
+      for options in (dict(forward=False), dict(backward=False), dict())),
+    ('leaf by leaf', lambda: [(net := Sequential(inner := Sequential(conv := Conv2d(3, 4, 3), ReLU()))), net(Y),
+                              inner[1](conv(X)), net.backward(torch.linspace(-1, 1, 192).view(2, 4, 6, 4))][3],
+     lambda: trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))[1]),
+
     # The optimizer.
     ('lr of 0 dimensions', lambda: one_step(torch.tensor(0.25)), torch.tensor([0.5])),
-    ("lr of NumPy's", lambda: one_step(np.float32(0.25), momentum=np.float64(0.5)), torch.tensor([0.5])),
+    ("lr of NumPy's", lambda: one_step(np.float32(0.25), momentum=np.float64(0.5), dampening=np.float32(0)),
+     torch.tensor([0.5])),
     ('params from a generator', lambda: len(SGD(iter(Conv2d(3, 4, 3).param()), 0.1).params), 2),
 
     # Copies.

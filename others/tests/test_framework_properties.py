@@ -190,6 +190,34 @@ def test_finite_differences(tally, configuration):
         assert abs(slope(variable, direction) - float((gradient * direction).sum())) <= 1e-9 * max(size, 1)
 
 
+@given_a_tally
+@given(configuration=configurations, factor=st.floats(-9, 9))
+def test_adjoints_and_linearity(tally, configuration, factor):
+    """<conv(x, w), y> = <x, conv_transposed(y, w)> = <w, dL/dw(x, y)>, and f(a x + x') = a f(x) + f(x')."""
+    assume(configuration[0] == 'Conv2d')
+    tally()
+    conv, _, _, x, y = twins((configuration[0], dict(configuration[1], bias=False), configuration[2]))
+    conv, x, y = conv.to(torch.float64), x.double(), y.double()
+    room = [(n + 2 * p - e) % s for n, p, e, s in zip(x.shape[2:], conv.padding, conv.window.extent, conv.stride)]
+    transposed = TransposeConv2d(conv.out_channels, conv.in_channels, conv.kernel_size, conv.stride, conv.padding,
+                                 room, conv.groups, False, conv.dilation, dtype=torch.float64)
+    transposed.weight = conv.weight
+    value = (conv(x) * y).sum()
+    conv.backward(y)
+    size = conv(x).norm() * y.norm()
+    assert abs((x * transposed(y)).sum() - value) <= 1e-13 * size
+    assert abs((conv.weight * conv.grad_weight).sum() - value) <= 1e-13 * size
+    for block, one, other in (conv, x, torch.randn_like(x)), (transposed, y, torch.randn_like(y)):
+        assert distance(block(factor * one + other), factor * block(one) + block(other)) <= 1e-12
+
+
+def test_the_worked_example_of_the_assignment():
+    conv, x = Conv2d(3, 4, (2, 3)), torch.randn(1, 3, 32, 32)
+    unfolded = nn.functional.unfold(x, kernel_size=(2, 3))
+    expected = conv.weight.view(4, -1) @ unfolded + conv.bias.view(1, -1, 1)
+    torch.testing.assert_close(conv(x), expected.view(1, 4, 31, 30))
+
+
 # -------------------------------------------------------------------------------- modules in a row
 
 class Square(Module):
@@ -263,7 +291,7 @@ def test_modules_in_a_row(tally, names, shared, nested):
     copy_weights(network, twin)
     got, expected = results(network, x, gradient), results(twin, x, gradient)
     assert_equal(got, expected)
-    assert torch.equal(network.infer(x), got['output'])
+    assert distance(network.infer(x), got['output']) <= 1e-14
 
 
 # ------------------------------------------------------------------------------------------ misuse
@@ -298,7 +326,7 @@ OTHERS = [ReLU, Sigmoid, Tanh, lambda: NearestUpsampling(2), lambda: Sequential(
 ZEROS = torch.zeros(2, 3, 9, 7)
 MISUSE = {      # name -> what is called, what the error says and, where one kind is promised, its kind
     **{f'backward before forward, {i}': (lambda block=block: block().backward(torch.zeros(1)),
-                                         r'\w+: backward was called before forward', RuntimeError)
+                                         r'\w+: call forward before backward', RuntimeError)
        for i, block in enumerate([*BLOCKS, *OTHERS, MSE])},
     **{f'a gradient of shape {shape}, {i}': (
         lambda block=block, shape=shape: applied(block()).backward(torch.zeros(shape)), r'\w+: .*shape .*got \(')
@@ -306,8 +334,11 @@ MISUSE = {      # name -> what is called, what the error says and, where one kin
     **{f'no tensor as a gradient, {i}': (lambda block=block: applied(block()).backward(None), r'gradient.*None')
        for i, block in enumerate([*BLOCKS, ReLU, Sigmoid])},
     'backward without a gradient': (lambda: applied(ReLU()).backward(), 'one gradient, got 0', TypeError),
-    "a layer's backward after the network's forward": (
-        lambda: applied(Conv2d(3, 4, 3), ReLU())[1].backward(ZEROS), '^ReLU: .* Sequential .* its own', RuntimeError),
+    'a module that stands twice, one by one': (lambda: [(net := Sequential(relu := ReLU(), relu))(ZEROS),
+                                                        relu(relu(ZEROS)), net.backward(ZEROS)],
+                                               '^Sequential: .* one by one .* its own', RuntimeError),
+    'a module of one\'s own, one by one': (lambda: [(net := Sequential(ReLU(), Square()))(ZEROS), net[0](ZEROS),
+                                                    net[1](ZEROS), net.backward(ZEROS)], 'one by one', RuntimeError),
     'a copy has applied nothing': (lambda: copy.deepcopy(applied(ReLU())).backward(ZEROS), 'before', RuntimeError),
     **{f'an input of shape {shape}, {i}': (lambda block=block, shape=shape: block()(torch.zeros(shape)),
                                            rf'\w+: .*\(N, 3, H, W\).*got \({str(shape)[1:-1]}\)', ValueError)
@@ -335,6 +366,15 @@ MISUSE = {      # name -> what is called, what the error says and, where one kin
            out_channels=[-1, 2.]).items() for value in values},
     **{f'scale {value}': (lambda value=value: NearestUpsampling(value), 'scale_factor .*got')
        for value in (0, -2, 1.5, None)},
+    **{f'{block.__name__}.{name} afterwards': (
+        lambda block=block, name=name: setattr(block(3, 4, 3), name, 2), rf'{name} is fixed', AttributeError)
+       for block in (Conv2d, TransposeConv2d, Upsampling)
+       for name in ('in_channels', 'out_channels', 'kernel_size', 'groups')},
+    'a stride afterwards': (lambda: setattr(Conv2d(3, 4, 3), 'stride', 0), 'stride must be .* got 0', ValueError),
+    'a reduction afterwards': (lambda: [setattr(loss := MSE(), 'reduction', 'none'), loss(ZEROS, ZEROS)],
+                               "reduction must be .* got 'none'", ValueError),
+    'output_padding afterwards': (lambda: [(up := TransposeConv2d(3, 4, 3, 2, output_padding=1)),
+                                           setattr(up, 'stride', 1), up(ZEROS)], 'output_padding must be', ValueError),
     'output_padding': (lambda: TransposeConv2d(3, 4, 3, output_padding=1), 'output_padding must be less'),
     'an empty Sequential': (lambda: Sequential()(torch.zeros(1, 3, 4, 4)), 'modules must hold at least one'),
     'a list in a Sequential': (lambda: Sequential([ReLU()]), 'modules .* got list', TypeError),
@@ -355,6 +395,7 @@ MISUSE = {      # name -> what is called, what the error says and, where one kin
     'MSE of two shapes': (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
     'MSE of a number': (lambda: MSE()(torch.zeros(2), 0.5), 'MSE: .* must be a tensor, got float'),
     'MSE of bytes': (lambda: MSE()(torch.zeros(2).byte(), torch.zeros(2).byte()), 'floating point .* torch.uint8'),
+    'MSE of complex numbers': (lambda: MSE()(ZEROS, ZEROS + 0j), 'complex64', ValueError),
     'MSE of nothing': (lambda: MSE()(torch.zeros(0, 3), torch.zeros(0, 3)), r'hold a value .* \(0, 3\)'),
     'MSE, unknown': (lambda: MSE(reduction='none'), "reduction .* got 'none'"),
     'a gradient for MSE': (lambda: applied_loss().backward(torch.ones(2)), r'\(\), got \(2,\)', ValueError),
@@ -362,7 +403,7 @@ MISUSE = {      # name -> what is called, what the error says and, where one kin
                                   r'got \(4, 3, 3\)'),
     'a bias where there is none': (lambda: setattr(Conv2d(3, 4, 3, bias=False), 'bias', torch.zeros(4)), 'shape None'),
     'an array for a weight': (lambda: setattr(Conv2d(3, 4, 3), 'weight', np.ones(4)), 'weight .* ndarray', TypeError),
-    'no backward': (lambda: applied(Half()).backward(ZEROS), '^Half: backward .* has to be defined', RuntimeError),
+    'no backward': (lambda: applied(Half()).backward(ZEROS), '^Half: .* must define backward', RuntimeError),
     'a forgotten gradient': (lambda: Forgetful().param(), 'Forgetful .* no grad_factor', AttributeError),
     'neither way to apply it': (lambda: Module()(ZEROS), 'Module has no forward_and_vjp', NotImplementedError),
 }
