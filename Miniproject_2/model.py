@@ -1,19 +1,16 @@
 """Mini-project 2: Noise2Noise on a deep-learning framework of our own, without autograd and torch.nn.
 
-The file reads top to bottom: `Module`, the convolution and its two derivatives, the blocks, the loss,
-the optimizer, and `Model`, the interface of the assignment, which trains a denoiser with them.
+To read it in ten minutes:
+1. `Module` and `Sequential`: a module has one primitive, `forward_and_vjp`, which returns the output y = f(x) and
+   a function, the vector-Jacobian product. Given dL/dy it adds dL/dw to each parameter's gradient and returns dL/dx.
+2. "A convolution and its two derivatives", `convolve` and `Window`: the rules, and the ten lines that apply them.
+3. `Conv2d`, `ReLU`, `MSE` and `SGD`: each derivative stands beside its function.
+4. `build_network` and `Model`: the denoiser of the assignment, and how it is trained.
+To skip at first: `Tiles` (a faster way to the same result), the checks, the checkpoints.
 
-How it works. A module has one primitive, `forward_and_vjp(x)`. It returns the output y = f(x) and a
-function, the vector-Jacobian product: given dL/dy it adds dL/dw to the gradient of each parameter w
-and returns dL/dx. That closure holds exactly what the derivative needs, and forward stands beside its
-derivative on the page. `forward` and `backward` are a few lines around it, written once.
-
-Why it is fast. A convolution is a matrix product, in which a kernel of twice the stride needs 9 products
-instead of 16 (see "a convolution and its two derivatives"). From outside a tensor has the shape (N, C, H, W);
-in memory the order is C, H, W, N. With the batch as the last dimension all images take part in one product, and
-copying what the window sees moves N neighbouring numbers at a time. It is laid out for some rows of
-the output at a time, in memory that is used again. An upsampling (nearest, then convolution) is computed as the
-transposed convolution that it equals.
+From outside a tensor has the shape (N, C, H, W); in memory the order is C, H, W, N. With the batch as the last
+dimension all images take part in one matrix product, and copying what a window sees moves N neighbouring numbers at a
+time. The columns are built for a few rows of the output at a time, in a buffer that is reused.
 """
 import array
 import contextlib
@@ -41,35 +38,31 @@ Tensor = type(empty(0, device='cpu'))           # torch.Tensor, which may not be
 
 # ----------------------------------------------------------------------------------------- modules
 
-_applications = itertools.count(1)
-
 class Module:
-    """What can be applied and differentiated.
+    """A differentiable function with parameters.
 
-    A subclass defines `forward_and_vjp`, the form of all modules here, which can be applied again before it is
-    differentiated; or, as torch.autograd.Function has it, `forward` and `backward`, the latter for the last `forward`.
-    It lists its parameters by name in `parameter_names`: for each of them it has an attribute `<name>`, a tensor or
-    None, and `grad_<name>`, a tensor of the same shape, to which the derivative is added.
-    Tensors have the shape (N, C, H, W), are perhaps not contiguous, and are not to be changed in place.
+    A subclass defines either `forward_and_vjp`, as all modules here do (it may be called again before the first result
+    is differentiated), or, like torch.autograd.Function, `forward` and `backward`; the latter then differentiates the
+    most recent `forward`. It lists its parameters by name in `parameter_names`: for each it has an attribute `<name>`,
+    a tensor or None, and `grad_<name>`, a tensor of the same shape, to which the derivative is added.
+    Tensors have the shape (N, C, H, W), need not be contiguous and must not be modified in place.
     """
     parameter_names = ()
-    settings = {}           # attributes that are an integer or a pair of them, at any time -> the least such integer
-    fixed = ()              # attributes that the weight's shape depends on
+    settings = {}                   # names of attributes that are an integer, or a pair of them -> the least integer
+    fixed = ()                      # names of attributes that the shape of the weight depends on
     _last = (0, None, None)         # of the last application: its number, its vjp, the shape of its output
 
     def forward_and_vjp(self, *input) -> tuple:
-        """Return the output and vjp(gradwrtoutput), which adds to the parameters' gradients and returns
-        the gradient with respect to the input. What vjp keeps may be the input (or output) and the weights
-        themselves, not copies: do not change them in place in between, not by an optimizer's step either.
-        Closures are independent: any number may be pending (of a module with `forward` and `backward` as long as
-        they are not called directly in between)."""
+        """Return the output and vjp(gradwrtoutput), which adds to the parameters' gradients and returns the gradient
+        with respect to the input. Closures are independent: any number may be pending. vjp may keep references to the
+        input, output and weights: do not modify them before calling it, not even by an optimizer step."""
         raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
 
     def forward(self, *input) -> Tensor:
         """Return the output, contiguous as torch.nn's, and keep what `backward` needs."""
-        self._forget()
+        self._last = Module._last                   # free what the previous application kept
         output, vjp = self.forward_and_vjp(*check_tensors(self, 'input', input))
-        self._remember(output, vjp)
+        self._last = next(_numbers), vjp, output.shape
         return output.contiguous()
 
     def __call__(self, *input) -> Tensor:
@@ -78,28 +71,8 @@ class Module:
     def backward(self, *gradwrtoutput) -> Tensor:
         """Differentiate the last application, by `forward` or by a Sequential: accumulate the parameters' gradients,
         return the input's. ValueError unless the gradient has the shape of the output."""
-        if len(gradwrtoutput) != 1:
-            raise TypeError(f'{type(self).__name__}: backward takes one gradient, got {len(gradwrtoutput)}')
-        _, vjp, shape = self._last
-        if vjp is None:
-            raise RuntimeError(f'{type(self).__name__}: call forward before backward; '
-                               'a module that defines forward must define backward, too')
-        for gradient in check_tensors(self, 'gradient', gradwrtoutput):
-            if gradient.shape != shape:
-                raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
-                                 f'{tuple(shape)}, got {tuple(gradient.shape)}')
-        return vjp(*gradwrtoutput).contiguous()
-
-    def _remember(self, output: Tensor, vjp: Callable) -> None:
-        self._last = next(_applications), vjp, output.shape
-
-    def _number(self) -> int:
-        """Of the last application, counted over all modules; 0: of none, or of one that is not remembered."""
-        return self._last[0]
-
-    def _forget(self) -> None:
-        """Free what the last application kept, before the next one needs memory."""
-        vars(self).pop('_last', None)
+        check_gradient(self, *gradwrtoutput)
+        return self._last[1](*gradwrtoutput).contiguous()
 
     def infer(self, *input) -> Tensor:
         """Return the output and keep nothing: the modules of this file may do it in several threads at once."""
@@ -125,56 +98,16 @@ class Module:
                 tensor.data = tensor.data.to(device_or_dtype)
         return self
 
+    def last_number(self) -> int:
+        """The number of the last application, counted over all modules; 0 if there is none, or none is kept."""
+        return self._last[0]
+
     def __setattr__(self, name: str, value) -> None:
-        """Assigning to a parameter, or to its gradient, copies into the tensor that is there."""
-        if name in self.settings:
-            value = pair_of(name, value, self.settings[name])
-        if name in self.fixed and name in self.__dict__:
-            raise AttributeError(f'{type(self).__name__}.{name} is fixed by the shape of the weight')
-        if name.removeprefix('grad_') not in self.parameter_names or name not in self.__dict__:
-            return super().__setattr__(name, value)
-        present = self.__dict__[name]
-        if value is not None:
-            check_tensors(self, name, [value])
-        if (present is None) != (value is None) or value is not None and value.shape != present.shape:
-            shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (present, value)]
-            raise ValueError(f'{type(self).__name__}.{name} has the shape {shapes[0]}, got {shapes[1]}')
-        if value is not None:
-            present.detach().copy_(value.detach())
+        assign(self, name, value)
 
     def __getstate__(self) -> dict:
         """For copies and pickles: without what `backward` would differentiate."""
         return {name: value for name, value in vars(self).items() if name not in ('_last', '_last_input')}
-
-
-def check_tensors(module: Module, name: str, values) -> tuple:
-    """`values`; TypeError unless all of them are tensors."""
-    for value in values:
-        if not isinstance(value, Tensor):
-            raise TypeError(f'{type(module).__name__}: the {name} must be a tensor, got {type(value).__name__}')
-    return values
-
-
-def differentiable(module: Module) -> Callable:
-    """A module's `forward_and_vjp`; if a subclass overrides `forward` or `backward` instead, these in its form."""
-    for kind in type(module).__mro__:
-        if 'forward_and_vjp' in vars(kind):
-            return module.forward_and_vjp
-        if 'forward' in vars(kind) or 'backward' in vars(kind):
-            return partial(forward_then_backward, module)
-
-
-def forward_then_backward(module: Module, *input) -> tuple:
-    """The `forward` and `backward` of a subclass that defines these, in the form of `forward_and_vjp`."""
-    output, module._last_input = module.forward(*input), input
-
-    def vjp(*gradwrtoutput):
-        if module._last_input is not input:         # applied again since: `backward` needs the state of this time
-            module.forward(*input)
-            module._last_input = input
-        return module.backward(*gradwrtoutput)
-
-    return output, vjp
 
 
 class Sequential(Module):
@@ -189,14 +122,14 @@ class Sequential(Module):
         self.modules = modules
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
+        for module in self.modules:
+            module._last = Module._last             # free what their previous applications kept
         vjps = []
         for module in self.modules:
-            module._forget()
-        for module in self.modules:
-            apply = differentiable(module)
-            x, vjp = apply(x)
-            if apply == module.forward_and_vjp:         # others remember it themselves
-                module._remember(x, vjp)
+            function = differentiable(module)
+            x, vjp = function(x)
+            if function == module.forward_and_vjp:  # a `forward` keeps its application by itself
+                module._last = next(_numbers), vjp, x.shape
             vjps.append(vjp)
 
         def backward(gradient):                     # the chain rule
@@ -207,23 +140,20 @@ class Sequential(Module):
         return x, backward
 
     def backward(self, *gradwrtoutput) -> Tensor:
-        """As any module's. If all its modules were applied one by one since its last `forward`, these applications
-        are differentiated; RuntimeError if that is not possible."""
-        if not self._one_by_one():
+        """Differentiate the last `forward`; or, if all modules have been applied one by one since, these applications.
+        RuntimeError if they are not known."""
+        if self.last_number() == self._last[0]:
             return super().backward(*gradwrtoutput)
-        if len({id(module) for module in self.modules if module._number()}) < len(self):
+        if len({id(module) for module in self.modules if module.last_number()}) < len(self):
             raise RuntimeError('Sequential: its modules were applied one by one since its last forward: '
                                'call its own forward, or the backward of each')
         for module in reversed(self.modules):
             gradwrtoutput = [module.backward(*gradwrtoutput)]
         return gradwrtoutput[0]
 
-    def _one_by_one(self) -> bool:
-        numbers = [module._number() for module in self.modules]
-        return any(numbers) and all(number == 0 or number > self._last[0] for number in numbers)
-
-    def _number(self) -> int:
-        return min(module._number() for module in self.modules) if self._one_by_one() else self._last[0]
+    def last_number(self) -> int:
+        """Later than its own last application if all modules have been applied since."""
+        return max(self._last[0], min(filter(None, (module.last_number() for module in self.modules)), default=0))
 
     def infer(self, x: Tensor) -> Tensor:
         for module in self.modules:
@@ -245,6 +175,109 @@ class Sequential(Module):
         return len(self.modules)
 
 
+# ------------------------------------------------------------- what modules of other people need, and checks
+
+_numbers = itertools.count(1)       # of the applications
+
+
+def differentiable(module: Module) -> Callable:
+    """A module's `forward_and_vjp`; if a subclass overrides `forward` or `backward` instead, these in its form."""
+    for kind in type(module).__mro__:
+        if 'forward_and_vjp' in vars(kind):
+            return module.forward_and_vjp
+        if 'forward' in vars(kind) or 'backward' in vars(kind):
+            return partial(forward_then_backward, module)
+
+
+def forward_then_backward(module: Module, *input) -> tuple:
+    """The `forward` and `backward` of a subclass that defines these, in the form of `forward_and_vjp`: closures are
+    independent as long as the two are not called directly in between."""
+    output, module._last_input = module.forward(*input), input
+
+    def vjp(*gradwrtoutput):
+        if module._last_input is not input:         # applied again since: `backward` needs the state of this time
+            module.forward(*input)
+            module._last_input = input
+        return module.backward(*gradwrtoutput)
+
+    return output, vjp
+
+
+def check_tensors(module: Module, name: str, values) -> tuple:
+    """`values`; TypeError unless all of them are tensors."""
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise TypeError(f'{type(module).__name__}: the {name} must be a tensor, got {type(value).__name__}')
+    return values
+
+
+def check_gradient(module: Module, *gradwrtoutput) -> None:
+    """TypeError, ValueError or RuntimeError unless this is one gradient, of the last application's output."""
+    if len(gradwrtoutput) != 1:
+        raise TypeError(f'{type(module).__name__}: backward takes one gradient, got {len(gradwrtoutput)}')
+    _, vjp, shape = module._last
+    if vjp is None:
+        raise RuntimeError(f'{type(module).__name__}: call forward before backward; '
+                           'a module that defines forward must define backward, too')
+    for gradient in check_tensors(module, 'gradient', gradwrtoutput):
+        if gradient.shape != shape:
+            raise ValueError(f'{type(module).__name__}: the gradient must have the shape of the output, '
+                             f'{tuple(shape)}, got {tuple(gradient.shape)}')
+
+
+def assign(module: Module, name: str, value) -> None:
+    """module.name = value: settings become pairs; parameters and gradients are copied into the tensor that is there,
+    which stays the same. TypeError, ValueError or AttributeError if the value does not fit."""
+    if name in module.settings:
+        value = pair_of(name, value, module.settings[name])
+    if name in vars(module) and name in module.fixed:
+        raise AttributeError(f'{type(module).__name__}.{name} is fixed by the shape of the weight')
+    if name not in vars(module) or name.removeprefix('grad_') not in module.parameter_names:
+        return object.__setattr__(module, name, value)
+    present = vars(module)[name]
+    if value is not None:
+        check_tensors(module, name, [value])
+    if (present is None) != (value is None) or value is not None and value.shape != present.shape:
+        shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (present, value)]
+        raise ValueError(f'{type(module).__name__}.{name} has the shape {shapes[0]}, got {shapes[1]}')
+    if value is not None:
+        present.detach().copy_(value.detach())
+
+
+def pair_of(name: str, value, least: int) -> tuple:
+    """An integer, or a pair of them, as a pair; ValueError if one is less than `least`."""
+    try:
+        pair = tuple(map(index, value if isinstance(value, Iterable) else (value, value)))
+    except TypeError:                                   # of a string, too
+        pair = ()
+    if len(pair) != 2 or min(pair) < least:
+        raise ValueError(f'{name} must be an integer of at least {least}, or a pair of them, got {value!r}')
+    return pair
+
+
+def whole_number(name: str, value) -> int:
+    """`value`, an integer of Python's or NumPy's, as Python's; ValueError unless it is at least 1."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
+    return number
+
+
+def number_of(name: str, value, least: float = 0) -> float:
+    """`value`, a number of Python's or NumPy's or a tensor of shape (), as a float; ValueError if it is less."""
+    try:
+        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not number >= least:
+        found = repr(value) if isinstance(value, (int, float, str, type(None))) else f'a {type(value).__name__}'
+        raise ValueError(f'{name} must be a number of at least {least}, got {found}')
+    return number
+
+
 # --------------------------------------------------------- a convolution and its two derivatives
 #
 # In one dimension, let the input x have 4 numbers and the kernel w 2 (its taps). Put what the window sees at each
@@ -261,59 +294,68 @@ class Sequential(Module):
 # A transposed convolution is the last of these maps taken as the forward one; its derivatives are the other two:
 #     y = fold(w^T @ x)       dL/dw = x @ unfold(dL/dy)^T       dL/dx = w @ unfold(dL/dy)
 #
-# Fewer products. Two neighbouring outputs of two taps need three products, not four (Winograd's minimal filtering
-# F(2, 2); Lavin and Gray 2016, arxiv.org/abs/1509.09308):
-#     y0 = x0 w0 + x1 w1 = m0 + m1      with m0 = (x0 - x1) w0,  m1 = x1 (w0 + w1),  m2 = (x2 - x1) w1
-#     y1 = x1 w0 + x2 w1 = m1 + m2
-# x1 w0 is needed in y1 alone and x1 w1 in y0 alone, so m1 serves both, and m0 and m2 put it right. The next two
-# outputs are made of x2, x3, x4. In two dimensions, where that is done along both, four outputs of 2 x 2 taps need 9
-# products instead of 16. A kernel of 2 s taps at stride s is of this kind if x0, x1, x2 stand for blocks of s pixels
-# and w0, w1 for blocks of s taps: the pixels of a block count as channels. So y = A(V(w) @ U(x)), where U takes the
-# differences of blocks, V the sums of taps, A the sums of products, and @ multiplies 9 pairs of matrices. U, V and A
-# are linear. The derivatives are as above, with their transposes U^T, V^T and A^T (A^T takes the sums that V takes):
-#     dL/dw = V^T(A^T(dL/dy) @ U(x)^T)       dL/dx = U^T(V(w)^T @ A^T(dL/dy))
-# Every other convolution has the same form: there U is unfold, V makes a matrix of w, and A changes nothing.
-#
-# Below, the dimensions of a tensor are in the order of memory. The window slides over the large side, (C, H, W, N),
-# and has a place for each pixel of the small side, (M, Ho, Wo, N): a convolution maps the large side to the small
-# one, a transposed convolution the small side to the large one. The weight is (M, C / groups, kh, kw) for both.
+# In the code, the window slides over the large side, (C, H, W, N), and has a place for each pixel of the small side,
+# (M, Ho, Wo, N): a convolution maps the large side to the small one, a transposed convolution the small side to the
+# large one. The weight is (M, C / groups, kh, kw) for both. W, X and Y are the matrices of the weight, of the large
+# side (its columns) and of the small side, for some rows of places: (B, M / groups, K), (B, K, P), (B, M / groups, P).
+# B = groups, which are multiplied apart; K counts the taps of a group's channels, P the places in all images.
 
-FEW = 64                        # pairs of channels; for fewer, tiles cost more than they save (measured on a CPU)
-_local = threading.local()
+def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor], shape: tuple) -> tuple:
+    """y = weight @ unfold(x) + bias: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) or None, shape
+    (M, Ho, Wo) -> y (M, Ho, Wo, N), and vjp(dy, dw), which adds to the weight's gradient dw and returns dx."""
+    W, padded = window.matrix(weight), window.padded(x)                 # (B, M / groups, K), (C, Hp, Wp, N)
+    y = x.new_empty(*shape, x.shape[3]).copy_(bias.view(-1, 1, 1, 1) if bias is not None else x.new_zeros(1))
+    for rows in window.rows(W, padded):
+        X, Y = window.unfold(padded, rows), window.products(y, rows)    # (B, K, P), (B, M / groups, P)
+        window.join(y, rows, multiply(Y, W, X, window.in_place))        # y += W @ X
 
+    def vjp(dy, dw):
+        padded, dW = window.padded(x), dw.new_zeros(W.shape)
+        dx = x.new_zeros(padded.shape)                                  # (C, Hp, Wp, N)
+        for rows in window.rows(W, padded):
+            X, dY = window.unfold(padded, rows), window.split(dy, rows)
+            multiply(dW, dY, X.transpose(1, 2))                         # dW += dY @ X^T
+            window.fold(dx, rows, multiply(X, W.transpose(1, 2), dY, False))    # dx += fold(W^T @ dY)
+        window.add_to_weight(dw, dW)
+        return window.middle(dx)
 
-def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
-    """Scratch memory of the type and on the device of `like`, valid until the next call with this name and type in the
-    same thread. It is used again, since Linux hands out new memory page by page, each at its first touch, which is
-    slow. What outlives a call cannot be kept so; for that, malloc must keep what is freed. glibc keeps up to twice the
-    largest block ever freed, those of over 32 MB not counted (mallopt(3), M_MMAP_THRESHOLD): so one of 31 MB is freed.
-    """
-    size, buffers = math.prod(shape), vars(_local)
-    key = f'{name} {like.dtype} {like.device}'
-    if key not in buffers or len(buffers[key]) < size or buffers[key].is_inference():   # of no use outside that mode
-        empty(0, device='cpu').byte().new_empty(31 * 2 ** 20)
-        buffers[key] = like.new_empty(size)
-    return buffers[key][:size].view(shape)
+    return y, vjp
 
 
-def as_factor(tensor: Tensor, mixed: bool) -> Tensor:
-    """What a product takes of a tensor: itself or, if mixed, its values in bfloat16."""
-    return tensor.bfloat16() if mixed else tensor
+def convolve_transposed(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor], shape: tuple) -> tuple:
+    """y = fold(weight^T @ x) + bias: x (M, H, W, N), weight (M, C / groups, kh, kw), bias (C,) or None, shape
+    (C, Ho, Wo) -> y (C, Ho, Wo, N), and vjp(dy, dw), as above."""
+    W, (C, H, W_), (ph, pw) = window.matrix(weight), shape, window.padding
+    y = x.new_zeros(C, H + 2 * ph, W_ + 2 * pw, x.shape[3])             # (C, Hp, Wp, N)
+    for rows in window.rows(W, y):
+        Y, X = window.columns(y, rows), window.split(x, rows)           # (B, K, P), (B, M / groups, P)
+        window.fold(y, rows, multiply(Y, W.transpose(1, 2), X, False))  # y += fold(W^T @ X)
+    if bias is not None:
+        y += bias.view(-1, 1, 1, 1)
+
+    def vjp(dy, dw):
+        padded, dW, dx = window.padded(dy), dw.new_zeros(W.shape), x.new_zeros(x.shape)
+        for rows in window.rows(W, padded):
+            dY, X = window.unfold(padded, rows), window.split(x, rows)
+            multiply(dW, X, dY.transpose(1, 2))                         # dW += X @ dY^T
+            window.join(dx, rows, multiply(window.products(dx, rows), W, dY, window.in_place))  # dx += W @ dY
+        window.add_to_weight(dw, dW)
+        return dx
+
+    return window.middle(y), vjp
 
 
 class Window(NamedTuple):
-    """A sliding window with the maps of a convolution and their transposes: U (`unfold`, `fold`), V (`to_matrices`,
-    `add_to_weight`), A (`disassemble` is A^T, `assemble` A). Five fields are pairs (vertical, horizontal).
-
-    The products are (B, M / groups, K) @ (B, K, P): B = groups; K, the channels and taps that are summed; P, the
-    places of the window in some rows, of all images.
-    """
+    """A sliding window, and the matrices of a convolution with it. The first four fields are pairs (vertical,
+    horizontal); `at` gives it the places (Ho, Wo) that it has on an image."""
     kernel_size: tuple
     stride: tuple
     padding: tuple
     dilation: tuple
-    groups: int = 1
-    places: tuple = (0, 0)              # (Ho, Wo), of the small side at hand
+    batch: int                          # B, matrices that are multiplied apart
+    mixed: bool                         # products take and give bfloat16
+    places: tuple = (0, 0)
+    in_place = True                     # `products` is a part of y, to which the products are added
 
     @property
     def extent(self) -> tuple:
@@ -326,155 +368,166 @@ class Window(NamedTuple):
                      for n, p, e, s in zip(size, self.padding, self.extent, self.stride))
 
     def at(self, places: tuple, weight: Tensor) -> 'Window':
-        """For (Ho, Wo) places; in tiles, where that is possible and saves more than it costs."""
-        M, group_channels, kh, kw = weight.shape
-        possible = ((kh, kw) == (2 * self.stride[0], 2 * self.stride[1]) and self.dilation == (1, 1)
-                    and places[0] % 2 == places[1] % 2 == 0)
-        saves = M // self.groups * group_channels >= FEW
-        return (Tiles if possible and saves else Window)(*self._replace(places=places))
+        """This window for Ho x Wo places; as `Tiles` where that is possible and pays."""
+        possible = (self.kernel_size == (2 * self.stride[0], 2 * self.stride[1]) and self.dilation == (1, 1)
+                    and self.batch == 1 and places[0] % 2 == places[1] % 2 == 0)
+        if possible and weight.shape[0] * weight.shape[1] >= FEW:
+            return Tiles(*self._replace(batch=9, places=(places[0] // 2, places[1] // 2)))
+        return self._replace(places=tuple(places))
 
-    def rows(self, matrices: Tensor, N: int) -> Iterator[slice]:
+    def rows(self, W: Tensor, padded: Tensor) -> Iterator[slice]:
         """The rows of places, as many at a time as make 2^22 values of columns (16 MB; a GPU: 2^28), at least one."""
-        (B, _, K), (height, width) = matrices.shape, self.grid()
-        step = max(1, 2 ** (28 if matrices.is_cuda else 22) // max(1, B * K * width * N))
+        (B, _, K), (height, width), N = W.shape, self.places, padded.shape[3]
+        step = max(1, 2 ** (28 if W.is_cuda else 22) // max(1, B * K * width * N))
         return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
-    def grid(self) -> tuple:
-        return self.places
-
-    def canvas(self, like: Tensor, C: int, H: int, W: int, N: int) -> Tensor:
-        """New zeros (C, H + 2 ph, W + 2 pw, N) of the type of `like`, to `fold` into."""
-        return like.new_zeros(C, H + 2 * self.padding[0], W + 2 * self.padding[1], N)
-
-    def middle(self, padded: Tensor) -> Tensor:
-        """(C, H + 2 ph, W + 2 pw, N) -> (C, H, W, N), a view."""
-        (ph, pw), (_, Hp, Wp, _) = self.padding, padded.shape
-        return padded[:, ph:Hp - ph, pw:Wp - pw]
-
-    def padded(self, x: Tensor, mixed: bool) -> Tensor:
-        """(C, H, W, N) -> (C, H + 2 ph, W + 2 pw, N), zero around a copy of x, as a factor of a product."""
+    def padded(self, x: Tensor) -> Tensor:
+        """(C, H, W, N) -> (C, Hp, Wp, N), Hp = H + 2 ph, Wp = W + 2 pw: zeros around a copy, in scratch memory."""
         (ph, pw), (C, H, W, N) = self.padding, x.shape
-        padded = workspace('padded', as_factor(x.new_empty(0), mixed), C, H + 2 * ph, W + 2 * pw, N)
+        padded = scratch('padded', x, C, H + 2 * ph, W + 2 * pw, N)
         padded[:, :ph] = padded[:, ph + H:] = padded[:, :, :pw] = padded[:, :, pw + W:] = 0
         self.middle(padded).copy_(x)
         return padded
 
-    def seen(self, padded: Tensor, rows: slice) -> Tensor:
-        """(C, Hp, Wp, N) -> (C, kh, kw, rows, Wo, N): each tap's pixel at each place, a view."""
-        for dim in (0, 1):
-            padded = padded.unfold(dim + 1, self.extent[dim], self.stride[dim])[..., ::self.dilation[dim]]
-        padded = padded[:, rows, :self.places[1]]               # (C, rows, Wo, N, kh, kw)
-        return padded.permute(0, 4, 5, 1, 2, 3)
+    def middle(self, padded: Tensor) -> Tensor:
+        """(C, Hp, Wp, N) -> (C, H, W, N), a view."""
+        (ph, pw), (_, Hp, Wp, _) = self.padding, padded.shape
+        return padded[:, ph:Hp - ph, pw:Wp - pw]
 
-    def as_columns(self, seen: Tensor) -> Tensor:
-        """(C, kh, kw, rows, Wo, N) -> (groups, K, P), a view of what is contiguous."""
-        return seen.flatten(3).flatten(0, 2).unflatten(0, (self.groups, -1))
+    def seen(self, padded: Tensor, rows: slice) -> Iterator[tuple]:
+        """Each tap i, j with the pixels of (C, Hp, Wp, N) that it sees from some rows of places, (C, rows, Wo, N)."""
+        (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
+        for i, j in itertools.product(range(kh), range(kw)):
+            top, left = i * dh, j * dw
+            yield i, j, padded[:, top + sh * rows.start:top + sh * rows.stop:sh, left:left + sw * self.places[1]:sw]
+
+    def matrices(self, values: Tensor) -> Tensor:
+        """A view (B, .., K) or (B, .., P): the last three dimensions are what K or P counts."""
+        return values.flatten(-3).flatten(0, -2).unflatten(0, (self.batch, -1))
+
+    def factors(self, values: Tensor) -> Tensor:
+        """`matrices`, for a product; in mixed precision, a copy in bfloat16."""
+        return self.matrices(values).bfloat16() if self.mixed else self.matrices(values)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """W: (M, C / groups, kh, kw) -> (B, M / groups, K)."""
+        return self.factors(weight)
+
+    def add_to_weight(self, dw: Tensor, dW: Tensor) -> None:
+        """The transpose of `matrix`: add (B, M / groups, K) to (M, C / groups, kh, kw)."""
+        dw += dW.view(dw.shape)
+
+    def shape(self, padded: Tensor, rows: slice) -> tuple:
+        """Of the columns for some rows of (C, Hp, Wp, N): (C, kh, kw, rows, Wo, N)."""
+        return (len(padded), *self.kernel_size, rows.stop - rows.start, self.places[1], padded.shape[3])
+
+    def columns(self, padded: Tensor, rows: slice) -> Tensor:
+        """Scratch memory for them: (B, K, P)."""
+        return self.matrices(scratch('columns', padded, *self.shape(padded, rows)))
 
     def unfold(self, padded: Tensor, rows: slice) -> Tensor:
-        """U: (C, Hp, Wp, N) -> (groups, K, P)."""
-        seen = self.seen(padded, rows)
-        return self.as_columns(workspace('columns', seen, *seen.shape).copy_(seen))
+        """X: (C, Hp, Wp, N) -> (B, K, P)."""
+        columns = scratch('columns', padded, *self.shape(padded, rows))
+        for i, j, pixels in self.seen(padded, rows):
+            columns[:, i, j] = pixels
+        return self.factors(columns)
 
-    def fold(self, padded: Tensor, rows: slice, matrices: Tensor, pieces: Tensor) -> None:
-        """U^T: add the products matrices @ pieces, (groups, K, P), to (C, Hp, Wp, N)."""
-        seen = self.seen(padded, rows)
-        columns = workspace('columns', seen, *seen.shape)
-        multiply(self.as_columns(columns), matrices, pieces)
-        for i in range(self.kernel_size[0]):            # tap by tap: one tap's pixels at all places are distinct
-            for j in range(self.kernel_size[1]):
-                seen[:, i, j].add_(columns[:, i, j])
+    def fold(self, padded: Tensor, rows: slice, X: Tensor) -> None:
+        """The transpose of `unfold`: add (B, K, P) to (C, Hp, Wp, N)."""
+        columns = X.view(self.shape(padded, rows))
+        for i, j, pixels in self.seen(padded, rows):
+            pixels += columns[:, i, j]
 
-    def to_matrices(self, weight: Tensor) -> Tensor:
-        """V: (M, C / groups, kh, kw) -> (groups, M / groups, K)."""
-        return weight.flatten(1).unflatten(0, (self.groups, -1))
+    def split(self, y: Tensor, rows: slice) -> Tensor:
+        """Y: (M, Ho, Wo, N) -> (B, M / groups, P)."""
+        return self.factors(y[:, rows])
 
-    def add_to_weight(self, gradient: Tensor, matrices: Tensor) -> None:
-        """V^T: add (groups, M / groups, K) to (M, C / groups, kh, kw)."""
-        gradient.add_(matrices.view(gradient.shape))
+    def products(self, y: Tensor, rows: slice) -> Tensor:
+        """Memory (B, M / groups, P) for products that `join` will add to (M, Ho, Wo, N)."""
+        return self.matrices(y[:, rows])                        # a view, since y is contiguous
 
-    def disassemble(self, y: Tensor, rows: slice) -> Tensor:
-        """A^T: (M, Ho, Wo, N) -> (groups, M / groups, P)."""
-        return y[:, rows].flatten(1).unflatten(0, (self.groups, -1))
+    def join(self, y: Tensor, rows: slice, Y: Tensor) -> None:
+        """The transpose of `split`: add (B, M / groups, P) to (M, Ho, Wo, N); here it is a part of that already."""
 
-    def assemble(self, y: Tensor, rows: slice, matrices: Tensor, columns: Tensor, add: bool = False) -> None:
-        """A: fill some rows of (M, Ho, Wo, N) with the products matrices @ columns, or add them."""
-        multiply(self.disassemble(y, rows), matrices, columns, add)     # a view of y, which is contiguous
+
+# Fewer products. Two neighbouring outputs of two taps need three products, not four (Winograd's minimal filtering
+# F(2, 2); Lavin and Gray 2016, arxiv.org/abs/1509.09308):
+#     y0 = x0 w0 + x1 w1 = m0 + m1      with m0 = (x0 - x1) w0,  m1 = x1 (w0 + w1),  m2 = (x2 - x1) w1
+#     y1 = x1 w0 + x2 w1 = m1 + m2
+# x1 w0 is needed in y1 alone and x1 w1 in y0 alone, so m1 is shared; m0 and m2 correct it. The next two outputs use
+# x2, x3, x4. A kernel of 2 s taps at stride s reduces to this case: read x0, x1, x2 as blocks of s pixels, w0, w1 as
+# blocks of s taps, and the pixels of a block as channels. With s = 2, x = 1 2 3 4 5 6 and w = 1 0 2 1:
+#     y0 = 1 + 0 + 6 + 4 = 11,  y1 = 3 + 0 + 10 + 6 = 19
+#     m0 = (-2 -2).(1 0) = -2,  m1 = (3 4).(3 1) = 13,  m2 = (2 2).(2 1) = 6,  m0 + m1 = 11,  m1 + m2 = 19
+# Applied along both dimensions of an image, four outputs of 2 x 2 taps (or blocks of taps), a tile, need 3 x 3
+# products instead of 16. So `unfold` takes differences of blocks, `matrix` sums of taps and `join` sums of products;
+# between them stand 9 matrices instead of one. All are linear, and the derivatives use their transposes.
+
+FEW = 64        # below so many (input, output) channel pairs, tiles cost more than they save (measured on a CPU)
 
 
 class Tiles(Window):
-    """For a kernel of 2 s taps at stride s: 2 x 2 outputs together, a tile, from 3 x 3 blocks of (sh, sw) pixels and
-    2 x 2 blocks of as many taps. B = 9 groups; K, the taps of a block, with channels; P, tiles in place of places."""
+    """For a kernel of (2 sh, 2 sw) taps at stride (sh, sw), without groups: a tile is 2 x 2 outputs, from 3 x 3 blocks
+    of pixels and 2 x 2 blocks of taps. B = 9; K counts the taps of a block and the channels, P the tiles in all
+    images; `places` are those of the tiles, (Th, Tw)."""
+    in_place = False
 
-    def grid(self) -> tuple:
-        return self.places[0] // 2, self.places[1] // 2
+    def seen(self, padded: Tensor, rows: slice) -> Iterator[tuple]:
+        """Each i, j with the blocks i, j of (C, Hp, Wp, N) in some rows of tiles, (sh, sw, C, rows, Tw, N)."""
+        (Th, Tw), (sh, sw) = self.places, self.stride
+        blocks = padded[:, :(2 * Th + 1) * sh, :(2 * Tw + 1) * sw].unflatten(2, (-1, sw)).unflatten(1, (-1, sh))
+        blocks = blocks.permute(2, 4, 0, 1, 3, 5)               # (sh, sw, C, 2 Th + 1, 2 Tw + 1, N)
+        for i, j in itertools.product(range(3), range(3)):
+            yield i, j, blocks[:, :, :, i + 2 * rows.start:i + 2 * rows.stop:2, j:j + 2 * Tw:2]
 
-    def padded(self, x: Tensor, mixed: bool) -> Tensor:
-        return super().padded(x, False)                     # differences are taken in the type of x
+    def matrix(self, weight: Tensor) -> Tensor:
+        taps = weight.unflatten(3, (2, -1)).unflatten(2, (2, -1)).permute(2, 4, 0, 3, 5, 1)     # (2, 2, M, sh, sw, C)
+        return self.factors(sums_transposed(taps, taps.new_empty(3, 3, *taps.shape[2:])))       # (9, M, K)
 
-    def seen(self, padded: Tensor, rows: slice) -> Tensor:
-        """(C, Hp, Wp, N) -> (3, 3, groups, sh, sw, C / groups, rows, Tw, N), a view."""
-        sh, sw = self.stride
-        tiles = padded.unfold(1, 3 * sh, 2 * sh).unfold(2, 3 * sw, 2 * sw)[:, rows, :self.grid()[1]]
-        blocks = tiles.unflatten(5, (3, sw)).unflatten(4, (3, sh)).unflatten(0, (self.groups, -1))
-        return blocks.permute(5, 7, 0, 6, 8, 1, 2, 3, 4)    # of (groups, C / groups, rows, Tw, N, 3, sh, 3, sw)
+    def add_to_weight(self, dw: Tensor, dW: Tensor) -> None:
+        (M, C, kh, kw), (sh, sw) = dw.shape, self.stride
+        taps = sums(dW.view(3, 3, M, sh, sw, C))                # (2, 2, M, sh, sw, C)
+        by_tap = taps.permute(0, 3, 1, 4, 2, 5).reshape(kh, kw, M, C)       # this order copies fastest
+        dw += by_tap.permute(2, 3, 0, 1)
 
-    def as_columns(self, seen: Tensor) -> Tensor:
-        return seen.flatten(6).flatten(3, 5).flatten(0, 2)
+    def shape(self, padded: Tensor, rows: slice) -> tuple:
+        return (3, 3, *self.stride, len(padded), rows.stop - rows.start, self.places[1], padded.shape[3])
 
     def unfold(self, padded: Tensor, rows: slice) -> Tensor:
-        """U: (C, Hp, Wp, N) -> (9 groups, K, P)."""
-        seen = self.seen(padded, rows)
-        columns = workspace('columns', seen, *seen.shape).copy_(seen)
-        columns[::2].sub_(columns[1])                       # x0 - x1, x1, x2 - x1, vertically
-        columns[:, ::2].sub_(columns[:, 1:2])               # and horizontally
-        return self.as_columns(columns)
+        columns = scratch('columns', padded, *self.shape(padded, rows))     # (3, 3, sh, sw, C, rows, Tw, N)
+        for i, j, blocks in self.seen(padded, rows):
+            columns[i, j] = blocks
+        columns[::2] -= columns[1]                              # x0 - x1, x1, x2 - x1, vertically
+        columns[:, ::2] -= columns[:, 1:2]                      # and horizontally
+        return self.factors(columns)
 
-    def fold(self, padded: Tensor, rows: slice, matrices: Tensor, pieces: Tensor) -> None:
-        """U^T: add the products matrices @ pieces, (9 groups, K, P), to (C, Hp, Wp, N)."""
-        seen = self.seen(padded, rows)
-        columns = workspace('columns', seen, *seen.shape)
-        multiply(self.as_columns(columns), matrices, pieces)
-        columns[1].sub_(columns[0]).sub_(columns[2])        # c0, c1 - c0 - c2, c2, vertically
-        columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])           # and horizontally
-        for i in range(3):                                  # block by block: those of all tiles are distinct
-            for j in range(3):
-                seen[i, j].add_(columns[i, j])
-
-    def to_matrices(self, weight: Tensor) -> Tensor:
-        """V: (M, C / groups, kh, kw) -> (9 groups, M / groups, K)."""
-        blocks = weight.unflatten(3, (2, -1)).unflatten(2, (2, -1)).unflatten(0, (self.groups, -1))
-        taps = blocks.permute(3, 5, 0, 1, 4, 6, 2)          # (2, 2, groups, M / groups, sh, sw, C / groups)
-        return sums_transposed(taps, taps.new_empty(3, 3, *taps.shape[2:])).flatten(4).flatten(0, 2)
-
-    def add_to_weight(self, gradient: Tensor, matrices: Tensor) -> None:
-        """V^T: add (9 groups, M / groups, K), overwritten, to (M, C / groups, kh, kw)."""
-        (M, C, kh, kw), (sh, sw) = gradient.shape, self.stride
-        taps = sums(matrices.view(3, 3, self.groups, -1, sh, sw, C))
-        by_tap = taps.permute(0, 4, 1, 5, 2, 3, 6).reshape(kh, kw, M, C)        # so it is copied fastest
-        gradient.add_(by_tap.permute(2, 3, 0, 1))
+    def fold(self, padded: Tensor, rows: slice, X: Tensor) -> None:
+        columns = X.view(self.shape(padded, rows)).type_as(padded)
+        columns[1].sub_(columns[0]).sub_(columns[2])            # c0, c1 - c0 - c2, c2, vertically
+        columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])   # and horizontally
+        for i, j, blocks in self.seen(padded, rows):
+            blocks += columns[i, j]
 
     def tiles(self, y: Tensor, rows: slice) -> Tensor:
-        """Some rows of tiles of (M, Ho, Wo, N), a view: (2, 2, groups, M / groups, rows, Tw, N)."""
-        tiles = y.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).unflatten(0, (self.groups, -1))
-        return tiles.permute(3, 5, 0, 1, 2, 4, 6)[:, :, :, :, rows]
+        """(M, Ho, Wo, N) -> the four outputs of some rows of tiles, (2, 2, M, rows, Tw, N), a view."""
+        return y.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(2, 4, 0, 1, 3, 5)[:, :, :, rows]
 
-    def disassemble(self, y: Tensor, rows: slice) -> Tensor:
-        """A^T: (M, Ho, Wo, N) -> (9 groups, M / groups, P)."""
+    def split(self, y: Tensor, rows: slice) -> Tensor:
         tiles = self.tiles(y, rows)
-        return sums_transposed(tiles, workspace('pieces', y, 3, 3, *tiles.shape[2:])).flatten(4).flatten(0, 2)
+        return self.factors(sums_transposed(tiles, scratch('products', y, 3, 3, *tiles.shape[2:])))
 
-    def assemble(self, y: Tensor, rows: slice, matrices: Tensor, columns: Tensor, add: bool = False) -> None:
-        """A: fill some rows of tiles of (M, Ho, Wo, N) with the products matrices @ columns."""
+    def products(self, y: Tensor, rows: slice) -> Tensor:
+        return self.matrices(scratch('products', y, 3, 3, *self.tiles(y, rows).shape[2:]))
+
+    def join(self, y: Tensor, rows: slice, Y: Tensor) -> None:
         tiles = self.tiles(y, rows)
-        products = workspace('pieces', y, 3, 3, *tiles.shape[2:])
-        multiply(products.flatten(4).flatten(0, 2), matrices, columns)
-        tiles.copy_(sums(products))
+        tiles += sums(Y.view(3, 3, *tiles.shape[2:]))
 
 
 def sums(m: Tensor) -> Tensor:
     """(3, 3, ..), overwritten -> (2, 2, ..): m0 + m1, m1 + m2, along both."""
-    m[::2].add_(m[1])
-    m[::2, ::2].add_(m[::2, 1:2])
+    m[::2] += m[1]
+    m[::2, ::2] += m[::2, 1:2]
     return m[::2, ::2]
 
 
@@ -486,15 +539,16 @@ def sums_transposed(a: Tensor, m: Tensor) -> Tensor:
     return m
 
 
-def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
-    """out <- a @ b, or out + a @ b, in place: (B, M, K) @ (B, K, P). The error of a float32 sum grows with its length,
-    so runs of 512 terms are summed apart. Where out is small (dL/dw of few channels: K is all places) these would be
-    many tiny products: there, the runs are longer and are multiplied at once, as long as they make at most 2^18 sums.
-    Of bfloat16, a @ b is rounded to it."""
+# -- products and memory
+
+def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> Tensor:
+    """out + a @ b, or a @ b, in `out`: (B, M, K) @ (B, K, P). The error of a float32 sum grows with its length: runs
+    of 512 terms are summed apart. Where out is small (dL/dw of few channels: K is all places) these would be many tiny
+    products: there, the runs are longer and are multiplied at once, as long as they make at most 2^18 sums.
+    bfloat16 operands give a product rounded to bfloat16, which is then added."""
     run, K = 512, a.shape[2]
-    if a.dtype != out.dtype:
-        out.add_(a @ b) if add else out.copy_(a @ b)
-        return
+    if a.element_size() == 2:
+        return out.add_(a @ b) if add else out.copy_(a @ b)
     if not add and out.shape[1] * out.shape[2] < 400:
         out.zero_()             # small products are a loop in PyTorch 1.13, which multiplies by beta = 0, even NaN
     runs = min(K // run, 2 ** 18 // max(1, out.numel())) if len(out) == 1 else 1
@@ -502,59 +556,26 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
         rest = K % runs
         out.baddbmm_(a[:, :, :rest], b[:, :rest], beta=int(add))
         parts = a[:, :, rest:].unflatten(2, (runs, -1)).transpose(1, 2) @ b[:, rest:].unflatten(1, (runs, -1))
-        out.add_(parts.sum(1))                          # (B, runs, M, P) -> (B, M, P)
-    else:
-        for k in range(0, max(1, K), run):              # of an empty batch, one run of nothing, which is zero
-            out.baddbmm_(a[:, :, k:k + run], b[:, k:k + run], beta=int(add or k > 0))
+        return out.add_(parts.sum(1))                   # (B, runs, M, P) -> (B, M, P)
+    for k in range(0, max(1, K), run):                  # an empty sum still needs one run, to write zeros
+        out.baddbmm_(a[:, :, k:k + run], b[:, k:k + run], beta=int(add or k > 0))
+    return out
 
 
-def convolve(window: Window, x: Tensor, weight: Tensor, start: Optional[Tensor], mixed: bool) -> tuple:
-    """y = A(V(w) @ U(x)): x (C, H, W, N), weight (M, C / groups, kh, kw) -> y (M, Ho, Wo, N), and vjp(dy, dw), which
-    adds to the weight's gradient dw and returns dx. start: what the sums begin with, (M,), or None. mixed: products
-    take and give bfloat16."""
-    N, matrices = x.shape[3], as_factor(window.to_matrices(weight), mixed)      # (B, M / groups, K)
-    y, padded = x.new_empty(len(weight), *window.places, N), window.padded(x, mixed)
-    if start is not None:
-        y.copy_(start.view(-1, 1, 1, 1))
-    for rows in window.rows(matrices, N):
-        columns = as_factor(window.unfold(padded, rows), mixed)                 # (B, K, P)
-        window.assemble(y, rows, matrices, columns, add=start is not None)
-
-    def vjp(dy, dw):
-        padded, dx = window.padded(x, mixed), window.canvas(x, *x.shape)
-        products = x.new_empty(matrices.shape)
-        for rows in window.rows(matrices, N):
-            columns = as_factor(window.unfold(padded, rows), mixed)             # (B, K, P)
-            pieces = as_factor(window.disassemble(dy, rows), mixed)             # (B, M / groups, P)
-            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)     # before fold takes columns
-            window.fold(dx, rows, matrices.transpose(1, 2), pieces)
-        window.add_to_weight(dw, products)
-        return window.middle(dx)
-
-    return y, vjp
+_local = threading.local()
 
 
-def convolve_transposed(window: Window, x: Tensor, weight: Tensor, size: tuple, mixed: bool) -> tuple:
-    """y = U^T(V(w)^T @ A^T(x)): x (M, H, W, N), weight (M, C / groups, kh, kw), size (Ho, Wo) -> y (C, Ho, Wo, N), and
-    vjp(dy, dw), as above."""
-    N, matrices = x.shape[3], as_factor(window.to_matrices(weight), mixed)      # (B, M / groups, K)
-    y = window.canvas(x, weight.shape[1] * window.groups, *size, N)
-    for rows in window.rows(matrices, N):
-        pieces = as_factor(window.disassemble(x, rows), mixed)                  # (B, M / groups, P)
-        window.fold(y, rows, matrices.transpose(1, 2), pieces)
-
-    def vjp(dy, dw):
-        padded, dx = window.padded(dy, mixed), x.new_empty(x.shape)
-        products = x.new_empty(matrices.shape)
-        for rows in window.rows(matrices, N):
-            columns = as_factor(window.unfold(padded, rows), mixed)             # (B, K, P)
-            pieces = as_factor(window.disassemble(x, rows), mixed)              # (B, M / groups, P)
-            multiply(products, pieces, columns.transpose(1, 2), add=rows.start > 0)     # before assemble takes pieces
-            window.assemble(dx, rows, matrices, columns)
-        window.add_to_weight(dw, products)
-        return dx
-
-    return window.middle(y), vjp
+def scratch(name: str, like: Tensor, *shape: int) -> Tensor:
+    """Memory of the type and on the device of `like`, valid until the next call with this name and type in this
+    thread. It is reused because fresh memory is slow: Linux maps it page by page, on first touch. Results that outlive
+    the call cannot live here; for these, malloc must keep what is freed: glibc keeps up to twice the largest block ever
+    freed, not counting those of over 32 MB (mallopt(3), M_MMAP_THRESHOLD), so one of 31 MB is freed."""
+    size, buffers = math.prod(shape), vars(_local)
+    key = f'{name} {like.dtype} {like.device}'
+    if key not in buffers or len(buffers[key]) < size or buffers[key].is_inference():   # of no use outside that mode
+        empty(0, device='cpu').byte().new_empty(31 * 2 ** 20)
+        buffers[key] = like.new_empty(size)
+    return buffers[key][:size].view(shape)
 
 
 def batch_last(x: Tensor) -> Tensor:
@@ -568,28 +589,6 @@ def batch_first(x: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------- the blocks
-
-def pair_of(name: str, value, least: int) -> tuple:
-    """An integer, or a pair of them, as a pair; ValueError if one is less than `least`."""
-    try:
-        pair = tuple(map(index, value if isinstance(value, Iterable) else (value, value)))
-    except TypeError:                                   # of a string, too
-        pair = ()
-    if len(pair) != 2 or min(pair) < least:
-        raise ValueError(f'{name} must be an integer of at least {least}, or a pair of them, got {value!r}')
-    return pair
-
-
-def whole_number(name: str, value) -> int:
-    """An integer, Python's or NumPy's; ValueError unless it is at least 1."""
-    try:
-        number = index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
-    return number
-
 
 class _Convolution(Module):
     """What the convolutions share: their arguments, weight and bias, as torch.nn has them.
@@ -623,24 +622,25 @@ class _Convolution(Module):
         self.grad_bias = self.bias.new_zeros(out_channels) if bias else None
 
     @property
-    def window(self) -> 'Window':
-        return Window(self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+    def window(self) -> Window:
+        return Window(self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.mixed_precision)
 
     def _weight_shape(self) -> tuple:
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
-    def _with_bias(self, y: Tensor, linear_vjp: Callable, is_added: bool = False) -> tuple:
-        """y (out_channels, Ho, Wo, N) and linear_vjp(dy, dw), of `convolve`: with the bias, as `forward_and_vjp`."""
-        if self.bias is not None and not is_added:
-            y.add_(self.bias.detach().view(-1, 1, 1, 1))
-        dw, db = self.grad_weight, self.grad_bias       # vjp holds no module: what it keeps is freed with it
+    def _parameters(self) -> tuple:
+        """weight and bias (or None), without history."""
+        return self.weight.detach(), None if self.bias is None else self.bias.detach()
+
+    def _outside(self, y: Tensor, inner_vjp: Callable) -> tuple:
+        """y (out_channels, Ho, Wo, N) and vjp(dy, dw), as `convolve` returns them -> as `forward_and_vjp` does."""
+        dw, db = self.grad_weight, self.grad_bias       # not self: what vjp keeps is freed with the module
 
         def vjp(gradient):
             dy = batch_last(gradient)
-            dx = linear_vjp(dy, dw.detach())
-            if db is not None:                          # the bias enters every pixel of its channel
+            if db is not None:                          # the bias enters every pixel of its channel: the sum of theirs
                 db.detach().add_(dy.sum(3).double().sum((1, 2)))    # a long sum: doubles round less
-            return batch_first(dx)
+            return batch_first(inner_vjp(dy, dw.detach()))
 
         return batch_first(y), vjp
 
@@ -653,7 +653,7 @@ class _Convolution(Module):
         if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise ValueError(f'{type(self).__name__}: the input must have the shape (N, {self.in_channels}, '
                              f'H, W), H and W at least 1, got {tuple(x.shape)}'
-                             + ': of a single image, image[None]' * (x.dim() == 3))
+                             + '; for a single image pass image[None]' * (x.dim() == 3))
         if min(size) < 1:
             raise ValueError(f'{type(self).__name__}: an input of {tuple(x.shape[2:])} is too small, '
                              f'the output would be {size}')
@@ -669,17 +669,10 @@ class Conv2d(_Convolution):
     """
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
-        size = self.window.output_size(x.shape[2:])
+        size, (weight, bias) = self.window.output_size(x.shape[2:]), self._parameters()
         self._check(x, size)
-        weight = self.weight.detach()
-        window = self.window.at(size, weight)
-        # PyTorch's sums begin with the bias for one small image (these are its limits), and only so do the two agree
-        # to the last bit. Elsewhere the bias is added last, which rounds less where it is large.
-        bias_first = (self.bias is not None and type(window) is Window and window.groups == 1
-                      and min(window.kernel_size) <= 3 and len(x) == 1 and x.numel() <= 20480)
-        y, vjp = convolve(window, batch_last(x), weight, self.bias.detach() if bias_first else None,
-                          self.mixed_precision)
-        return self._with_bias(y, vjp, bias_first)
+        return self._outside(*convolve(self.window.at(size, weight), batch_last(x), weight, bias,
+                                       (self.out_channels, *size)))
 
 
 class TransposeConv2d(_Convolution):
@@ -689,7 +682,6 @@ class TransposeConv2d(_Convolution):
     Ho = (H - 1) stride - 2 padding + dilation (kernel_size - 1) + output_padding + 1, likewise Wo;
     weight (in_channels, out_channels / groups, kh, kw), bias (out_channels,).
     """
-
     settings = {**_Convolution.settings, 'output_padding': 0}
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0,
@@ -703,25 +695,22 @@ class TransposeConv2d(_Convolution):
         return (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
 
     def _output_size(self, size: tuple) -> tuple:
-        for extra, s, d in zip(self.output_padding, self.stride, self.dilation):
-            if extra >= max(s, d):
-                raise ValueError(f'output_padding must be less than stride or dilation, got {self.output_padding} '
-                                 f'for stride {self.stride} and dilation {self.dilation}')
+        if any(extra >= max(s, d) for extra, s, d in zip(self.output_padding, self.stride, self.dilation)):
+            raise ValueError(f'output_padding must be less than stride or dilation, got {self.output_padding} '
+                             f'for stride {self.stride} and dilation {self.dilation}')
         return tuple((n - 1) * s - 2 * p + e + extra for n, s, p, e, extra in zip(
             size, self.stride, self.padding, self.window.extent, self.output_padding))
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
-        size = self._output_size(x.shape[2:])
+        size, (weight, bias) = self._output_size(x.shape[2:]), self._parameters()
         self._check(x, size)
-        window, weight = self.window, self.weight.detach()
-        return self._with_bias(*convolve_transposed(window.at(x.shape[2:], weight), batch_last(x), weight, size,
-                                                    self.mixed_precision))
+        return self._outside(*convolve_transposed(self.window.at(x.shape[2:], weight), batch_last(x), weight, bias,
+                                                  (self.out_channels, *size)))
 
 
 class NearestUpsampling(Module):
     """Repeat every pixel: (N, C, H, W) -> (N, C, H sh, W sw), (sh, sw) = scale_factor, integers.
     ValueError unless the input has four dimensions."""
-
     settings = {'scale_factor': 1}
 
     def __init__(self, scale_factor) -> None:
@@ -736,7 +725,7 @@ class NearestUpsampling(Module):
 
         def vjp(gradient):
             dy = batch_last(gradient).reshape(C, H, sh, W, sw, N)
-            return batch_first(dy.sum((2, 4)))              # all that was made of a pixel
+            return batch_first(dy.sum((2, 4)))              # sum over the copies of each pixel
 
         return batch_first(y), vjp
 
@@ -749,7 +738,6 @@ class Upsampling(Conv2d):
     shifted copies of w, flipped. So it is computed, with no upsampled image: at s = 2 a 3x3 kernel becomes one
     of 4x4 at stride 2, which needs 9 products for four outputs instead of 36.
     """
-
     settings = {**Conv2d.settings, 'scale_factor': 1}
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
@@ -758,63 +746,53 @@ class Upsampling(Conv2d):
                          device=device, dtype=dtype)
         self.scale_factor = scale_factor
 
-    @property
-    def merged(self) -> Window:
-        """The window of the transposed convolution."""
+    def _merge(self, weight: Tensor) -> tuple:
+        """(M, C / groups, kh, kw) -> the transposed convolution's window; its weight (C, M / groups, *kernel_size); and
+        unmerge, the transpose, from the gradient of this weight to that of ours."""
+        extent, scale, (dh, dw), groups = self.window.extent, self.scale_factor, self.dilation, self.groups
         # Copies of `extent` taps, shifted by 0 .. s - 1, cover k' = extent + s - 1. Tap t of copy a takes pixel i to
         # the output s i + a + t - (extent - 1 - p): the padding is p' = extent - 1 - p.
-        extent, scale = self.window.extent, self.scale_factor
-        return Window(tuple(e + s - 1 for e, s in zip(extent, scale)), scale,
-                      tuple(e - 1 - p for e, p in zip(extent, self.padding)), (1, 1), self.groups)
+        window = Window(tuple(e + s - 1 for e, s in zip(extent, scale)), scale,
+                        tuple(e - 1 - p for e, p in zip(extent, self.padding)), (1, 1), groups, self.mixed_precision)
 
-    def _copies(self, merged: Tensor) -> Iterator[Tensor]:
-        """The places (C, M / groups, kh, kw) in the merged kernel at which the copies of w stand."""
-        (sh, sw), (eh, ew), (dh, dw) = self.scale_factor, self.window.extent, self.dilation
-        return (merged[:, :, a:a + eh:dh, b:b + ew:dw] for a in range(sh) for b in range(sw))
+        def copies(merged: Tensor) -> Iterator[Tensor]:     # the places at which w stands, each as large as w
+            for a, b in itertools.product(*map(range, scale)):
+                yield merged[:, :, a:a + extent[0]:dh, b:b + extent[1]:dw]
 
-    def _merge(self, weight: Tensor) -> Tensor:
-        """(M, C / groups, kh, kw) -> the transposed convolution's weight, (C, M / groups, *merged.kernel_size)."""
-        merged = weight.new_zeros(self.in_channels, self.out_channels // self.groups, *self.merged.kernel_size)
-        swapped = self._swap(weight)
-        for copy in self._copies(merged):
+        def swap(weight: Tensor) -> Tensor:                 # flipped, the channels swapped in each group
+            return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
+
+        swapped = swap(weight)
+        merged = weight.new_zeros(*swapped.shape[:2], *window.kernel_size)
+        for copy in copies(merged):
             copy += swapped
-        return merged
-
-    def _swap(self, weight: Tensor) -> Tensor:
-        """Flip a weight and swap its channels, in each group: (M, C / groups, kh, kw) <-> (C, M / groups, kh, kw)."""
-        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
-
-    def _unmerge(self, merged: Tensor) -> Tensor:
-        """The transpose of `_merge`: the gradient of the merged weight -> that of the weight."""
-        return self._swap(sum(self._copies(merged)))
+        return window, merged, lambda gradient: swap(sum(copies(gradient)))
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
         size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.scale_factor)])
         self._check(x, size)
-        few = self.in_channels * self.out_channels // self.groups < FEW         # in PyTorch's order of sums, then
-        if self.window.stride != (1, 1) or min(self.merged.padding) < 0 or few:
-            return self._one_after_the_other(x)
-        merged = self._merge(self.weight.detach())
-        y, vjp = convolve_transposed(self.merged.at(x.shape[2:], merged), batch_last(x), merged, size,
-                                     self.mixed_precision)
+        weight, bias = self._parameters()
+        window, merged, unmerge = self._merge(weight)
+        few = self.in_channels * self.out_channels // self.groups < FEW     # then as PyTorch does, in its order of sums
+        if self.stride != (1, 1) or min(window.padding) < 0 or few:         # the first two: no transposed convolution
+            x, nearest_vjp = NearestUpsampling(self.scale_factor).forward_and_vjp(x)
+            y, convolution_vjp = super().forward_and_vjp(x)
+            return y, lambda gradient: nearest_vjp(convolution_vjp(gradient))
 
-        def vjp_unmerged(dy, dw):
+        y, merged_vjp = convolve_transposed(window.at(x.shape[2:], merged), batch_last(x), merged, bias,
+                                            (self.out_channels, *size))
+
+        def vjp(dy, dw):
             dw_merged = merged.new_zeros(merged.shape)
-            dx = vjp(dy, dw_merged)
-            dw.add_(self._unmerge(dw_merged))
+            dx = merged_vjp(dy, dw_merged)
+            dw += unmerge(dw_merged)
             return dx
 
-        return self._with_bias(y, vjp_unmerged)
-
-    def _one_after_the_other(self, x: Tensor) -> tuple:
-        """The two modules in a row, where they are no transposed convolution, or one that saves nothing."""
-        x, nearest_vjp = NearestUpsampling(self.scale_factor).forward_and_vjp(x)
-        y, convolution_vjp = super().forward_and_vjp(x)
-        return y, lambda gradient: nearest_vjp(convolution_vjp(gradient))
+        return self._outside(y, vjp)
 
 
 class ReLU(Module):
-    """max(x, 0), any shape. inplace: overwrite x with it (not after Sigmoid or Tanh, whose vjp keeps its output)."""
+    """max(x, 0), any shape. inplace: overwrite the input; not allowed after Sigmoid or Tanh, whose vjp needs it."""
 
     def __init__(self, inplace: bool = False) -> None:
         self.inplace = inplace
@@ -883,19 +861,6 @@ class MSE(Module):
         if isinstance(gradient, Tensor) and gradient.numel() == 1:
             gradient = gradient.detach().double().view(())
         return super().backward(gradient)
-
-
-def number_of(name: str, value, least: float = 0) -> float:
-    """`value`, a number of Python's or NumPy's or a tensor of shape (), as a float; ValueError unless it is one of at
-    least `least`."""
-    try:
-        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = math.nan
-    if not number >= least:
-        found = repr(value) if isinstance(value, (int, float, str, type(None))) else f'a {type(value).__name__}'
-        raise ValueError(f'{name} must be a number of at least {least}, got {found}')
-    return number
 
 
 class SGD:

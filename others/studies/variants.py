@@ -118,7 +118,7 @@ def torch_twin(net: project_2.Sequential) -> nn.Sequential:
         if not module.param():
             return kind()
         names = ('kernel_size', 'stride', 'padding', 'dilation', 'groups')
-        options = dict({name: getattr(module.window, name) for name in names}, bias=module.bias is not None)
+        options = dict({name: getattr(module, name) for name in names}, bias=module.bias is not None)
         if isinstance(module, project_2.TransposeConv2d):
             options['output_padding'] = module.output_padding
         if isinstance(module, project_2.Upsampling):
