@@ -1,4 +1,4 @@
-"""Train a model, in a folder that holds everything about the run; stop and go on at will.
+"""Train a model, in a folder that holds everything about the run; stop and resume at will.
 
     python -m others.train --project 1 --data data --epochs 10 --seed 0 --out runs/first
     python -m others.train --resume runs/first
@@ -7,24 +7,25 @@
     python -m others.train --project 1 --data mine --weights pretrained --out runs/mine
     torchrun --nproc-per-node 2 -m others.train --project 1 --data data --out runs/second
 
-Ctrl-C finishes the step and saves; --resume goes on from there and ends with the result of an
-uninterrupted training (to the last bit on the CPU). A run that was killed goes on from the end of
-its last complete epoch. With more --epochs it is lengthened: the rate begins another cycle there;
-with fewer it is shortened: the rest of the cycle runs faster.
+Ctrl-C finishes the step and saves; --resume continues from there and ends with the result of an
+uninterrupted training: to the last bit on a CPU with --threads 1, else to rounding. A run that was
+killed resumes from the end of its last complete epoch. More --epochs lengthen it: the learning rate
+begins another cycle where the run stands. If the data has moved, --resume takes its new folder as --data.
 
 torchrun's processes share each batch, on a CPU or each on a GPU of its own, and end with the weights
 of one process, to rounding. The folder of a run, which only the first of them writes, holds
 
-    settings.json           what was asked for; its stages: command, versions, code revision, machine
+    settings.json           what was asked for; digests of the data; stages: command, versions, code revision, machine
     log.txt, metrics.jsonl  a line per epoch, for people and for programs (`stage`: the one it ended in, from 0)
     curve.png, montage.png  PSNR and loss; validation images: noisy, denoised, clean (twice a minute at most)
     last.pth, best.pth      weights after the last epoch and of the one with the best validation PSNR
     state.pt                what --resume needs
 
-There is no best.pth and no montage.png without a validation set, the file val_data.pkl of --data.
+Without a validation set, the file val_data.pkl of --data, there is no best.pth and no montage.png.
 """
 import contextlib
 import datetime
+import hashlib
 import json
 import math
 import os
@@ -35,7 +36,6 @@ from pathlib import Path
 from typing import Iterator, Optional
 
 import torch
-from tqdm import tqdm
 
 from others import data
 from others.common import cli, datasets, denoisers, graphs, plots, processes, records, storage
@@ -46,6 +46,7 @@ MONTAGE_IMAGES = 6
 PICTURES_EVERY = 30                 # seconds between two, at least: on a GPU they take as long as an epoch
 FRESH_PAIRS = 50000                 # of an epoch, as many as the course's set has
 ZERO = torch.zeros((), dtype=torch.float64)
+RESULTS = 'metrics.jsonl', 'last.pth', 'best.pth', 'curve.png', 'montage.png'
 
 
 # ---------------------------------------------------------------------------------- stopping a run
@@ -55,19 +56,20 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Inside `with`, the first Ctrl-C (or SIGTERM) sets `made`, and the next one kills."""
+    """Inside `with`, the first Ctrl-C (or SIGTERM) sets `made`, and the next one kills. A signal that the process
+    ignores, as the shell has it for work in the background, stays ignored."""
     made = False
 
     def __enter__(self) -> 'StopRequest':
-        self.before = {number: signal.signal(number, self.receive)
-                       for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)
+                       if signal.getsignal(number) is not signal.SIG_IGN}
         return self
 
     def receive(self, number: int, frame) -> None:
         self.made = True
         signal.signal(number, signal.SIG_DFL)
         if processes.rank() == 0:
-            os.write(2, b'\nstopping after this step; once more stops without saving\n')
+            os.write(2, b'\nstopping after this step; press Ctrl-C again to quit without saving\n')
 
     def __exit__(self, *error) -> None:
         for number, handler in self.before.items():
@@ -122,25 +124,23 @@ class Run:
         self.folder, self.settings, self.model, self.pairs = folder, settings, model, pairs
         self.validation = validation and tuple(images[:VALIDATION_IMAGES] for images in validation)
         self.history = []                           # the lines of metrics.jsonl
-        self.loss_sum, self.seconds = ZERO, 0.0     # of this epoch, up to the last stop
-        self.bar, self.pictured = None, -math.inf
+        self.loss_sum, self.seconds = ZERO, 0.0     # of this epoch, up to the last stop; the sum is over batches
+        self.clock, self.bar, self.pictured = time.monotonic(), None, -math.inf
+        self.has_begun, self.lengthened = False, ''
 
-    def train(self) -> bool:
-        """Train on from the saved state, if there is one. False if it was stopped before the end."""
-        saved = {'epoch': 1, 'training': None, 'random': torch.get_rng_state()}
-        if (self.folder / 'state.pt').exists():
-            saved = torch.load(self.folder / 'state.pt', map_location='cpu', weights_only=True)
-            self.history, self.loss_sum = saved['history'], saved['loss_sum']
-            self.seconds = saved['seconds']
+    def train(self, saved: Optional[dict]) -> bool:
+        """Train from the state `saved`, or from the start. False if it was stopped before the end."""
+        if saved is None:
+            saved = self.state(epoch=1, training=None)
+            self.begin()
+            if processes.rank() == 0:               # a run without a state has lost it, from here on
+                storage.write_tensors(self.folder / 'state.pt', saved)
+        self.history, self.loss_sum, self.seconds = saved['history'], saved['loss_sum'], saved['seconds']
         training = saved['training']
         if training:
-            self.lay_out(training)
+            self.lengthen(training)
             if training['step'] == training['num_steps']:
                 return True
-        if processes.rank() == 0:
-            begin_stage(self.settings)
-            storage.write_json(self.folder / 'settings.json', self.settings)
-        self.say_head()
         module = sys.modules[type(self.model).__module__]
         try:
             with StopRequest() as self.stop:
@@ -157,20 +157,30 @@ class Run:
             self.close_bar()
         return True
 
-    def lay_out(self, training: dict) -> None:
-        """Lay the cycle of rates out anew, from the saved step, if the settings ask for other epochs than it has."""
+    def lengthen(self, training: dict) -> None:
+        """Begin another cycle of the learning rate at the saved step if the settings ask for more epochs."""
         steps = math.ceil(self.settings['pairs'] / self.settings['batch'])
         step, old, new = training['step'], training['num_steps'], self.settings['epochs'] * steps
+        if new < old:
+            raise storage.UserError(f'--epochs: {new // steps}, expected at least the {old // steps} of the run')
         if new > old:
-            self.say(f'lengthened after {step / steps:.3f} epochs, from where the rate runs through another cycle')
+            self.lengthened = f'lengthened after {step / steps:.3f} epochs: another cycle of the learning rate begins'
             training.update(start=step, num_steps=new)
-        elif new < old:
-            if new <= step:
-                raise storage.UserError(f'--epochs: {new // steps}, '
-                                      f'expected more than the {step // steps} that are done')
-            self.say(f'shortened after {step / steps:.3f} epochs, from where the rate runs faster through its cycle')
-            share = (step - training['start']) / (old - step)           # what is over of it, of what is left
-            training.update(start=step - share * (new - step), num_steps=new)
+
+    def begin(self) -> None:
+        """Write the settings and the head of the table. A run that goes on begins after its first step, since the
+        model may refuse the state, and nothing in the folder has changed then."""
+        if processes.rank() == 0:
+            begin_stage(self.settings)
+            storage.write_json(self.folder / 'settings.json', self.settings)
+        self.say('project {project}, {pairs} pairs, {epochs} epochs, seed {seed}, {precision} precision'
+                 .format(**self.settings))
+        if self.validation:
+            self.say(f'noisy validation images: {psnr(*self.validation).mean():.3f} dB')
+        if self.lengthened:
+            self.say(self.lengthened)
+        self.say(f'{"epoch":>9}  {"loss":>8}  {"learning rate":>13}  {"PSNR":>9}  {"time":>8}')
+        self.has_begun = True
 
     def draw_pairs(self, epoch: int) -> None:
         try:
@@ -181,15 +191,19 @@ class Run:
             raise Stopped
 
     def __call__(self, progress) -> None:
+        if not self.has_begun:
+            self.begin()
+        N, batch = self.settings['pairs'], self.settings['batch']
         steps = progress.num_steps // progress.num_epochs
         done = (progress.step - 1) % steps + 1      # of this epoch
-        self.loss_sum = self.loss_sum + progress.loss.double()
+        size = min(batch, N - (done - 1) * batch)   # the last batch may be smaller
+        self.loss_sum = self.loss_sum + progress.loss.double() * (size / batch)
         self.show(progress, done, steps)
         epoch_ends, stops = done == steps, processes.any_of(self.stop.made)      # all stop after the same step
         if processes.rank() == 0:
             if epoch_ends:
                 self.close_bar()
-                self.end_epoch(progress, steps)
+                self.end_epoch(progress)
             if epoch_ends or stops:
                 self.save_state(progress, next_epoch=progress.epoch + epoch_ends)
         if progress.step == progress.num_steps:
@@ -199,7 +213,7 @@ class Run:
         if epoch_ends:
             self.draw_pairs(progress.epoch + 1)
 
-    def end_epoch(self, progress, steps: int) -> None:
+    def end_epoch(self, progress) -> None:
         """Measure, and write everything but the state."""
         val_psnr, is_best = None, False
         if self.validation:
@@ -208,7 +222,8 @@ class Run:
             val_psnr = psnr(denoised, clean).mean().item()
             measured = [record['val_psnr'] for record in self.history if record['val_psnr'] is not None]
             is_best = val_psnr > max(measured, default=-math.inf)
-        loss, seconds = self.loss_sum.item() / steps, self.seconds + time.monotonic() - self.clock
+        loss = self.loss_sum.item() * self.settings['batch'] / self.settings['pairs']
+        seconds = self.seconds + time.monotonic() - self.clock
         self.loss_sum, self.seconds, self.clock = ZERO, 0.0, time.monotonic()
         self.history.append({'epoch': progress.epoch, 'loss': loss, 'lr': progress.lr,
                              'val_psnr': val_psnr, 'seconds': round(seconds, 1),
@@ -217,7 +232,7 @@ class Run:
         count = f'{progress.epoch}/{progress.num_epochs}'
         decibels = '-' if val_psnr is None else f'{val_psnr:.3f} dB'
         duration = str(datetime.timedelta(seconds=round(seconds)))
-        self.say(f'{count:>9}  {loss:8.5f}  {progress.lr:8.1e}  {decibels:>9}  {duration:>8}'
+        self.say(f'{count:>9}  {loss:8.5f}  {progress.lr:13.1e}  {decibels:>9}  {duration:>8}'
                  + '  best so far' * is_best)
 
         lines = (storage.to_json(record) + '\n' for record in self.history)
@@ -236,24 +251,19 @@ class Run:
 
     def save_state(self, progress, next_epoch: int) -> None:
         """The last thing that is written: if the run is killed before, its epoch is done again."""
-        storage.write_tensors(self.folder / 'state.pt', {
-            'epoch': next_epoch, 'training': progress.state(), 'random': torch.get_rng_state(),
-            'history': self.history, 'loss_sum': self.loss_sum.cpu(),
-            'seconds': self.seconds + time.monotonic() - self.clock})
+        storage.write_tensors(self.folder / 'state.pt', self.state(next_epoch, progress.state()))
 
-    def say_head(self) -> None:
-        self.say('project {project}, {pairs} pairs, {epochs} epochs, seed {seed}, {precision} precision'
-                 .format(**self.settings))
-        if self.validation:
-            self.say(f'noisy validation images: {psnr(*self.validation).mean():.3f} dB')
-        self.say(f'{"epoch":>9}  {"loss":>8}  {"rate":>8}  {"PSNR":>9}  {"time":>8}')
+    def state(self, epoch: int, training: Optional[dict]) -> dict:
+        """epoch: the one to go on with. training: the model's part of it, None before the first step."""
+        return {'epoch': epoch, 'training': training, 'random': torch.get_rng_state(), 'history': self.history,
+                'loss_sum': self.loss_sum.cpu(), 'seconds': self.seconds + time.monotonic() - self.clock}
 
     def say(self, line: str) -> None:
         """To the terminal, above the bar, and to log.txt."""
         if processes.rank() > 0:
             return
-        tqdm.write(line)
-        with open(self.folder / 'log.txt', 'a') as log:
+        cli.say(line)
+        with open(self.folder / 'log.txt', 'a', encoding='utf-8', errors='backslashreplace') as log:
             print(line, file=log)
 
     def show(self, progress, done: int, steps: int) -> None:
@@ -274,19 +284,20 @@ class Run:
 
 
 def promote(project: int, weights: Path, shipped: Path, validation: tuple, force: bool = False) -> bool:
-    """Copy `weights` to `shipped` if they score higher, ensembled, if nothing is there, or by force; say whether."""
+    """Copy `weights` to `shipped` if they score higher, with test-time augmentation, if there are none, or by force.
+    Says and returns whether it did."""
     def score(path: Path) -> float:
         noisy, clean = validation
-        figure = psnr(denoisers.trained_model(project, path).predict(noisy), clean).mean().item()
-        print(f'{figure:.3f} dB  {path}')
-        return figure
+        decibels = psnr(denoisers.trained_model(project, path).predict(noisy), clean).mean().item()
+        cli.say(f'{decibels:.3f} dB  {path}')
+        return decibels
 
     new = score(weights)
     if shipped.exists() and not force and not new > score(shipped):
-        print('not better: nothing was copied (--force copies it)')
+        cli.say('not better: nothing was copied (--force copies it)')
         return False
     storage.write(shipped, weights.read_bytes())
-    print(f'copied to {shipped}')
+    cli.say(f'copied to {shipped}')
     return True
 
 
@@ -337,7 +348,7 @@ def only_one(folder: Path) -> Iterator[None]:
 
 def read_settings(folder: Path) -> dict:
     try:
-        settings = json.loads((folder / 'settings.json').read_text())
+        settings = json.loads((folder / 'settings.json').read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise storage.UserError(f'--resume: {folder} holds no run ({error})') from error
     if 'stages' not in settings:
@@ -345,8 +356,52 @@ def read_settings(folder: Path) -> dict:
     return settings
 
 
+def read_state(folder: Path) -> Optional[dict]:
+    """`Run.state` as it was saved; None if nothing was trained yet. UserError if the folder holds results without it,
+    or if the file holds something else."""
+    path = folder / 'state.pt'
+    if not path.exists():
+        results = [name for name in RESULTS if (folder / name).exists()]
+        if results:
+            raise storage.UserError(f'--resume: {path} is missing, without which the run that made {results[0]} '
+                                    'cannot go on')
+        return None
+    try:
+        saved = torch.load(path, map_location='cpu', weights_only=True)
+        training = saved['training']
+        whole_numbers = [saved['epoch'], *(training[key] for key in ('step', 'start', 'num_steps') if training)]
+        fits = (all(isinstance(number, int) for number in whole_numbers) and len(saved['loss_sum'].shape) == 0
+                and saved['random'].dtype is torch.uint8 and float(saved['seconds']) >= 0
+                and all(record['epoch'] < saved['epoch'] for record in saved['history']))
+    except OSError:
+        raise
+    except Exception:                               # of many types, by what is wrong with the file
+        fits = False
+    if not fits:
+        raise storage.UserError(f'--resume: {path} is damaged or of something else, expected the state of a run')
+    return saved
+
+
+def digest(*images: torch.Tensor) -> str:
+    """SHA-256 of the types, shapes and values of tensors."""
+    content = hashlib.sha256()
+    for tensor in images:
+        content.update(f'{tensor.dtype} {tuple(tensor.shape)}'.encode())
+        content.update(tensor.flatten().numpy())
+    return content.hexdigest()
+
+
+def check_data(settings: dict, file: str, found: Optional[str]) -> None:
+    """Keep the digest of a new run's file, None for no file; UserError if a run that goes on has another."""
+    known = settings.setdefault('digests', {}).setdefault(file, found)
+    if known != found:
+        is_there = 'is missing' if found is None else 'holds something else' if known else 'was not there'
+        raise storage.UserError(f"--data: {Path(settings['data'], file)} {is_there}, "
+                                'expected what the run began with')
+
+
 def is_free(folder: Path) -> bool:
-    """Whether it is empty, but for what a kill leaves that comes before settings.json is written."""
+    """Whether it is empty, but for what a run leaves that was killed before its settings.json was written."""
     return folder.is_dir() and all(path.match('settings.json.*.tmp') for path in folder.iterdir())
 
 
@@ -356,12 +411,14 @@ def read_validation(folder: Path) -> Optional[tuple]:
     return datasets.read_validation('--data', path) if path.exists() else None
 
 
-def set_up(folder: Path, settings: dict) -> tuple:
-    """The model and the training pairs of the run in `folder`. What the settings leave open (None) is filled in."""
+def set_up(settings: dict, is_new: bool) -> tuple:
+    """The model and the training pairs of a run. What the settings leave open (None) is filled in.
+
+    is_new: whether the model begins with the weights of the settings; those of a state come with it."""
     torch.set_num_threads(settings['threads'])      # the last bits of a sum depend on it
     torch.manual_seed(settings['seed'])
     model = denoisers.new_model(settings['project'])
-    if settings['weights'] and not (folder / 'state.pt').exists():      # which has weights of its own
+    if settings['weights'] and is_new:
         model = denoisers.trained_model(settings['project'], settings['weights'])
     settings['precision'] = denoisers.set_precision(model, settings['precision'])
     graphs.accelerate(model)
@@ -373,6 +430,7 @@ def set_up(folder: Path, settings: dict) -> tuple:
                            settings['seed'])
     else:
         pairs = FixedPairs(Path(settings['data'], data.TRAIN_FILE), settings['pairs'])
+        check_data(settings, data.TRAIN_FILE, digest(pairs.first, pairs.second))
     settings['pairs'] = len(pairs.first)
     return model, pairs
 
@@ -381,53 +439,57 @@ def main(arguments=None) -> int:
     parser = cli.parser('train', __doc__)
     new = parser.add_argument_group('a new run')
     new.add_argument('--project', type=int, choices=(1, 2), help='the mini-project')
-    new.add_argument('--out', type=Path, metavar='FOLDER', help='for the run; must not hold one')
-    cli.add_options(new, data={'default': None,
-                               'help': 'with train_data.pkl and, if wanted, val_data.pkl (default: data)'})
+    new.add_argument('--out', type=Path, metavar='FOLDER', help='folder of the new run; must not exist yet')
+    cli.add_options(new, data={'default': None, 'help': 'folder with train_data.pkl and, if wanted, val_data.pkl '
+                                                        '(default: data)'})
     new.add_argument('--fresh-noise', type=Path, metavar='PHOTOS',
-                     help='a folder of photographs: instead of reading a fixed set, draw new squares '
-                          'with new noise for every epoch, from the photographs that others.data '
-                          '(by default) does not keep for validation')
-    cli.add_options(new, pairs={'help': f'of an epoch (default: all of --data, {FRESH_PAIRS} with --fresh-noise)'},
-                    epochs={'default': None, 'help': "(default: the model's own)"}, seed={'default': None})
+                     help='a folder of photographs: instead of reading a fixed set, draw new squares with new noise '
+                          'for every epoch, from the photographs that others.data (by default) does not keep for '
+                          'validation')
+    cli.add_options(new, pairs={'help': f'pairs of an epoch (default: all of --data, {FRESH_PAIRS} with '
+                                        '--fresh-noise)'},
+                    epochs={'default': None, 'help': "epochs in all (default: the model's own)"},
+                    seed={'default': None})
     new.add_argument('--weights', type=Path, metavar='FILE',
-                     help='fine-tune these, as others.train makes them, or the shipped ones: pretrained')
-    new.add_argument('--batch', type=cli.integer(1), metavar='N', help="(default: the model's own)")
-    new.add_argument('--lr', type=cli.positive, help="peak rate (default: the model's own, lower with --weights)")
-    cli.add_options(new, threads={'default': None, 'help': f'to compute with (default: {torch.get_num_threads()})'})
+                     help='fine-tune the weights of a file that others.train wrote; pretrained: those that ship')
+    new.add_argument('--batch', type=cli.integer(1), metavar='N', help="batch size (default: the model's own)")
+    new.add_argument('--lr', type=cli.positive, metavar='LR',
+                     help="highest learning rate (default: the model's own, lower with --weights)")
+    cli.add_options(new, threads={'default': None, 'help': f'CPU threads (default: {torch.get_num_threads()})'})
     new.add_argument('--precision', choices=('float32', 'mixed'),
                      help='mixed: products in bfloat16 (default: what is fast on this machine)')
     parser.add_argument('--resume', type=Path, metavar='FOLDER',
-                        help='go on with the run in FOLDER, with all its settings; with other --epochs, lengthen or '
-                             'shorten it')
+                        help='resume the run in FOLDER with its settings; more --epochs lengthen it, --data names the '
+                             'folder that its data has moved to')
     parser.add_argument('--promote', action='store_true',
-                        help='when it is finished, copy best.pth to the bestmodel.pth of the project '
-                             'if, and only if, it scores higher on val_data.pkl, ensembled; if not, the exit '
-                             'status is 1')
-    parser.add_argument('--force', action='store_true', help='with --promote, copy it even if it does not')
-    cli.add_options(parser, record={'help': 'when it is finished, append its epochs to FILE, a record as in '
+                        help="when the run is finished, copy best.pth to the project's bestmodel.pth if it scores "
+                             'higher on the validation set, with test-time augmentation; otherwise the exit status '
+                             'is 1')
+    parser.add_argument('--force', action='store_true', help='with --promote, copy it in any case')
+    cli.add_options(parser, record={'help': 'when the run is finished, append its epochs to FILE, a record as in '
                                             'others/results'})
     options = vars(parser.parse_args(arguments))
     resume, promotes, force, folder, record = map(options.pop, ('resume', 'promote', 'force', 'out', 'record'))
     if force and not promotes:
-        raise storage.UserError('--force: expected --promote with it')
+        raise storage.UserError('--force needs --promote')
 
     if resume:
-        epochs = options.pop('epochs')
+        epochs, moved = options.pop('epochs'), options.pop('data')
         given = [name for name, value in {'out': folder, **options}.items() if value is not None]
         if given:
             raise storage.UserError(f"--resume: {resume} has its settings, expected no "
-                                f"--{given[0].replace('_', '-')}")
+                                    f"--{given[0].replace('_', '-')}")
         folder, settings = resume, read_settings(resume)
         settings['epochs'] = epochs or settings['epochs']
+        settings['data'] = str(moved.resolve()) if moved else settings['data']
     elif not (folder and options['project']):
         raise storage.UserError('expected --project and --out for a new run, --resume for an old one')
     elif folder.exists() and not is_free(folder):
-        raise storage.UserError(f'--out: {folder} exists, expected a new folder '
-                            '(--resume goes on with a run)')
+        raise storage.UserError(f'--out: {folder} exists, expected a new folder (--resume continues a run)')
     else:
         settings = new_settings(options)
     validation = read_validation(Path(settings['data']))
+    check_data(settings, data.VAL_FILE, validation and digest(*validation))
     if promotes and validation is None:
         raise storage.UserError(f"--promote: {settings['data']} holds no {data.VAL_FILE} to score on")
     with processes.joined():
@@ -437,19 +499,24 @@ def main(arguments=None) -> int:
 def train(folder: Path, settings: dict, validation: Optional[tuple], record: Optional[Path], promotes: bool,
           force: bool) -> int:
     """The exit status of a run that begins or goes on."""
-    model, pairs = set_up(folder, settings)
+    saved = read_state(folder)
+    model, pairs = set_up(settings, is_new=not (saved and saved['training']))
     processes.any_of(False)                              # all have seen what is there
     run = Run(folder, settings, model, pairs, validation)
     try:
         with only_one(folder):
-            finished = run.train()
+            finished = run.train(read_state(folder))     # again: another process may have trained in between
+    except (ValueError, KeyError) as error:              # whatever the model says of its part of the state
+        if run.has_begun or not (saved and saved['training']):
+            raise
+        raise storage.UserError(f"--resume: {folder / 'state.pt'} does not fit the run ({error})") from error
     except FloatingPointError as error:
         raise storage.UserError(f"--lr: {settings['lr']:g} may be too high: {error}") from error
     except processes.Lost as error:
-        run.say(f'{error}; to go on: python -m others.train --resume {folder}')
+        run.say(f'{error}; to resume: python -m others.train --resume {folder}')
         return 1
     if not finished:
-        run.say(f'stopped; to go on: python -m others.train --resume {folder}')
+        run.say(f'stopped; to resume: python -m others.train --resume {folder}')
         return 130
     run.say(f'finished: {folder}')
     if processes.rank() > 0:

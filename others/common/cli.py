@@ -1,5 +1,4 @@
-"""What the tools have in common: options, mistakes told in one line, files written whole, progress, tables, and
-our two models."""
+"""The command line that the tools share: options, mistakes reported in one line, progress, tables."""
 import argparse
 import contextlib
 import math
@@ -14,6 +13,7 @@ import torch
 
 from others.common import records
 from others.common.storage import UserError
+
 
 class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
@@ -64,14 +64,15 @@ def record(text: str) -> Path:
 
 
 SHARED = {
-    'data': dict(type=Path, default=Path('data'), metavar='FOLDER', help='with both files (default: data)'),
-    'pairs': dict(type=integer(1), metavar='N', help='to train on, the first so many (default: all)'),
+    'data': dict(type=Path, default=Path('data'), metavar='FOLDER', 
+                 help='folder with train_data.pkl and val_data.pkl (default: data)'),
+    'pairs': dict(type=integer(1), metavar='N', help='train on the first N pairs (default: all)'),
     'epochs': dict(type=integer(1), default=1, metavar='N', help='(default: %(default)s)'),
-    'seed': dict(type=integer(0), default=0, metavar='N', help='of all that is random (default: 0)'),
+    'seed': dict(type=integer(0), default=0, metavar='N', help='random seed (default: 0)'),
     'also': dict(type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on'),
     'threads': dict(type=integer(1), default=torch.get_num_threads(), metavar='N',
-                    help='to compute with (default: %(default)s)'),
-    'record': dict(type=record, metavar='FILE', help='append the figures to FILE, a record as in others/results'),
+                    help='CPU threads (default: %(default)s)'),
+    'record': dict(type=record, metavar='FILE', help='append the numbers to FILE, a record as in others/results'),
 }
 
 
@@ -82,10 +83,16 @@ def add_options(parser, *names: str, **changed: dict) -> None:
 
 
 def run(main: Callable[[], int]) -> None:
-    """Exit with the status that `main()` returns; with 2 and one line if the user, the disk or the memory fails.
+    """Exit with the status that `main()` returns; with 2 and one line for a mistake, a failing disk or lack of memory.
 
-    Ctrl-C and packages that are missing may come before this is imported: `others/__init__.py` tells them.
+    Ctrl-C and missing packages may come before this is imported: `others/__init__.py` reports them.
     """
+    for name in ('stdout', 'stderr'):               # nothing that is only said may end a work
+        stream = getattr(sys, name)
+        if stream is None:                          # as in pythonw
+            setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))
+        elif hasattr(stream, 'reconfigure'):        # a file's name may have letters that the terminal lacks
+            stream.reconfigure(errors='backslashreplace')
     try:
         try:
             status = main()
@@ -124,17 +131,30 @@ def table(rows: list) -> str:
     return '\n'.join('  '.join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in rows)
 
 
-def progress_bar(label: str, total: float, disable: Optional[bool] = None, **options):
-    """tqdm's bar on stderr, which it clears at its end; nothing if `disable`, or where that is no terminal."""
+def is_terminal(stream) -> bool:
+    """Of any object that stands for stdout or stderr, or None."""
+    return bool(getattr(stream, 'isatty', bool)())
+
+
+def say(line: str) -> None:
+    """Print a line above a progress bar, if stdout can take it."""
     from tqdm import tqdm                           # when it is needed: see `progress`
 
-    return tqdm(desc=label, total=total, leave=False, disable=disable, **options)
+    with contextlib.suppress(AttributeError, OSError, ValueError):      # None, a closed pipe, an unknown letter
+        tqdm.write(line)
+
+
+def progress_bar(label: str, total: float, disable: Optional[bool] = None, **options):
+    """tqdm's bar on stderr, which it clears at its end; nothing if `disable`, or if stderr is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(desc=label, total=total, leave=False, disable=disable or not is_terminal(sys.stderr), **options)
 
 
 def progress(items: Iterable, total: int, label: str) -> Iterator:
-    """Hand on the items with a bar on a terminal; elsewhere, as in a log file, a plain line tells the end."""
+    """Yield the items, with a bar on a terminal; elsewhere, as in a log file, a plain line marks the end."""
     start, number, bar = time.monotonic(), 0, None
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         try:
             bar = progress_bar(label, total)
         except ModuleNotFoundError:                 # test.py makes its demo set with torch alone

@@ -92,7 +92,7 @@ def processor(device='cuda') -> str:
     if torch.device(device).type == 'cuda' and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
         return next(line.split(': ')[1] for line in lines if line.startswith('model name'))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

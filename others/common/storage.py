@@ -15,20 +15,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line that names the argument, what it was, what was expected."""
+    """A mistake by the user: one line that names the argument, what it was, what was expected."""
 
 
 def write(path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, then renamed. Makes its folder; removes what a kill
-    left more than a minute ago; a younger one may be another process's, which is at it."""
-    path = Path(path)
+    """Write a file, or the file that it links to, whole or not at all: beside its place first, then renamed. Makes its
+    folder. Temporary files older than a minute are leftovers of killed processes and are removed; younger ones may
+    still be in use."""
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    name = path.name[:50]                               # a file system takes 255 bytes for all of a name
+    temporary = path.with_name(f'{name}.{os.getpid()}.tmp')
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
-        for rest in path.parent.glob(f'{glob.escape(path.name)}.[0-9]*.tmp'):
+        for rest in path.parent.glob(f'{glob.escape(name)}.[0-9]*.tmp'):
             with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
                 if rest == temporary or time.time() - rest.stat().st_mtime > 60:
                     rest.unlink()
@@ -59,8 +61,8 @@ def write_tensors(path, content) -> None:
 
 @contextlib.contextmanager
 def alone(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Keep out other processes that call this with the same folder, until a kill, too, ends it. If one is in: wait for
-    it, or raise BlockingIOError."""
+    """Keep out other processes that call this with the same folder; a killed process lets go of it. If one is in it,
+    wait for it, or raise BlockingIOError."""
     try:
         import fcntl
     except ImportError:                                 # Windows

@@ -1,8 +1,8 @@
 """Saving under fire: kills at random moments of a training, full and read-only disks. What was saved before still
 loads, --resume ends where an uninterrupted run ends, to the last bit, and nothing else is left behind.
 
-Run as a module, it trains, is killed, and goes on, as often as it is told to: each training is a fork of this process,
-which has imported everything.
+Run as a module, it trains, is killed, and resumes, as often as asked: each training is a fork of this process, which
+has imported everything.
 """
 import json
 import os
@@ -31,7 +31,7 @@ def arguments(folder: Path, run: Path, project: int) -> list:
         return ['--resume', str(run)]
     shutil.rmtree(run, ignore_errors=True)      # killed before there was anything to go on with
     return ['--project', str(project), '--data', str(folder), '--epochs', str(EPOCHS), '--batch', str(BATCH),
-            '--out', str(run)]
+            '--threads', '1', '--out', str(run)]
 
 
 def assert_same_result(a: Path, b: Path) -> None:

@@ -1,5 +1,6 @@
 """Records: what a run holds, that runs are appended, and that the committed ones have the shape."""
 import json
+import math
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,15 @@ def test_a_run_is_appended(tmp_path, monkeypatch):
     head = first.rsplit(b'\n]}\n')[0]
     assert path.read_bytes().startswith(head + b',\n')          # what was there stays as it was
     assert [path.name for path in path.parent.iterdir()] == ['record.json']
+
+
+def test_json_has_neither_nan_nor_infinity(tmp_path):
+    rows = [{'psnr': [math.inf, {'a': math.nan, 'b': -math.inf, 'c': 1.5}]}]
+    records.append(tmp_path / 'record.json', rows, None)
+    storage.write_json(tmp_path / 'other.json', rows)
+    expected = [{'psnr': [None, {'a': None, 'b': None, 'c': 1.5}]}]
+    assert records.read(tmp_path / 'record.json')[0]['rows'] == expected
+    assert json.loads((tmp_path / 'other.json').read_text()) == expected
 
 
 def test_what_computes_on_the_cpu_names_it_also_beside_a_gpu(monkeypatch):

@@ -1,4 +1,5 @@
 """What all the tools promise: a list of them, --help with an example, mistakes told in one line."""
+import io
 import os
 import re
 import runpy
@@ -73,7 +74,7 @@ def folder(tmp_path_factory):
     ('train --project 1 --out new --data none', '--data: .*No such file'),
     ('train --project 1 --out new --data data --pairs 41', '--pairs: .* holds 40'),
     ('train --project 1 --out new --data data --fresh-noise none', '--fresh-noise: '),
-    ('train --resume none', '--resume: .* holds no run'), ('train --resume old --force', '--force: .*--promote'),
+    ('train --resume none', '--resume: .* holds no run'), ('train --resume old --force', '--force needs --promote'),
     ('train --resume old --lr 1', '--resume: .* expected no --lr'), ('train --resume old', '--resume: .* no stages'),
     ('train --resume half', '--resume: half holds no run'),
     ('train --resume old --seed 1', '--resume: .* expected no --seed'),
@@ -152,6 +153,25 @@ def test_nobody_reads_on(monkeypatch, capsys):
         cli.run(lambda: print('a line'))
     sys.stdout.close()                                  # what is left in the buffer has somewhere to go
     assert (stop.value.code, capsys.readouterr().err) == (141, '')
+
+
+@pytest.mark.parametrize('stream', [None, io.TextIOWrapper(io.BytesIO(), encoding='cp1252')], ids=['none', 'cp1252'])
+def test_what_the_terminal_cannot_show_ends_nothing(monkeypatch, stream):
+    for name in ('stdout', 'stderr'):
+        monkeypatch.setattr(sys, name, stream)
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: print('写真.png') or print('café', file=sys.stderr))
+    assert not stop.value.code
+    if stream is None:
+        sys.stdout.close(), sys.stderr.close()              # opened by `run`
+    else:
+        assert stream.buffer.getvalue() == '\\u5199\\u771f.png\ncafé\n'.encode('cp1252')
+
+
+def test_names_may_be_as_long_as_the_file_system_takes(tmp_path):
+    for name in ('a' * 255, '写' * 85):
+        storage.write(tmp_path / name, b'1')
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b'1'} and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_process_of_torchrun_ends_whatever_its_threads_do():

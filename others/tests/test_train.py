@@ -4,16 +4,18 @@ import math
 import re
 import shutil
 import signal
+import sys
 
 import pytest
 import torch
 from PIL import Image
 
 from others import data, train
-from others.common import denoisers, plots, records, storage
+from others.common import cli, denoisers, plots, records, storage
 from others.tests.conftest import assert_same_run, images, metrics, noisy_set
 
 EPOCHS, PAIRS, BATCH = 2, 40, 8     # 5 steps an epoch
+pytestmark = pytest.mark.usefixtures('threads')
 
 
 @pytest.fixture(scope='module')
@@ -25,12 +27,14 @@ def folder(tmp_path_factory):
 def whole(folder, tmp_path_factory):
     """The folder of an uninterrupted run of project 1."""
     run = tmp_path_factory.mktemp('runs') / 'whole'
-    assert new_run(folder, run) == 0
+    with cli.threads(1):
+        assert new_run(folder, run) == 0
     return run
 
 
 def new_run(folder, out, *options, project=1) -> int:
-    return train.main(['--project', str(project), '--data', str(folder), '--epochs', str(EPOCHS),
+    """By one thread: several share sums among them as time has it, so that the last bits differ."""
+    return train.main(['--project', str(project), '--data', str(folder), '--epochs', str(EPOCHS), '--threads', '1',
                        '--batch', str(BATCH), '--precision', 'float32', '--out', str(out), *options])
 
 
@@ -160,28 +164,78 @@ def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
     assert record.read_bytes() == before, 'recorded twice'
     # The last steps of the epochs: one of 10, and after 7 steps three of the other 13.
     assert [row['lr'] for row in rows] == rates(5e-4, 4 / 10, 2 / 13, 7 / 13, 12 / 13)
-    with pytest.raises(storage.UserError, match='--epochs: 3, expected more than the 4 that are done'):
+    with pytest.raises(storage.UserError, match='--epochs: 3, expected at least the 4 of the run'):
         train.main(['--resume', str(whole), '--epochs', '3'])
 
 
-def test_shortened(folder, tmp_path, no_pictures, monkeypatch):
-    """Stopped after 7 of 20 steps: the other 13 steps' part of the cycle is run through in 3."""
+def content(folder) -> dict:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def change_state(run, change) -> None:
+    state = torch.load(run / 'state.pt', weights_only=True)
+    change(state)
+    torch.save(state, run / 'state.pt')
+
+
+@pytest.mark.parametrize('damage, words', [
+    (lambda path: path.unlink(), 'is missing'), (lambda path: path.write_bytes(b''), 'damaged'),
+    (lambda path: path.write_text('{}'), 'damaged'), (lambda path: torch.save([1], path), 'damaged'),
+    (lambda path: path.write_bytes(path.read_bytes()[:-9999]), 'damaged'),
+    (lambda path: change_state(path.parent, lambda state: state.pop('history')), 'damaged'),
+    (lambda path: change_state(path.parent, lambda state: state['training'].pop('start')), 'damaged'),
+    (lambda path: change_state(path.parent, lambda state: state['training']['weights'].popitem()), 'does not fit'),
+    (lambda path: change_state(path.parent, lambda state: state['training'].pop('order')), 'does not fit'),
+])
+def test_a_run_that_has_lost_its_state_is_left_as_it_is(whole, tmp_path, damage, words):
     run = tmp_path / 'run'
-    at_step(monkeypatch, 7, lambda: signal.raise_signal(signal.SIGINT))
-    assert new_run(folder, run, '--lr', '5e-4', '--epochs', '4') == 130
-    settings = (run / 'settings.json').read_bytes()
-    with pytest.raises(storage.UserError, match='--epochs: 1, expected more than the 1 that are done'):
-        train.main(['--resume', str(run), '--epochs', '1'])
-    assert (run / 'settings.json').read_bytes() == settings
-    shutil.copytree(run, tmp_path / 'parts')
-    assert train.main(['--resume', str(run), '--epochs', '2']) == 0
-    at_step(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGINT))
-    assert train.main(['--resume', str(tmp_path / 'parts'), '--epochs', '2']) == 130
-    assert train.main(['--resume', str(tmp_path / 'parts')]) == 0
-    assert (run / 'last.pth').read_bytes() == (tmp_path / 'parts' / 'last.pth').read_bytes()
-    assert (tmp_path / 'parts' / 'log.txt').read_text().count('shortened after 1.400 epochs') == 1
-    assert [row['planned_epochs'] for row in metrics(run)] == [4, 2]
-    assert [row['lr'] for row in metrics(run)] == rates(5e-4, 4 / 20, 7 / 20 + 2 / 3 * 13 / 20)
+    shutil.copytree(whole, run)
+    damage(run / 'state.pt')
+    before = content(run)
+    with pytest.raises(storage.UserError, match=f'--resume: .*state.pt .*{words}'):
+        train.main(['--resume', str(run), '--epochs', '3'])
+    assert content(run) == before
+
+
+def test_the_data_may_move_but_not_change(folder, whole, tmp_path, no_pictures):
+    for name in ('run', 'other'):
+        shutil.copytree(whole, tmp_path / name)
+    run, moved, other = (tmp_path / name for name in ('run', 'moved', 'data'))
+    shutil.copytree(folder, moved)
+    before = content(run)
+
+    def refused(data_folder, words: str) -> None:
+        with pytest.raises(storage.UserError, match=f'--data: .*{words}, expected what the run began with'):
+            train.main(['--resume', str(run), '--data', str(data_folder), '--epochs', '3'])
+        assert content(run) == before
+
+    other.mkdir()
+    refused(noisy_set(other, PAIRS, 16, val=PAIRS, seed=1), 'val_data.pkl holds something else')
+    shutil.copy(folder / data.VAL_FILE, other)
+    refused(other, 'train_data.pkl holds something else')
+    (other / data.VAL_FILE).unlink()
+    refused(other, 'val_data.pkl is missing')
+    assert train.main(['--resume', str(run), '--data', str(moved), '--epochs', '3']) == 0
+    assert train.main(['--resume', str(tmp_path / 'other'), '--epochs', '3']) == 0
+    assert metrics(run) == metrics(tmp_path / 'other') and len(metrics(run)) == 3
+    assert json.loads((run / 'settings.json').read_text())['data'] == str(moved)
+
+
+@pytest.mark.parametrize('stream', [None, type('Tee', (), {'write': lambda self, text: None})()])
+def test_any_stdout_will_do(folder, tmp_path, no_pictures, monkeypatch, stream):
+    for name in ('stdout', 'stderr'):
+        monkeypatch.setattr(sys, name, stream)
+    assert new_run(folder, tmp_path / 'run', '--epochs', '1') == 0
+    assert 'finished' in (tmp_path / 'run' / 'log.txt').read_text()
+
+
+def test_the_loss_is_the_mean_over_pairs(folder, tmp_path, no_pictures, monkeypatch):
+    """Though the second batch has 5 pairs, not 20."""
+    sizes, losses = [], iter([1., 6.])
+    monkeypatch.setattr(type(denoisers.new_model(1)), 'step', lambda model, first, *rest: sizes.append(len(first))
+                        or torch.tensor(next(losses)))
+    assert new_run(folder, tmp_path / 'run', '--epochs', '1', '--batch', '20', '--pairs', '25') == 0
+    assert (sizes, metrics(tmp_path / 'run')[0]['loss']) == ([20, 5], 2)
 
 
 @pytest.mark.parametrize('moment, step', [('show', 2), ('show', 8), ('save_state', 10)])
@@ -239,6 +293,17 @@ def test_stop_request_lets_the_second_signal_kill():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with train.StopRequest() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop.made
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_without_validation_set(folder, tmp_path, no_pictures):
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data' / data.TRAIN_FILE).write_bytes((folder / data.TRAIN_FILE).read_bytes())
@@ -285,7 +350,7 @@ def test_fine_tuning(folder, tmp_path, no_pictures, monkeypatch, project):
     monkeypatch.setattr(type(model), 'train', lambda model, *images, **options: began.append(
         (model.weights(), options['peak_lr'])))
     for weights in ('pretrained', str(start)):
-        new_run(folder, tmp_path / weights.replace('/', '_'), '--weights', weights, '--threads', '1', project=project)
+        new_run(folder, tmp_path / weights.replace('/', '_'), '--weights', weights, project=project)
     monkeypatch.undo()
     for weights, rate in began:
         assert all(torch.equal(weight, weights[name]) for name, weight in model.weights().items())
