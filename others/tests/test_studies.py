@@ -1,5 +1,6 @@
 """The studies: the search for a network, against torch, the speedrun, kinds of noise, exactness."""
 import copy
+import math
 
 import numpy
 import pytest
@@ -189,6 +190,7 @@ def test_gaussian_blur_against_scipy():
 @pytest.mark.parametrize('make, level, variance', [
     (data.gaussian_noise, 12, 144),
     (data.poisson_noise, 100, 100 * 255 / 100),       # of a value of 100: 100 / 255 of the photons
+    (lambda *arguments: noises.correlated_noise(*arguments[:2], 1, arguments[2]), 15, 225),
 ])
 def test_added_noise_has_its_mean_and_variance(make, level, variance):
     clean = torch.full((4, 3, 64, 64), 100, dtype=torch.uint8)
@@ -196,6 +198,42 @@ def test_added_noise_has_its_mean_and_variance(make, level, variance):
     assert noisy.dtype is torch.uint8
     assert abs(noisy.double().mean() - 100) < 0.5
     assert abs(noisy.double().var() / variance - 1) < 0.05
+
+
+def test_noise_that_no_training_has():
+    clean = images(5, 3, 40, 40, low=100, high=110)
+    noise = noises.correlated_noise(clean, 15, 1, torch.Generator().manual_seed(0)).double() - clean
+    rows = (noise[..., 1:] * noise[..., :-1]).mean(), (noise[..., 1:, :] * noise[..., :-1, :]).mean()
+    assert [x / noise.var() for x in rows] == pytest.approx([math.exp(-0.25)] * 2, abs=0.03)    # of two Gaussians
+    impulses = noises.impulse_noise(clean, 10, torch.Generator().manual_seed(0))
+    hit = impulses != clean
+    assert torch.equal(hit.all(1), hit.any(1)) and hit.double().mean() == pytest.approx(0.1, abs=0.01)
+    assert set(impulses[hit].tolist()) == {0, 255} and impulses[hit].double().mean() == pytest.approx(127, abs=15)
+    fine, coarse = (psnr(noises.jpeg(clean, quality), clean).mean() for quality in (90, 30))
+    assert 30 < coarse < fine
+
+
+def test_noises_as_a_command(pairs, tmp_path, threads, monkeypatch, capsys):
+    class Shift:
+        def __init__(self, project, weights):
+            self.by = float(weights.stem) if project == 2 and weights.parent == tmp_path else 1.
+
+        def predict(self, x):
+            return x + self.by
+
+    monkeypatch.setattr(denoisers, 'trained_model', Shift)
+    record = tmp_path / 'record.json'
+    for i in range(2):
+        Image.fromarray(images(70, 140, 3, seed=i).numpy()).save(tmp_path / f'{i}.png')
+    arguments = ['--photos', str(tmp_path), '--data', str(pairs), '--images', '3', '--record', str(record),
+                 '--weights-2', str(tmp_path / '2.pth')]
+    assert noises.main(arguments) == 0
+    table = capsys.readouterr().out
+    rows = records.read(record)[-1]['rows']
+    assert [row['noise'] for row in rows][::len(rows) - 1] == ['no noise', 'JPEG, quality 30']
+    assert rows[0]['noisy input'] == pytest.approx(89.03, abs=0.01) and 'no noise: ' not in table
+    assert rows[0]['project 1'] == pytest.approx(48.13, abs=0.01)          # an error of 1
+    assert rows[0]['project 2, given'] == pytest.approx(42.11, abs=0.01)   # of 2
 
 
 def test_block_noise_is_of_the_photographs():
