@@ -1,21 +1,20 @@
 """Mini-project 1: Noise2Noise with torch.nn.
 
 A network that sees one noisy version of an image and is trained, by the mean squared error, to
-give another noisy version of it can do no better than to give what the two have in common: their
-mean, the clean image, which it never sees (Lehtinen et al. 2018, https://arxiv.org/abs/1803.04189).
+predict another noisy version of it can do no better than to predict what the two have in common:
+their mean, the clean image, which it never sees (Lehtinen et al. 2018, https://arxiv.org/abs/1803.04189).
 
-The file reads top to bottom: the network (`ResidualBlock`, `SkipAutoencoder`), the arithmetic of
-images, checkpoints, what a training needs, and `Model`, the interface of the assignment, which
-trains the network with Adam and predicts.
+The file reads top to bottom: the network (`ResidualBlock`, `SkipAutoencoder`), operations on images,
+checkpoints, what a training needs, and `Model`, the interface of the assignment, which trains the
+network with Adam and predicts.
 """
 import contextlib
+import datetime
 import glob
 import io
-import itertools
 import math
+import numbers
 import os
-import pickletools
-import re
 import reprlib
 import sys
 import time
@@ -55,9 +54,9 @@ class SkipAutoencoder(nn.Module):
     gives a correction, and output = input + correction: the network has to learn the noise, not to copy
     the image.
 
-    widths: channels of each level, the finest first. blocks: of each level but the bottom, which has
-    one, on the way down and as many on the way up; they are worth most at the full resolution.
-    ValueError unless there is one number less of blocks than of widths.
+    widths: channels of each level, the finest first. blocks: residual blocks per level, on the way down
+    and again on the way up (the bottom has one); they help most at full resolution.
+    ValueError unless len(blocks) == len(widths) - 1.
     Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: 0..1.
     """
 
@@ -93,33 +92,38 @@ class SkipAutoencoder(nn.Module):
         return x + self.tail(y)
 
 
-# ------------------------------------------------------------------------- the arithmetic of images
+# ----------------------------------------------------------------------------- operations on images
+
+CORRELATED = 0.1        # noise that correlates more between neighbours is not swapped pixel by pixel
+
 
 def is_dense(tensor: torch.Tensor) -> bool:
-    """Whether every value is there: not so of sparse tensors, nor on the device 'meta'."""
+    """Whether the tensor stores all its values; sparse and meta tensors do not."""
     return tensor.layout is torch.strided and tensor.device.type != 'meta'
 
 
 def check_images(name: str, images: torch.Tensor) -> None:
-    """Raise TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or finite floating point."""
+    """TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or finite floating point, which
+    noise may carry outside by up to 255. A warning if that is more than rounding, or if the range looks like 0..1."""
     if not isinstance(images, torch.Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
-    shape = tuple(images.shape)
-    if len(shape) == 3:
-        raise ValueError(f'{name} must have the shape (N, 3, H, W), got {shape}: of a single image, image[None]')
+    shape, is_float = tuple(images.shape), images.is_floating_point()
     if len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
-        raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}')
-    if images.is_complex() or images.dtype is torch.bool:
-        raise ValueError(f'{name} must be integers or floating point, in 0..255, got {images.dtype}')
-    if not is_dense(images):
-        raise ValueError(f'{name} must be a dense tensor, got {images.layout} on {images.device}')
-    if images.is_floating_point():
-        if not bool(images.detach().float().isfinite().all()):          # which 1e300 is not
-            raise ValueError(f'{name} must be finite as float32, in 0..255, and holds NaN or infinity')
-    elif images.dtype is not torch.uint8 and images.numel():
-        low, high = int(images.long().min()), int(images.long().max())
-        if low < 0 or high > 255:
-            raise ValueError(f'{name} must be in 0..255, got integers from {low} to {high}')
+        hint = '; for a single image pass image[None]' if len(shape) == 3 else ''
+        raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}{hint}')
+    if images.is_complex() or images.dtype is torch.bool or not is_dense(images):
+        raise ValueError(f'{name} must be a dense tensor of integers or floating point, in 0..255, '
+                         f'got {images.dtype}, {images.layout} on {images.device}')
+    if images.dtype is torch.uint8 or not images.numel():
+        return
+    values = images.detach().float() if is_float else images.long()
+    low, high = values.min().item(), values.max().item()
+    if not math.isfinite(high - low):                                   # 1e300 overflows float32
+        raise ValueError(f'{name} must be finite as float32, in 0..255, and holds NaN or infinity')
+    if low < -255 * is_float or high > 255 + 255 * is_float:
+        raise ValueError(f'{name} must be in 0..255, got values from {low:g} to {high:g}')
+    if low < -1 or high > 256 or is_float and 0 < high <= 1:
+        warnings.warn(f'{name} is expected in 0..255, its values are from {low:g} to {high:g}', stacklevel=3)
 
 
 def to_unit(images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -133,31 +137,61 @@ def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
     return nn.functional.pad(x, (0, -W % multiple, 0, -H % multiple), mode='replicate')
 
 
-def symmetry(x: torch.Tensor, k: int) -> torch.Tensor:
-    """The k-th of the 8 symmetries of the square: k % 4 quarter turns, mirrored first if k >= 4."""
-    return (x.flip(-1) if k >= 4 else x).rot90(k % 4, (-2, -1))
-
-
-def inverse_symmetry(x: torch.Tensor, k: int) -> torch.Tensor:
-    """Undo `symmetry(., k)`."""
-    x = x.rot90(-(k % 4), (-2, -1))
-    return x.flip(-1) if k >= 4 else x
-
-
 def coins(*shape: int) -> torch.Tensor:
     """Fair coin flips from the global generator of the CPU, so that every device sees the same."""
-    return torch.rand(*shape, device='cpu') < 0.5
+    return torch.rand(*shape, device='cpu', dtype=torch.float32) < 0.5
 
 
-def swap_noise(first: torch.Tensor, second: torch.Tensor) -> tuple:
-    """A new training pair of each pair: the two versions swap a random half of their pixels.
+def neighbour_correlation(first: torch.Tensor, second: torch.Tensor) -> tuple:
+    """How far the noise of vertical and horizontal neighbours correlates in each pair, (N, C, H, W) twice.
+
+    The difference of the two versions holds nothing but noise. Returns its correlation, (N,), and the same in
+    standard deviations of what independent noise gives, (N,), however unevenly it spreads over the image.
+    """
+    d = to_unit(first, 'cpu') - to_unit(second, 'cpu')
+    d = d - d.mean((2, 3), keepdim=True)                                # a difference in brightness is no noise
+    products = torch.cat([(d[:, :, 1:] * d[:, :, :-1]).sum(1).flatten(1),
+                          (d[..., 1:] * d[..., :-1]).sum(1).flatten(1)], 1)         # (N, neighbours), colours pooled
+    variance = d.square().sum(1).mean((1, 2)).clamp(min=1e-10)          # below, it is rounding
+    total, spread = products.sum(1), products.square().sum(1).sqrt().clamp(min=1e-20)
+    return total / max(1, products.shape[1]) / variance, total / spread
+
+
+def choose_swap(first: torch.Tensor, second: torch.Tensor) -> tuple:
+    """Which pairs, (N, C, H, W) twice, `swap_noise` has to swap as whole images. Returns a bool tensor (N,) and a line
+    that says what was found and what follows.
+
+    Each image is judged by itself, since a set may be mixed: whether its noise correlates by more than CORRELATED,
+    and certainly: by 6 standard deviations (of 100,000 images with independent noise none reached 4.5). Small images
+    cannot reach that; where the mean of the set is above CORRELATED, certainly, they need not.
+    """
+    chunk = max(1, 2 ** 18 // math.prod(first.shape[2:]))
+    parts = [neighbour_correlation(*pair) for pair in zip(first.split(chunk), second.split(chunk))]
+    r, z = (torch.cat(part) for part in zip(*parts))
+    noisy = z != 0                                                      # equal versions are no evidence
+    n = max(1, int(noisy.sum()))
+    is_common = bool(r.sum().abs() > CORRELATED * n) and bool(z.sum().abs() > 4 * math.sqrt(n))
+    whole = (r.abs() > CORRELATED) & ((z.abs() > 6) | is_common)
+    count = int(whole.sum())
+    mean = float(r[whole if count else noisy].sum()) / (count or n)
+    part = f' in {count} of {len(r)} pairs: there' if 0 < count < n else ':'
+    follows = 'whole images are swapped, not pixels' if count else 'pixels are swapped'
+    return whole, f'the noise of neighbouring pixels correlates by {mean:.2f}{part} {follows}'
+
+
+def swap_noise(first: torch.Tensor, second: torch.Tensor, whole: Optional[torch.Tensor] = None) -> tuple:
+    """Turn each pair into a new one: the two versions swap a random half of their pixels.
 
     Every noisy pixel is an independent draw, so this gives a new input and a new target, again with
-    independent noise. (For noise that is correlated between neighbours it would be wrong.)
+    independent noise. Where noise correlates between neighbours, the target would then tell of the input's
+    noise: there `whole`, a bool tensor (N,), has the whole image swapped, or not, at random.
     Shapes: (N, C, H, W).
     """
     N, C, H, W = first.shape
-    swap = coins(N, 1, H, W).to(first.device)
+    swap = coins(N, 1, H, W)
+    if whole is not None:
+        swap = swap[:, :, :1, :1].where(whole.view(N, 1, 1, 1), swap)
+    swap = swap.to(first.device)
     return second.where(swap, first), first.where(swap, second)
 
 
@@ -174,24 +208,21 @@ def turn(first: torch.Tensor, second: torch.Tensor) -> tuple:
     return pairs[:, :C], pairs[:, C:]
 
 
-def augment(first: torch.Tensor, second: torch.Tensor) -> tuple:
-    """A new training pair of each pair, (N, C, H, W)."""
-    return turn(*swap_noise(first, second))
+def augment(first: torch.Tensor, second: torch.Tensor, whole: Optional[torch.Tensor] = None) -> tuple:
+    """Turn each pair, (N, C, H, W), into a new one; `whole` as in `swap_noise`."""
+    return turn(*swap_noise(first, second, whole))
 
 
 # ------------------------------------------------------------------------------------- checkpoints
 
 LARGEST_CHECKPOINT = 2 ** 24        # bytes, also when it is unpacked
-MOST_OPERATIONS = 2 ** 12           # of its pickle
-# What torch.save writes of tensors in dicts and lists. Those that are not float32 and dense are for `check_weights`.
-GLOBALS = re.compile(r'collections OrderedDict|torch (\w+Storage|Size|float32)|torch.serialization _get_layout|'
-                     r'torch._utils _rebuild_(tensor_v2|sparse_tensor|meta_tensor_no_storage)')
 
 
 def write_archive(path, content: dict) -> None:
-    """torch.save to `path`, atomically: on an error an older file stays as it was. What a kill left
-    more than a minute ago is removed; a younger one may be another process's, which is at it."""
-    path = Path(path)
+    """torch.save to `path`, or to the file that it links to, atomically: on an error an older file stays as it was.
+    Temporary files older than a minute are leftovers of killed processes and are removed; younger ones may still be
+    in use."""
+    path = Path(path).resolve()
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     archive = io.BytesIO()
     torch.save(content, archive)                                # to a file, a full disk is a RuntimeError
@@ -205,42 +236,19 @@ def write_archive(path, content: dict) -> None:
                     rest.unlink()
 
 
-def read_archive(path):
-    """Read what `write_archive` wrote: tensors in dicts and lists. torch.load runs no code, but can be made to take
-    any memory, so the sizes and what is called are looked at before it begins. ValueError if they are others."""
-    with open(path, 'rb') as file:
-        data = file.read(LARGEST_CHECKPOINT + 1)
+def read_archive(data: bytes):
+    """Undo torch.save of tensors in dicts and lists. torch.load with `weights_only` runs no code; sizes are checked
+    before, since it would unpack any amount. ValueError if they are too large."""
     if len(data) > LARGEST_CHECKPOINT:
-        raise ValueError(f'path: {path} is larger than a checkpoint may be, {LARGEST_CHECKPOINT} bytes')
-    if b'float32' in data[:100]:                                # the weights' key
-        raise ValueError(f'path: {path} is a plain pickle, as a checkpoint of mini-project 2 is')
-    try:
-        if not data.startswith(b'PK\3\4'):                      # torch.load would take it for an older format
-            raise ValueError('it is no zip archive')
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > LARGEST_CHECKPOINT:
-                raise ValueError(f'it unpacks to more than {LARGEST_CHECKPOINT} bytes')
-            used = {argument for entry in entries if entry.filename.lower().endswith('.pkl')
-                    for name, argument in operations(archive.read(entry)) if name == 'GLOBAL'}
-        foreign = sorted(name for name in used if not GLOBALS.fullmatch(name))
-        if foreign:
-            raise ValueError(f'it holds {reprlib.repr(foreign)}')
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')                     # torch's, of files that it does not know either
-            return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    except Exception as error:
-        reason = f' ({error})' if type(error) is ValueError else ''
-        raise ValueError(f'path: {path} is not a checkpoint of tensors{reason}') from error
-
-
-def operations(data: bytes) -> list:
-    """The (name, argument) of each operation of a pickle, none of which is done. ValueError if they are too many or
-    bytes follow the last."""
-    found = list(itertools.islice(pickletools.genops(data), MOST_OPERATIONS))
-    if found[-1][2] + 1 != len(data):
-        raise ValueError(f'it goes on after {len(found)} operations')
-    return [(opcode.name, argument) for opcode, argument, _ in found]
+        raise ValueError(f'it is larger than {LARGEST_CHECKPOINT} bytes')
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > LARGEST_CHECKPOINT:
+            raise ValueError(f'it unpacks to more than {LARGEST_CHECKPOINT} bytes')
+        if any(b'bytearray' in archive.read(entry) for entry in archive.infolist()):
+            raise ValueError('it holds a bytearray')            # which torch.load allows, of any size
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                         # torch's, of files that it does not know
+        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
 
 
 def check_keys(name: str, content, keys: list) -> None:
@@ -250,7 +258,7 @@ def check_keys(name: str, content, keys: list) -> None:
         raise ValueError(f'{name} holds {reprlib.repr(found)}, expected {keys}')
 
 
-def check_weights(own: dict, given: dict) -> None:
+def check_weights(own: dict, given) -> None:
     """ValueError unless `given` has the names, shapes and types of `own`, {name: tensor}, and is dense and finite."""
     def kind(weight) -> str:
         if not isinstance(weight, torch.Tensor):
@@ -258,11 +266,12 @@ def check_weights(own: dict, given: dict) -> None:
         place = '' if is_dense(weight) else f', {weight.layout} on {weight.device}'
         return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}{place}'
 
+    if not isinstance(given, dict):
+        raise ValueError(f'weights must be a dict {{name: tensor}}, got {type(given).__name__}')
     for name in {**own, **given}:
         expected, found = kind(own.get(name)), kind(given.get(name))
         if name not in own or expected != found:
-            told = name if name in own else reprlib.repr(name).strip("'")
-            raise ValueError(f'weights: {told} is {found}, expected {expected}')
+            raise ValueError(f'weights: {reprlib.repr(name)[1:-1]} is {found}, expected {expected}')
         if not bool(given[name].isfinite().all()):
             raise ValueError(f'weights: {name} holds NaN or infinity')
 
@@ -281,74 +290,56 @@ def one_cycle(progress: float, peak: float) -> float:
 
 
 class Progress(NamedTuple):
-    """What `Model.train` tells its callback after each step."""
+    """What `Model.train` passes to its callback after each step."""
     epoch: int                      # of this step, from 1
     num_epochs: int
     step: int                       # steps done in the whole training
     num_steps: int                  # of the whole training
     loss: torch.Tensor              # of this step; shape (), on the model's device
-    lr: float                       # of this step
-    state: Callable[[], dict]       # the state to hand to `train(.., resume=)`, as CPU tensors
+    lr: float                       # the learning rate of this step
+    state: Callable[[], dict]       # the state to pass to `train(.., resume=)`, as CPU tensors
 
 
-class Team(NamedTuple):
-    """Processes that train one model together, each on its share of every batch. With the same seed they draw the
-    same batches, noise and turns, and all end with the weights that one process would have, to rounding."""
-    rank: int                       # of this process, from 0
-    size: int                       # how many there are
-    add_up: Callable[[list], None]  # sets each of some tensors, in place, to its sum over the processes
-
-    def share(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
-        """This process's images of a batch and their part of it (0 and an image, if there are too few for all)."""
-        N, mine = len(noisy), slice(self.rank % len(noisy), None, self.size)
-        return noisy[mine], target[mine], len(range(self.rank, N, self.size)) / N
+UNWRITABLE = AttributeError, OSError, ValueError        # stdout is None, has no flush, is full or closed
 
 
-ALONE = Team(0, 1, lambda tensors: None)
-
-
-def _to_cpu(value):
-    """A copy of nested dicts and lists with every tensor on the CPU."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to('cpu', copy=True)
-    if isinstance(value, dict):
-        return {key: _to_cpu(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_cpu(item) for item in value)
-    return value
-
-
-def check_finite(loss: torch.Tensor, gradients: list) -> None:
-    """FloatingPointError if a value is not finite; then a sum is not, either."""
-    if not bool(torch.stack([loss, *(gradient.sum() for gradient in gradients)]).sum().isfinite()):
-        raise FloatingPointError('the loss or a gradient is not finite')
+def say(line: str, end: str = '\n') -> None:
+    """Print; where that fails, it is no reason to end a training."""
+    with contextlib.suppress(*UNWRITABLE):
+        print(line, end=end, flush=True)
 
 
 class EpochLog:
     """Prints one aligned line per epoch and, on a terminal, a live one in between."""
 
-    def __init__(self, num_epochs: int, steps_per_epoch: int, N: int, first: int) -> None:
-        self.num_epochs, self.steps_per_epoch, self.N = num_epochs, steps_per_epoch, N
-        self.first, self.start, self.shown = first, time.monotonic(), 0.0
-        self.total, self.count = 0.0, 0
+    def __init__(self, N: int, first: int) -> None:
+        self.N, self.first, self.begun, self.shown = N, first, time.monotonic(), 0.0
+        self.total, self.images = 0.0, 0                # of this epoch: sum of losses, images seen
 
-    def step(self, step: int, loss: torch.Tensor, lr: float) -> None:
-        self.total, self.count = self.total + loss, self.count + 1
-        epoch, k = divmod(step, self.steps_per_epoch)
-        ends, now = k + 1 == self.steps_per_epoch, time.monotonic()
-        live = sys.stdout.isatty() and now - self.shown > 0.5
-        if not (ends or live):
+    def step(self, progress: Progress, images: int) -> None:
+        """After a step on `images` pairs: an epoch's last batch may be smaller, and counts by its size."""
+        self.total, self.images = self.total + progress.loss * images, self.images + images
+        ends, now = progress.step % (progress.num_steps // progress.num_epochs) == 0, time.monotonic()
+        is_terminal = False
+        with contextlib.suppress(*UNWRITABLE):
+            is_terminal = sys.stdout.isatty()
+        if not ends and not (is_terminal and now - self.shown > 0.5):
             return
         self.shown = now
-        pace = max(now - self.start, 1e-3) / (step + 1 - self.first)    # seconds per step
-        left = int(pace * (self.num_epochs * self.steps_per_epoch - step - 1))
-        line = (f'epoch {epoch + 1:3d}/{self.num_epochs}  {(k + 1) / self.steps_per_epoch:4.0%}  '
-                f'loss {float(self.total) / self.count:.5f}  rate {lr:.1e}  '
-                f'{self.N / self.steps_per_epoch / pace:6.0f} pairs/s  '
-                f'left {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}')
-        print('\r' * sys.stdout.isatty() + line, end='\n' if ends else '', flush=True)
+        pace = (progress.step - self.first) / max(now - self.begun, 1e-3)       # steps a second
+        speed = pace * self.N * progress.num_epochs / progress.num_steps
+        left = datetime.timedelta(seconds=int((progress.num_steps - progress.step) / pace))
+        say(f'{is_terminal * chr(13)}epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
+            f'loss {float(self.total) / self.images:.5f}  learning rate {progress.lr:.1e}  {speed:6.0f} pairs/s  '
+            f'left {left}', '\n' if ends else '')
         if ends:
-            self.total, self.count = 0.0, 0
+            self.total, self.images = 0.0, 0
+
+
+def copy_to_cpu(moments: dict) -> dict:
+    """Adam's {number of a weight: {name: tensor}}, copied."""
+    return {i: {name: value.detach().to('cpu', copy=True) for name, value in of_weight.items()}
+            for i, of_weight in moments.items()}
 
 
 # ---------------------------------------------------------------------------------------- the model
@@ -356,30 +347,31 @@ class EpochLog:
 class Model:
     """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
 
-    Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`, `mixed_precision`
-    (products in bfloat16; off unless it is set), `is_trained` (whether the weights are more than random).
+    Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision`
+    (products in bfloat16; off unless it is set), `is_trained` (False while the weights are random).
     """
     NUM_EPOCHS = 5                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
-    PEAK_LR = 2e-3                  # of the cycle of rates
-    FINE_TUNING = 0.02              # the part of PEAK_LR that weights meet which are trained already
+    PEAK_LR = 2e-3                  # the highest learning rate
+    FINE_TUNING = 0.02              # fraction of PEAK_LR for weights that are already trained
     BETAS = (0.9, 0.99)
-    LONGEST_GRADIENT = 0.02         # its norm; a single long one can make the training of a deep network diverge
-    PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
+    LONGEST_GRADIENT = 0.02         # gradient clipping: one large gradient can make a deep network diverge
+    PIXELS = 2 ** 18                # pixels that predict processes at once; bounds its memory
     MARGIN = 96                     # pixels around a tile, more than the network's receptive radius; a multiple of 8
 
     @torch.inference_mode(False)    # parameters that are made in it cannot be trained
     def __init__(self) -> None:
-        self.net = SkipAutoencoder()
+        self.net = SkipAutoencoder().float()            # whatever the default type is
         self.loss = nn.MSELoss()
         self.mixed_precision = self.is_trained = False
         self.to('cuda' if torch.cuda.is_available() else 'cpu')
 
     @torch.inference_mode(False)
     def to(self, device) -> 'Model':
-        """Move to `device`."""
+        """Move to `device`; where that fails, the model stays where it was."""
+        torch.zeros(1).to(device)
+        self.net.to(device, memory_format=torch.channels_last)
         self.device = torch.device(device)
-        self.net.to(self.device, memory_format=torch.channels_last)
         return self
 
     # -- checkpoints
@@ -394,17 +386,18 @@ class Model:
 
     def load(self, path) -> None:
         """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
-        content = read_archive(path)
+        with open(path, 'rb') as file:
+            data = file.read(LARGEST_CHECKPOINT + 1)
         try:
+            content = read_archive(data)
             check_keys('it', content, ['widths', 'weights'])
-            widths, weights = content['widths'], content['weights']
-            if not (isinstance(widths, list) and all(isinstance(width, int) for width in widths)):
-                raise ValueError('its widths are no list of integers')
-            if tuple(widths) != self.net.widths:
-                raise ValueError(f'it is of widths {reprlib.repr(tuple(widths))}, expected {self.net.widths}')
-            self.set_weights(weights)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f'path: {path} is not a checkpoint of this model ({error})') from error
+            if content['widths'] != list(self.net.widths):
+                widths = reprlib.repr(content['widths'])[:60]
+                raise ValueError(f'its widths are {widths}, expected {list(self.net.widths)}')
+            self.set_weights(content['weights'])
+        except Exception as error:
+            reason = error if type(error) is ValueError else f'{type(error).__name__} while reading it'
+            raise ValueError(f'path: {path} is not a checkpoint of mini-project 1 ({reason})') from error
         self.is_trained = True
 
     def weights(self) -> dict:
@@ -421,50 +414,67 @@ class Model:
     def train(self, train_input: torch.Tensor, train_target: torch.Tensor, num_epochs: int = NUM_EPOCHS, *,
               batch_size: int = BATCH_SIZE, peak_lr: Optional[float] = None,
               callback: Optional[Callable[[Progress], None]] = None, verbose: bool = True,
-              resume: Optional[dict] = None, team: Team = ALONE) -> None:
+              resume: Optional[dict] = None, swap: str = 'auto') -> None:
         """Train on pairs of noisy images of the same content.
 
         train_input, train_target: (N, 3, H, W), integers or floating point, 0..255, N at least 1.
-        peak_lr: the highest rate of the cycle (`one_cycle`). None: PEAK_LR; for weights that were loaded or
-            trained before, FINE_TUNING times that.
+        peak_lr: the highest learning rate of the cycle (`one_cycle`). None: PEAK_LR; for weights that were
+            loaded or trained before, FINE_TUNING times that.
         callback: called with a `Progress` after each step; may raise to stop the training.
-        verbose: print a line per epoch.
-        resume: a state from `Progress.state()`; the training goes on from there, with the same
-            pairs, num_epochs and batch_size. The random state is torch's global one: with it set to
-            what it was (`torch.get_rng_state()`), the result is that of an uninterrupted training.
-        team: the processes that each batch is shared among.
+        verbose: print what is swapped, then a line per epoch.
+        resume: a state from `Progress.state()`; the training resumes from there, with the same pairs,
+            num_epochs, batch_size and swap. The random state is torch's global one: with it set to what it
+            was (`torch.get_rng_state()`), the result is that of an uninterrupted training, to the last bit
+            on a CPU with one thread, else to rounding. To lengthen a training, set the state's 'num_steps',
+            and its 'start', an integer, to the step at which another cycle of the learning rate begins.
+        swap: what the two versions of a pair exchange at random (`swap_noise`): 'pixels', 'images', or 'auto',
+            which measures for each pair whether its noise allows to swap pixels (`choose_swap`).
 
-        One call is one whole cycle of the rate: not to be called epoch by epoch. FloatingPointError if the loss
-        or a gradient is not finite; the weights are then those from before the step.
+        One call is one whole cycle of the learning rate: do not call it epoch by epoch. ValueError, before anything
+        has changed, for an argument that cannot be used. FloatingPointError if a gradient is not finite; the weights
+        are then those from before the step.
         """
         check_images('train_input', train_input)
         check_images('train_target', train_target)
-        if train_input.shape != train_target.shape:
-            raise ValueError(f'train_target must have the shape of train_input, '
-                             f'{tuple(train_input.shape)}, got {tuple(train_target.shape)}')
         N = len(train_input)
+        if train_input.shape != train_target.shape:
+            raise ValueError(f'train_target must have the shape of train_input, {tuple(train_input.shape)}, '
+                             f'got {tuple(train_target.shape)}')
         if N < 1:
             raise ValueError('train_input must hold at least one image, got 0')
         for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
         if peak_lr is None:
             peak_lr = self.PEAK_LR * (self.FINE_TUNING if self.is_trained else 1)
-        if not (isinstance(peak_lr, (int, float)) and 0 < peak_lr < math.inf):
+        if not (isinstance(peak_lr, numbers.Real) and 0 < peak_lr < math.inf):
             raise ValueError(f'peak_lr must be a number above 0, got {peak_lr!r}')
+        if swap not in ('auto', 'pixels', 'images'):
+            raise ValueError(f"swap must be 'auto', 'pixels' or 'images', got {swap!r}")
 
+        if all(to_unit(a, 'cpu').equal(to_unit(b, 'cpu'))
+               for a, b in zip(train_input.split(1000), train_target.split(1000))):
+            warnings.warn('train_target equals train_input: the model learns to change nothing', stacklevel=2)
+        whole = torch.full((N,), swap == 'images')
+        if swap == 'auto':
+            whole, line = choose_swap(train_input, train_target)
+            if verbose:
+                say(line)
+
+        num_epochs, batch_size, peak_lr = int(num_epochs), int(batch_size), float(peak_lr)
         steps_per_epoch = math.ceil(N / batch_size)
         num_steps = num_epochs * steps_per_epoch
         optimizer = torch.optim.Adam(self.net.parameters(), lr=peak_lr, betas=self.BETAS)
-        first = start = 0                               # steps done; where among them the cycle of rates begins
+        first = start = 0       # steps already done; the step at which the learning rate's cycle began
         if resume is not None:
-            first, start, order, peak_lr = self._resume(resume, optimizer, N, num_steps)
+            first, start, order, peak_lr = self._resume(resume, optimizer, N, batch_size, num_steps)
 
         def state() -> dict:
-            return {'weights': self.weights(), 'optimizer': _to_cpu(optimizer.state_dict()), 'peak': peak_lr,
-                    'step': step + 1, 'start': start, 'num_steps': num_steps, 'order': order.clone()}
+            return {'weights': self.weights(), 'moments': copy_to_cpu(optimizer.state_dict()['state']),
+                    'peak': peak_lr, 'step': step + 1, 'start': start, 'num_steps': num_steps,
+                    'batch_size': batch_size, 'order': order.clone()}
 
-        log = EpochLog(num_epochs, steps_per_epoch, N, first) if verbose else None
+        log = EpochLog(N, first)
         for step in range(first, num_steps):
             epoch, k = divmod(step, steps_per_epoch)
             if k == 0:
@@ -475,61 +485,69 @@ class Model:
                 group['lr'] = lr
             try:
                 loss = self.step(train_input[batch.to(train_input.device)],
-                                 train_target[batch.to(train_target.device)], optimizer, team)
+                                 train_target[batch.to(train_target.device)], optimizer, whole[batch])
             except FloatingPointError as error:
                 raise FloatingPointError(f'epoch {epoch + 1}, step {step + 1} of {num_steps}: {error}; '
                                          'the weights are those from before this step') from None
             self.is_trained = True
-            if log is not None:
-                log.step(step, loss, lr)
+            progress = Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, lr, state)
+            if verbose:
+                log.step(progress, len(batch))
             if callback is not None:
-                callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, lr, state))
+                callback(progress)
 
     @torch.inference_mode(False)
-    def step(self, first: torch.Tensor, second: torch.Tensor, optimizer, team: Team = ALONE) -> torch.Tensor:
-        """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255. Returns the loss, shape ().
-        FloatingPointError, before anything has changed, if the loss or a gradient is not finite."""
-        pair = augment(to_unit(first, self.device), to_unit(second, self.device))
-        noisy, target = (pad_to_multiple(images, self.net.multiple) for images in pair)
-        noisy, target, share = team.share(noisy, target)
-        loss, gradients = self.differentiate(noisy.contiguous(memory_format=torch.channels_last), target, share)
-        team.add_up([loss, *gradients])
-        check_finite(loss, gradients)
+    def step(self, first: torch.Tensor, second: torch.Tensor, optimizer,
+             whole: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255; `whole` as in `swap_noise`.
+        Returns the loss, shape (). FloatingPointError, before any weight has changed, if a gradient is not finite."""
+        pair = augment(to_unit(first, self.device), to_unit(second, self.device), whole)
+        loss, gradients = self.differentiate(*(pad_to_multiple(images, self.net.multiple) for images in pair))
         self.descend(gradients, optimizer)
         return loss
 
-    @torch.inference_mode(False)
     @torch.enable_grad()
-    def differentiate(self, noisy: torch.Tensor, target: torch.Tensor, share: float) -> tuple:
-        """The loss on a batch, two tensors (N, 3, H, W), 0..1, times `share`, shape (), and the list of its gradients
-        by the network's parameters."""
-        self.net.train()
-        with self._precision():
-            output = self.net(noisy)
-        loss = self.loss(output.float(), target) * share
+    def differentiate(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
+        """The loss on a batch, two tensors (N, 3, H, W), 0..1: shape (), and the list of its gradients by the
+        network's parameters. Tools replace it, to share a batch among processes or to record it on CUDA."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            output = self.net(noisy.contiguous(memory_format=torch.channels_last))
+        loss = self.loss(output.float(), target)
         return loss.detach(), list(torch.autograd.grad(loss, list(self.net.parameters())))
 
     def descend(self, gradients: list, optimizer) -> None:
-        """A step of the optimizer with the gradients, scaled down to the norm LONGEST_GRADIENT if theirs is larger
-        (Pascanu et al. 2013, https://arxiv.org/abs/1211.5063)."""
+        """A step of the optimizer, with gradient clipping to the norm LONGEST_GRADIENT (Pascanu et al. 2013,
+        https://arxiv.org/abs/1211.5063). FloatingPointError, before it, if that norm is not finite."""
         for weight, gradient in zip(self.net.parameters(), gradients):
             weight.grad = gradient
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.LONGEST_GRADIENT)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.LONGEST_GRADIENT)
+        if not bool(norm.isfinite()):
+            raise FloatingPointError('the gradient is not finite')
         optimizer.step()
 
     @torch.inference_mode(False)
-    def _resume(self, state: dict, optimizer, N: int, num_steps: int) -> tuple:
-        if (state['num_steps'], len(state['order'])) != (num_steps, N):
-            raise ValueError(f"resume: the state is of a training of {state['num_steps']} steps on "
-                             f"{len(state['order'])} pairs, this one has {num_steps} on {N}")
-        self.set_weights(state['weights'])
-        optimizer.load_state_dict(_to_cpu(state['optimizer']))      # a copy: Adam would work on the caller's
-        return state['step'], state['start'], state['order'], state['peak']
-
-    def _precision(self):
-        if self.mixed_precision:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+    def _resume(self, state: dict, optimizer, N: int, batch_size: int, num_steps: int) -> tuple:
+        """Continue from `state`: steps done, start of the learning rate's cycle, order of the pairs, highest learning
+        rate. ValueError, before anything has changed, if it is of another training."""
+        try:
+            check_keys('the state', state, ['weights', 'moments', 'peak', 'step', 'start', 'num_steps', 'batch_size',
+                                            'order'])
+            step, start, order, peak, moments = (state[key] for key in ('step', 'start', 'order', 'peak', 'moments'))
+            for name, found, expected in (('num_steps', state['num_steps'], num_steps), ('pairs', len(order), N),
+                                          ('batch_size', state['batch_size'], batch_size)):
+                if found != expected:
+                    raise ValueError(f'the state is of a training with {name} {found}, this one has {expected}')
+            if not (isinstance(start, int) and isinstance(step, int) and 0 <= start <= step <= num_steps):
+                raise ValueError(f"'start' must be an integer from 0 to 'step', {step!r}, got {start!r}")
+            if not (0 < peak < math.inf and order.sort().values.equal(torch.arange(N, device='cpu'))):
+                raise ValueError("its 'peak' is no learning rate, or its 'order' no order of the pairs")
+            for i, weight in enumerate(self.net.parameters()):
+                check_weights({'exp_avg': weight, 'exp_avg_sq': weight, 'step': moments[i]['step']}, moments[i])
+            optimizer.load_state_dict({**optimizer.state_dict(), 'state': copy_to_cpu(moments)})
+            self.set_weights(state['weights'])
+        except Exception as error:
+            raise ValueError(f'resume: no state of this training: {error}') from error
+        return step, start, order, peak
 
     # -- prediction
 
@@ -539,46 +557,39 @@ class Model:
 
         H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
         batches, large ones in tiles whose margins exceed what the network sees, so without seams.
-        ensemble: average over the 8 flips and rotations of each image.
+        ensemble: test-time augmentation, the average over the 8 flips and rotations of each image.
         progress: called after each batch with its number of images, after a tile with its share of one.
-        A warning if the values look as if they were in 0..1.
         """
         check_images('test_input', test_input)
-        if test_input.is_floating_point() and test_input.numel() and 0 < test_input.float().max() <= 1:
-            warnings.warn('test_input is expected in 0..255, its maximum is at most 1', stacklevel=2)
         N, C, H, W = test_input.shape
-        output = torch.empty(N, C, H, W, device=test_input.device)
-        m = self.net.multiple
-        chunk = max(1, self.PIXELS // ((H + -H % m) * (W + -W % m)))
-        self.net.eval()
-        with torch.no_grad():
-            for i in range(0, N, chunk):
-                x = pad_to_multiple(to_unit(test_input[i:i + chunk], self.device), m)
-                output[i:i + chunk] = self._tiled(x, ensemble, progress)[:, :, :H, :W].clamp(0, 1) * 255
-        return output
-
-    def _tiled(self, x: torch.Tensor, ensemble: bool, progress: Optional[Callable[[float], None]]) -> torch.Tensor:
-        """Denoise tile by tile; an image that fits is one tile."""
-        H, W = x.shape[2:]
-        m = self.net.multiple
-        side = max(H, W) if H * W <= self.PIXELS else math.isqrt(self.PIXELS) // m * m
+        m, margin = self.net.multiple, self.MARGIN
+        padded = (H + -H % m) * (W + -W % m)
+        chunk = max(1, self.PIXELS // padded)                   # images at once
+        side = max(H, W) if padded <= self.PIXELS else math.isqrt(self.PIXELS) // m * m     # of a tile
         corners = [(top, left) for top in range(0, H, side) for left in range(0, W, side)]
-        output = torch.empty_like(x)
-        for top, left in corners:
-            row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
-            tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
-            tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
-            output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
-            if progress is not None:
-                progress(len(x) / len(corners))
+        output = torch.empty(N, C, H, W, device=test_input.device, dtype=torch.float32)
+        for i in range(0, N, chunk):
+            x = pad_to_multiple(to_unit(test_input[i:i + chunk], self.device), m)
+            for top, left in corners:
+                row, column = max(0, top - margin), max(0, left - margin)
+                tile = self._denoise(x[:, :, row:top + side + margin, column:left + side + margin], ensemble)
+                place = output[i:i + chunk, :, top:top + side, left:left + side]
+                height, width = place.shape[2:]
+                tile = tile[:, :, top - row:top - row + height, left - column:left - column + width]
+                place.copy_(tile.clamp(0, 1) * 255)
+                if progress is not None:
+                    progress(len(x) / len(corners))
         return output
 
+    @torch.no_grad()
     def _denoise(self, x: torch.Tensor, ensemble: bool) -> torch.Tensor:
-        """The network's output, the mean over the symmetries."""
-        turns = range(8 if ensemble else 1)
+        """The network's output; with `ensemble`, the mean over the 8 symmetries of the square."""
+        turns = range(8 if ensemble else 1)             # k % 4 quarter turns, mirrored first if k >= 4
         total = torch.zeros_like(x)
         for k in turns:
-            turned = symmetry(x, k).contiguous(memory_format=torch.channels_last)
-            with self._precision():
-                total += inverse_symmetry(self.net(turned).float(), k)
+            turned = (x.flip(-1) if k >= 4 else x).rot90(k % 4, (-2, -1))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
+                y = self.net(turned.contiguous(memory_format=torch.channels_last)).float()
+            y = y.rot90(-(k % 4), (-2, -1))
+            total += y.flip(-1) if k >= 4 else y
         return total / len(turns)

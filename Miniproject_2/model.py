@@ -14,9 +14,11 @@ time. The columns are built for a few rows of the output at a time, in a buffer 
 """
 import array
 import contextlib
+import datetime
 import glob
 import itertools
 import math
+import numbers
 import os
 import pickle
 import pickletools
@@ -948,33 +950,38 @@ def initialise(network: Sequential) -> Sequential:
     return network
 
 
-# ------------------------------------------------------------------------- the arithmetic of images
+# ----------------------------------------------------------------------------- operations on images
+
+CORRELATED = 0.1        # noise that correlates more between neighbours is not swapped pixel by pixel
+
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether every value is there: not so of sparse tensors, nor on the device 'meta'."""
+    """Whether the tensor stores all its values; sparse and meta tensors do not."""
     return str(tensor.layout) == 'torch.strided' and tensor.device.type != 'meta'
 
 
 def check_images(name: str, images: Tensor) -> None:
-    """Raise TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or finite floating point."""
+    """TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or finite floating point, which
+    noise may carry outside by up to 255. A warning if that is more than rounding, or if the range looks like 0..1."""
     if not isinstance(images, Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
-    shape = tuple(images.shape)
-    if len(shape) == 3:
-        raise ValueError(f'{name} must have the shape (N, 3, H, W), got {shape}: of a single image, image[None]')
+    shape, is_float = tuple(images.shape), images.is_floating_point()
     if len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
-        raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}')
-    if images.is_complex() or str(images.dtype) == 'torch.bool':
-        raise ValueError(f'{name} must be integers or floating point, in 0..255, got {images.dtype}')
-    if not is_dense(images):
-        raise ValueError(f'{name} must be a dense tensor, got {images.layout} on {images.device}')
-    if images.is_floating_point():
-        if not bool(images.detach().float().isfinite().all()):          # which 1e300 is not
-            raise ValueError(f'{name} must be finite as float32, in 0..255, and holds NaN or infinity')
-    elif str(images.dtype) != 'torch.uint8' and images.numel():
-        low, high = int(images.long().min()), int(images.long().max())
-        if low < 0 or high > 255:
-            raise ValueError(f'{name} must be in 0..255, got integers from {low} to {high}')
+        hint = '; for a single image pass image[None]' if len(shape) == 3 else ''
+        raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}{hint}')
+    if images.is_complex() or str(images.dtype) == 'torch.bool' or not is_dense(images):
+        raise ValueError(f'{name} must be a dense tensor of integers or floating point, in 0..255, '
+                         f'got {images.dtype}, {images.layout} on {images.device}')
+    if str(images.dtype) == 'torch.uint8' or not images.numel():
+        return
+    values = images.detach().float() if is_float else images.long()
+    low, high = values.min().item(), values.max().item()
+    if not math.isfinite(high - low):                                   # 1e300 overflows float32
+        raise ValueError(f'{name} must be finite as float32, in 0..255, and holds NaN or infinity')
+    if low < -255 * is_float or high > 255 + 255 * is_float:
+        raise ValueError(f'{name} must be in 0..255, got values from {low:g} to {high:g}')
+    if low < -1 or high > 256 or is_float and 0 < high <= 1:
+        warnings.warn(f'{name} is expected in 0..255, its values are from {low:g} to {high:g}', stacklevel=3)
 
 
 def to_unit(images: Tensor, device: str) -> Tensor:
@@ -990,31 +997,61 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return x[:, :, rows][:, :, :, columns]
 
 
-def symmetry(x: Tensor, k: int) -> Tensor:
-    """The k-th of the 8 symmetries of the square: k % 4 quarter turns, mirrored first if k >= 4."""
-    return (x.flip(-1) if k >= 4 else x).rot90(k % 4, (-2, -1))
-
-
-def inverse_symmetry(x: Tensor, k: int) -> Tensor:
-    """Undo `symmetry(., k)`."""
-    x = x.rot90(-(k % 4), (-2, -1))
-    return x.flip(-1) if k >= 4 else x
-
-
 def coins(*shape: int) -> Tensor:
     """Fair coin flips from the global generator of the CPU, so that every device sees the same."""
-    return empty(*shape, device='cpu').uniform_() < 0.5
+    return empty(*shape, device='cpu').float().uniform_() < 0.5
 
 
-def swap_noise(first: Tensor, second: Tensor) -> tuple:
-    """A new training pair of each pair: the two versions swap a random half of their pixels.
+def neighbour_correlation(first: Tensor, second: Tensor) -> tuple:
+    """How far the noise of vertical and horizontal neighbours correlates in each pair, (N, C, H, W) twice.
+
+    The difference of the two versions holds nothing but noise. Returns its correlation, (N,), and the same in
+    standard deviations of what independent noise gives, (N,), however unevenly it spreads over the image.
+    """
+    d = to_unit(first, 'cpu') - to_unit(second, 'cpu')
+    d = d - d.mean((2, 3), keepdim=True)                                # a difference in brightness is no noise
+    products = cat([(d[:, :, 1:] * d[:, :, :-1]).sum(1).flatten(1),
+                          (d[..., 1:] * d[..., :-1]).sum(1).flatten(1)], 1)         # (N, neighbours), colours pooled
+    variance = d.square().sum(1).mean((1, 2)).clamp(min=1e-10)          # below, it is rounding
+    total, spread = products.sum(1), products.square().sum(1).sqrt().clamp(min=1e-20)
+    return total / max(1, products.shape[1]) / variance, total / spread
+
+
+def choose_swap(first: Tensor, second: Tensor) -> tuple:
+    """Which pairs, (N, C, H, W) twice, `swap_noise` has to swap as whole images. Returns a bool tensor (N,) and a line
+    that says what was found and what follows.
+
+    Each image is judged by itself, since a set may be mixed: whether its noise correlates by more than CORRELATED,
+    and certainly: by 6 standard deviations (of 100,000 images with independent noise none reached 4.5). Small images
+    cannot reach that; where the mean of the set is above CORRELATED, certainly, they need not.
+    """
+    chunk = max(1, 2 ** 18 // math.prod(first.shape[2:]))
+    parts = [neighbour_correlation(*pair) for pair in zip(first.split(chunk), second.split(chunk))]
+    r, z = (cat(part) for part in zip(*parts))
+    noisy = z != 0                                                      # equal versions are no evidence
+    n = max(1, int(noisy.sum()))
+    is_common = bool(r.sum().abs() > CORRELATED * n) and bool(z.sum().abs() > 4 * math.sqrt(n))
+    whole = (r.abs() > CORRELATED) & ((z.abs() > 6) | is_common)
+    count = int(whole.sum())
+    mean = float(r[whole if count else noisy].sum()) / (count or n)
+    part = f' in {count} of {len(r)} pairs: there' if 0 < count < n else ':'
+    follows = 'whole images are swapped, not pixels' if count else 'pixels are swapped'
+    return whole, f'the noise of neighbouring pixels correlates by {mean:.2f}{part} {follows}'
+
+
+def swap_noise(first: Tensor, second: Tensor, whole: Optional[Tensor] = None) -> tuple:
+    """Turn each pair into a new one: the two versions swap a random half of their pixels.
 
     Every noisy pixel is an independent draw, so this gives a new input and a new target, again with
-    independent noise. (For noise that is correlated between neighbours it would be wrong.)
+    independent noise. Where noise correlates between neighbours, the target would then tell of the input's
+    noise: there `whole`, a bool tensor (N,), has the whole image swapped, or not, at random.
     Shapes: (N, C, H, W).
     """
     N, C, H, W = first.shape
-    swap = coins(N, 1, H, W).to(first.device)
+    swap = coins(N, 1, H, W)
+    if whole is not None:
+        swap = swap[:, :, :1, :1].where(whole.view(N, 1, 1, 1), swap)
+    swap = swap.to(first.device)
     return second.where(swap, first), first.where(swap, second)
 
 
@@ -1031,9 +1068,9 @@ def turn(first: Tensor, second: Tensor) -> tuple:
     return pairs[:, :C], pairs[:, C:]
 
 
-def augment(first: Tensor, second: Tensor) -> tuple:
-    """A new training pair of each pair, (N, C, H, W)."""
-    return turn(*swap_noise(first, second))
+def augment(first: Tensor, second: Tensor, whole: Optional[Tensor] = None) -> tuple:
+    """Turn each pair, (N, C, H, W), into a new one; `whole` as in `swap_noise`."""
+    return turn(*swap_noise(first, second, whole))
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -1046,9 +1083,10 @@ OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET',
 
 
 def write_pickle(path, content: dict) -> None:
-    """Pickle plain data to `path`, atomically: on an error an older file stays as it was. What a kill left
-    more than a minute ago is removed; a younger one may be another process's, which is at it."""
-    path = Path(path)
+    """Pickle plain data to `path`, or to the file that it links to, atomically: on an error an older file stays as it
+    was. Temporary files older than a minute are leftovers of killed processes and are removed; younger ones may still
+    be in use."""
+    path = Path(path).resolve()
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
         temporary.write_bytes(pickle.dumps(content, protocol=4))
@@ -1060,31 +1098,17 @@ def write_pickle(path, content: dict) -> None:
                     rest.unlink()
 
 
-def read_pickle(path) -> dict:
-    """Read what `write_pickle` wrote: dicts, lists, strings, integers and bytes. Unpickling can run any
-    code and take any memory, so every other opcode is refused before it begins. ValueError if so."""
-    with open(path, 'rb') as file:
-        data = file.read(LARGEST_CHECKPOINT + 1)
+def read_pickle(data: bytes):
+    """Undo pickle.dumps of dicts, lists, strings, integers and bytes. Unpickling can run any code and take any memory,
+    so its opcodes are looked at before it begins. ValueError if there are others, or too many."""
     if len(data) > LARGEST_CHECKPOINT:
-        raise ValueError(f'path: {path} is larger than a checkpoint may be, {LARGEST_CHECKPOINT} bytes')
-    if data.startswith(b'PK'):
-        raise ValueError(f'path: {path} is a zip archive, as a checkpoint of mini-project 1 is')
-    try:
-        foreign = sorted({name for name, _ in operations(data)} - OPCODES)
-        if foreign:
-            raise ValueError(f'it holds {reprlib.repr(foreign)}')
-        return pickle.loads(data)
-    except Exception as error:
-        raise ValueError(f'path: {path} is not a checkpoint of plain data ({error})') from error
-
-
-def operations(data: bytes) -> list:
-    """The (name, argument) of each operation of a pickle, none of which is done. ValueError if they are too many or
-    bytes follow the last."""
-    found = list(itertools.islice(pickletools.genops(data), MOST_OPERATIONS))
-    if found[-1][2] + 1 != len(data):
-        raise ValueError(f'it goes on after {len(found)} operations')
-    return [(opcode.name, argument) for opcode, argument, _ in found]
+        raise ValueError(f'it is larger than {LARGEST_CHECKPOINT} bytes')
+    operations = list(itertools.islice(pickletools.genops(data), MOST_OPERATIONS))     # none of which is done
+    foreign = sorted({opcode.name for opcode, _, _ in operations} - OPCODES)
+    if foreign or operations[-1][2] + 1 != len(data):
+        raise ValueError(f'it holds {reprlib.repr(foreign)}' if foreign else
+                         f'it has more than {MOST_OPERATIONS} operations, or trailing bytes')
+    return pickle.loads(data)
 
 
 def to_bytes(tensor: Tensor) -> bytes:
@@ -1113,7 +1137,7 @@ def check_keys(name: str, content, keys: list) -> None:
         raise ValueError(f'{name} holds {reprlib.repr(found)}, expected {keys}')
 
 
-def check_weights(own: dict, given: dict) -> None:
+def check_weights(own: dict, given) -> None:
     """ValueError unless `given` has the names, shapes and types of `own`, {name: tensor}, and is dense and finite."""
     def kind(weight) -> str:
         if not isinstance(weight, Tensor):
@@ -1121,11 +1145,12 @@ def check_weights(own: dict, given: dict) -> None:
         place = '' if is_dense(weight) else f', {weight.layout} on {weight.device}'
         return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}{place}'
 
+    if not isinstance(given, dict):
+        raise ValueError(f'weights must be a dict {{name: tensor}}, got {type(given).__name__}')
     for name in {**own, **given}:
         expected, found = kind(own.get(name)), kind(given.get(name))
         if name not in own or expected != found:
-            told = name if name in own else reprlib.repr(name).strip("'")
-            raise ValueError(f'weights: {told} is {found}, expected {expected}')
+            raise ValueError(f'weights: {reprlib.repr(name)[1:-1]} is {found}, expected {expected}')
         if not bool(given[name].isfinite().all()):
             raise ValueError(f'weights: {name} holds NaN or infinity')
 
@@ -1144,63 +1169,50 @@ def one_cycle(progress: float, peak: float) -> float:
 
 
 class Progress(NamedTuple):
-    """What `Model.train` tells its callback after each step."""
+    """What `Model.train` passes to its callback after each step."""
     epoch: int                      # of this step, from 1
     num_epochs: int
     step: int                       # steps done in the whole training
     num_steps: int                  # of the whole training
-    loss: Tensor                    # of this step; shape (), on the model's device
-    lr: float                       # of this step
-    state: Callable[[], dict]       # the state to hand to `train(.., resume=)`, as CPU tensors
+    loss: Tensor              # of this step; shape (), on the model's device
+    lr: float                       # the learning rate of this step
+    state: Callable[[], dict]       # the state to pass to `train(.., resume=)`, as CPU tensors
 
 
-class Team(NamedTuple):
-    """Processes that train one model together, each on its share of every batch. With the same seed they draw the
-    same batches, noise and turns, and all end with the weights that one process would have, to rounding."""
-    rank: int                       # of this process, from 0
-    size: int                       # how many there are
-    add_up: Callable[[list], None]  # sets each of some tensors, in place, to its sum over the processes
-
-    def share(self, noisy: Tensor, target: Tensor) -> tuple:
-        """This process's images of a batch and their part of it (0 and an image, if there are too few for all)."""
-        N, mine = len(noisy), slice(self.rank % len(noisy), None, self.size)
-        return noisy[mine], target[mine], len(range(self.rank, N, self.size)) / N
+UNWRITABLE = AttributeError, OSError, ValueError        # stdout is None, has no flush, is full or closed
 
 
-ALONE = Team(0, 1, lambda tensors: None)
-
-
-def check_finite(loss: Tensor, gradients: list) -> None:
-    """FloatingPointError if a value is not finite; then a sum is not, either."""
-    if not bool((loss + sum(gradient.sum() for gradient in gradients)).isfinite()):
-        raise FloatingPointError('the loss or a gradient is not finite')
+def say(line: str, end: str = '\n') -> None:
+    """Print; where that fails, it is no reason to end a training."""
+    with contextlib.suppress(*UNWRITABLE):
+        print(line, end=end, flush=True)
 
 
 class EpochLog:
     """Prints one aligned line per epoch and, on a terminal, a live one in between."""
 
-    def __init__(self, num_epochs: int, steps_per_epoch: int, N: int, first: int) -> None:
-        self.num_epochs, self.steps_per_epoch, self.N = num_epochs, steps_per_epoch, N
-        self.first, self.start, self.shown = first, time.monotonic(), 0.0
-        self.total, self.count = 0.0, 0
+    def __init__(self, N: int, first: int) -> None:
+        self.N, self.first, self.begun, self.shown = N, first, time.monotonic(), 0.0
+        self.total, self.images = 0.0, 0                # of this epoch: sum of losses, images seen
 
-    def step(self, step: int, loss: Tensor, lr: float) -> None:
-        self.total, self.count = self.total + loss, self.count + 1
-        epoch, k = divmod(step, self.steps_per_epoch)
-        ends, now = k + 1 == self.steps_per_epoch, time.monotonic()
-        live = sys.stdout.isatty() and now - self.shown > 0.5
-        if not (ends or live):
+    def step(self, progress: Progress, images: int) -> None:
+        """After a step on `images` pairs: an epoch's last batch may be smaller, and counts by its size."""
+        self.total, self.images = self.total + progress.loss * images, self.images + images
+        ends, now = progress.step % (progress.num_steps // progress.num_epochs) == 0, time.monotonic()
+        is_terminal = False
+        with contextlib.suppress(*UNWRITABLE):
+            is_terminal = sys.stdout.isatty()
+        if not ends and not (is_terminal and now - self.shown > 0.5):
             return
         self.shown = now
-        pace = max(now - self.start, 1e-3) / (step + 1 - self.first)    # seconds per step
-        left = int(pace * (self.num_epochs * self.steps_per_epoch - step - 1))
-        line = (f'epoch {epoch + 1:3d}/{self.num_epochs}  {(k + 1) / self.steps_per_epoch:4.0%}  '
-                f'loss {float(self.total) / self.count:.5f}  rate {lr:.1e}  '
-                f'{self.N / self.steps_per_epoch / pace:6.0f} pairs/s  '
-                f'left {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}')
-        print('\r' * sys.stdout.isatty() + line, end='\n' if ends else '', flush=True)
+        pace = (progress.step - self.first) / max(now - self.begun, 1e-3)       # steps a second
+        speed = pace * self.N * progress.num_epochs / progress.num_steps
+        left = datetime.timedelta(seconds=int((progress.num_steps - progress.step) / pace))
+        say(f'{is_terminal * chr(13)}epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
+            f'loss {float(self.total) / self.images:.5f}  learning rate {progress.lr:.1e}  {speed:6.0f} pairs/s  '
+            f'left {left}', '\n' if ends else '')
         if ends:
-            self.total, self.count = 0.0, 0
+            self.total, self.images = 0.0, 0
 
 
 # ---------------------------------------------------------------------------------------- the model
@@ -1217,28 +1229,29 @@ def default_device() -> str:
 class Model:
     """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
 
-    Attributes: `device` (CUDA where there is one; `to(device)` moves it), `net`, `mixed_precision`
-    (products in bfloat16; off unless it is set), `is_trained` (whether the weights are more than random).
+    Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision`
+    (products in bfloat16; off unless it is set), `is_trained` (False while the weights are random).
     """
     NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
-    PEAK_LR = 12.0                  # of the cycle of rates
-    FINE_TUNING = 0.02              # the part of PEAK_LR that weights meet which are trained already
+    PEAK_LR = 12.0                  # the highest learning rate
+    FINE_TUNING = 0.02              # fraction of PEAK_LR for weights that are already trained
     MOMENTUM = 0.9
     MULTIPLE = 4                    # of H and W in the network
-    PIXELS = 2 ** 18                # what predict takes at once; bounds its memory
+    PIXELS = 2 ** 18                # pixels that predict processes at once; bounds its memory
     MARGIN = 32                     # pixels around a tile, more than the network's receptive radius; a multiple of 4
 
     def __init__(self) -> None:
-        self.net = build_network()
+        self.net = build_network().to(empty(0, device='cpu').float().dtype)     # whatever the default type is
         self.loss = MSE()
         self.mixed_precision = self.is_trained = False
         self.to(default_device())
 
     def to(self, device) -> 'Model':
-        """Move to `device`."""
-        self.device = device
+        """Move to `device`; where that fails, the model stays where it was."""
+        empty(1, device=device)
         self.net.to(device)
+        self.device = device
         return self
 
     @property
@@ -1263,21 +1276,23 @@ class Model:
 
     def load(self, path) -> None:
         """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
-        content = read_pickle(path)
+        with open(path, 'rb') as file:
+            data = file.read(LARGEST_CHECKPOINT + 1)
         try:
+            content, own, weights = read_pickle(data), self._parameters(), {}
             check_keys('it', content, ['weights'])
-            entries, own, weights = content['weights'], self._parameters(), {}
-            if len(entries) != len(own):
-                raise ValueError(f'it holds {len(entries)} weights, expected {len(own)}')
-            for entry, (name, weight) in zip(entries, own.items()):
+            if len(content['weights']) != len(own):
+                raise ValueError(f"it holds {len(content['weights'])} weights, expected {len(own)}")
+            for entry, (name, weight) in zip(content['weights'], own.items()):
                 check_keys(name, entry, ['shape', 'float32'])
                 if entry['shape'] != list(weight.shape):
-                    shape = reprlib.repr(tuple(entry['shape']))
-                    raise ValueError(f'{name} is of shape {shape}, expected {tuple(weight.shape)}')
+                    shape = reprlib.repr(entry['shape'])[:60]
+                    raise ValueError(f'{name} is of shape {shape}, expected {list(weight.shape)}')
                 weights[name] = from_bytes(entry['float32'], weight.shape)
             self.set_weights(weights)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f'path: {path} is not a checkpoint of this model ({error})') from error
+        except Exception as error:
+            reason = error if type(error) is ValueError else 'it is no pickle of plain data'
+            raise ValueError(f'path: {path} is not a checkpoint of mini-project 2 ({reason})') from error
         self.is_trained = True
 
     def _parameters(self) -> dict:
@@ -1309,52 +1324,68 @@ class Model:
     def train(self, train_input: Tensor, train_target: Tensor, num_epochs: int = NUM_EPOCHS, *,
               batch_size: int = BATCH_SIZE, peak_lr: Optional[float] = None,
               callback: Optional[Callable[[Progress], None]] = None, verbose: bool = True,
-              resume: Optional[dict] = None, team: Team = ALONE) -> None:
+              resume: Optional[dict] = None, swap: str = 'auto') -> None:
         """Train on pairs of noisy images of the same content.
 
         train_input, train_target: (N, 3, H, W), integers or floating point, 0..255, N at least 1.
-        peak_lr: the highest rate of the cycle (`one_cycle`). None: PEAK_LR; for weights that were loaded or
-            trained before, FINE_TUNING times that.
+        peak_lr: the highest learning rate of the cycle (`one_cycle`). None: PEAK_LR; for weights that were
+            loaded or trained before, FINE_TUNING times that.
         callback: called with a `Progress` after each step; may raise to stop the training.
-        verbose: print a line per epoch.
-        resume: a state from `Progress.state()`; the training goes on from there, with the same
-            pairs, num_epochs and batch_size. The random state is torch's global one: with it set to
-            what it was (`torch.get_rng_state()`), the result is that of an uninterrupted training.
-        team: the processes that each batch is shared among.
+        verbose: print what is swapped, then a line per epoch.
+        resume: a state from `Progress.state()`; the training resumes from there, with the same pairs,
+            num_epochs, batch_size and swap. The random state is torch's global one: with it set to what it
+            was (`torch.get_rng_state()`), the result is that of an uninterrupted training, to the last bit
+            on a CPU with one thread, else to rounding. To lengthen a training, set the state's 'num_steps',
+            and its 'start', an integer, to the step at which another cycle of the learning rate begins.
+        swap: what the two versions of a pair exchange at random (`swap_noise`): 'pixels', 'images', or 'auto',
+            which measures for each pair whether its noise allows to swap pixels (`choose_swap`).
 
-        One call is one whole cycle of the rate: not to be called epoch by epoch. FloatingPointError if the loss
-        or a gradient is not finite; the weights are then those from before the step.
+        One call is one whole cycle of the learning rate: do not call it epoch by epoch. ValueError, before anything
+        has changed, for an argument that cannot be used. FloatingPointError if a gradient is not finite; the weights
+        are then those from before the step.
         """
         check_images('train_input', train_input)
         check_images('train_target', train_target)
-        if train_input.shape != train_target.shape:
-            raise ValueError(f'train_target must have the shape of train_input, '
-                             f'{tuple(train_input.shape)}, got {tuple(train_target.shape)}')
         N = len(train_input)
+        if train_input.shape != train_target.shape:
+            raise ValueError(f'train_target must have the shape of train_input, {tuple(train_input.shape)}, '
+                             f'got {tuple(train_target.shape)}')
         if N < 1:
             raise ValueError('train_input must hold at least one image, got 0')
         for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
         if peak_lr is None:
             peak_lr = self.PEAK_LR * (self.FINE_TUNING if self.is_trained else 1)
-        if not (isinstance(peak_lr, (int, float)) and 0 < peak_lr < math.inf):
+        if not (isinstance(peak_lr, numbers.Real) and 0 < peak_lr < math.inf):
             raise ValueError(f'peak_lr must be a number above 0, got {peak_lr!r}')
+        if swap not in ('auto', 'pixels', 'images'):
+            raise ValueError(f"swap must be 'auto', 'pixels' or 'images', got {swap!r}")
 
+        if all(to_unit(a, 'cpu').equal(to_unit(b, 'cpu'))
+               for a, b in zip(train_input.split(1000), train_target.split(1000))):
+            warnings.warn('train_target equals train_input: the model learns to change nothing', stacklevel=2)
+        whole = empty(N, device='cpu').fill_(swap == 'images').bool()
+        if swap == 'auto':
+            whole, line = choose_swap(train_input, train_target)
+            if verbose:
+                say(line)
+
+        num_epochs, batch_size, peak_lr = int(num_epochs), int(batch_size), float(peak_lr)
         steps_per_epoch = math.ceil(N / batch_size)
         num_steps = num_epochs * steps_per_epoch
         self._leave_inference_mode()
         optimizer = SGD(self.net.param(), lr=peak_lr, momentum=self.MOMENTUM, nesterov=True)
-        first = start = 0                               # steps done; where among them the cycle of rates begins
+        first = start = 0       # steps already done; the step at which the learning rate's cycle began
         if resume is not None:
-            first, start, order, peak_lr = self._resume(resume, optimizer, N, num_steps)
+            first, start, order, peak_lr = self._resume(resume, optimizer, N, batch_size, num_steps)
 
         def state() -> dict:
-            velocity = [v.to('cpu', copy=True) for v in optimizer.velocity]
-            return {'weights': self.weights(), 'velocity': velocity, 'peak': peak_lr,
-                    'step': step + 1, 'start': start, 'num_steps': num_steps, 'order': order.clone()}
+            return {'weights': self.weights(), 'velocity': [v.to('cpu', copy=True) for v in optimizer.velocity],
+                    'peak': peak_lr, 'step': step + 1, 'start': start, 'num_steps': num_steps,
+                    'batch_size': batch_size, 'order': order.clone()}
 
-        log = EpochLog(num_epochs, steps_per_epoch, N, first) if verbose else None
+        log = EpochLog(N, first)
         for step in range(first, num_steps):
             epoch, k = divmod(step, steps_per_epoch)
             if k == 0:
@@ -1363,44 +1394,57 @@ class Model:
             optimizer.lr = lr = one_cycle((step - start) / (num_steps - start), peak_lr)
             try:
                 loss = self.step(train_input[batch.to(train_input.device)],
-                                 train_target[batch.to(train_target.device)], optimizer, team)
+                                 train_target[batch.to(train_target.device)], optimizer, whole[batch])
             except FloatingPointError as error:
                 raise FloatingPointError(f'epoch {epoch + 1}, step {step + 1} of {num_steps}: {error}; '
                                          'the weights are those from before this step') from None
             self.is_trained = True
-            if log is not None:
-                log.step(step, loss, lr)
+            progress = Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, lr, state)
+            if verbose:
+                log.step(progress, len(batch))
             if callback is not None:
-                callback(Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, lr, state))
+                callback(progress)
 
-    def step(self, first: Tensor, second: Tensor, optimizer: SGD, team: Team = ALONE) -> Tensor:
-        """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255. Returns the loss, shape ().
-        FloatingPointError, before anything has changed, if the loss or a gradient is not finite."""
-        pair = augment(to_unit(first, self.device), to_unit(second, self.device))
-        noisy, target = (pad_to_multiple(images, self.MULTIPLE) for images in pair)
-        noisy, target, share = team.share(noisy, target)
-        loss, gradients = self.differentiate(noisy, target, share)
-        team.add_up([loss, *gradients])
-        check_finite(loss, gradients)
+    def step(self, first: Tensor, second: Tensor, optimizer: SGD, whole: Optional[Tensor] = None) -> Tensor:
+        """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255; `whole` as in `swap_noise`.
+        Returns the loss, shape (). FloatingPointError, before any weight has changed, if a gradient is not finite."""
+        pair = augment(to_unit(first, self.device), to_unit(second, self.device), whole)
+        loss, gradients = self.differentiate(*(pad_to_multiple(images, self.MULTIPLE) for images in pair))
+        if not bool((loss + sum(gradient.sum() for gradient in gradients)).isfinite()):
+            raise FloatingPointError('the loss or a gradient is not finite')
         optimizer.step()
         return loss
 
-    def differentiate(self, noisy: Tensor, target: Tensor, share: float) -> tuple:
-        """The loss on a batch, two tensors (N, 3, H, W), 0..1, times `share`, shape (), and the list of its gradients
-        by the network's parameters, which lie beside them in `net.param()`."""
-        output = self.net.forward(noisy - 0.5)
-        loss = self.loss.forward(output, target) * share
+    def differentiate(self, noisy: Tensor, target: Tensor) -> tuple:
+        """The loss on a batch, two tensors (N, 3, H, W), 0..1: shape (), and the list of its gradients by the
+        network's parameters, beside which they lie in `net.param()`. Tools replace it, to share a batch among
+        processes or to record it on CUDA."""
+        loss = self.loss.forward(self.net.forward(noisy - 0.5), target)
         self.net.zero_grad()
-        self.net.backward(self.loss.backward() * share)
+        self.net.backward(self.loss.backward())
         return loss, [gradient for _, gradient in self.net.param()]
 
-    def _resume(self, state: dict, optimizer: SGD, N: int, num_steps: int) -> tuple:
-        if (state['num_steps'], len(state['order'])) != (num_steps, N):
-            raise ValueError(f"resume: the state is of a training of {state['num_steps']} steps on "
-                             f"{len(state['order'])} pairs, this one has {num_steps} on {N}")
-        self.set_weights(state['weights'])
-        optimizer.velocity = [v.to(self.device, copy=True) for v in state['velocity']]
-        return state['step'], state['start'], state['order'], state['peak']
+    def _resume(self, state: dict, optimizer: SGD, N: int, batch_size: int, num_steps: int) -> tuple:
+        """Continue from `state`: steps done, start of the learning rate's cycle, order of the pairs, highest learning
+        rate. ValueError, before anything has changed, if it is of another training."""
+        try:
+            check_keys('the state', state, ['weights', 'velocity', 'peak', 'step', 'start', 'num_steps', 'batch_size',
+                                            'order'])
+            step, start, order, peak, velocity = (state[key] for key in ('step', 'start', 'order', 'peak', 'velocity'))
+            for name, found, expected in (('num_steps', state['num_steps'], num_steps), ('pairs', len(order), N),
+                                          ('batch_size', state['batch_size'], batch_size)):
+                if found != expected:
+                    raise ValueError(f'the state is of a training with {name} {found}, this one has {expected}')
+            if not (isinstance(start, int) and isinstance(step, int) and 0 <= start <= step <= num_steps):
+                raise ValueError(f"'start' must be an integer from 0 to 'step', {step!r}, got {start!r}")
+            if not (0 < peak < math.inf and order.sort().values.equal(arange(N, device='cpu'))):
+                raise ValueError("its 'peak' is no learning rate, or its 'order' no order of the pairs")
+            check_weights(self._parameters(), dict(zip(self._parameters(), velocity)))
+            optimizer.velocity = [moved.to(self.device, copy=True) for moved in velocity]
+            self.set_weights(state['weights'])
+        except Exception as error:
+            raise ValueError(f'resume: no state of this training: {error}') from error
+        return step, start, order, peak
 
     # -- prediction
 
@@ -1410,38 +1454,35 @@ class Model:
 
         H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
         batches, large ones in tiles whose margins exceed what the network sees, so without seams.
-        ensemble: average over the 8 flips and rotations of each image.
+        ensemble: test-time augmentation, the average over the 8 flips and rotations of each image.
         progress: called after each batch with its number of images, after a tile with its share of one.
-        A warning if the values look as if they were in 0..1.
         """
         check_images('test_input', test_input)
-        if test_input.is_floating_point() and test_input.numel() and 0 < test_input.float().max() <= 1:
-            warnings.warn('test_input is expected in 0..255, its maximum is at most 1', stacklevel=2)
         N, C, H, W = test_input.shape
-        output = empty(N, C, H, W, device=test_input.device).float()
-        chunk = max(1, self.PIXELS // ((H + -H % self.MULTIPLE) * (W + -W % self.MULTIPLE)))
-        for i in range(0, N, chunk):
-            x = pad_to_multiple(to_unit(test_input[i:i + chunk], self.device), self.MULTIPLE)
-            output[i:i + chunk] = self._tiled(x, ensemble, progress)[:, :, :H, :W] * 255
-        return output
-
-    def _tiled(self, x: Tensor, ensemble: bool, progress: Optional[Callable[[float], None]]) -> Tensor:
-        """Denoise tile by tile; an image that fits is one tile."""
-        H, W = x.shape[2:]
-        m = self.MULTIPLE
-        side = max(H, W) if H * W <= self.PIXELS else math.isqrt(self.PIXELS) // m * m
+        m, margin = self.MULTIPLE, self.MARGIN
+        padded = (H + -H % m) * (W + -W % m)
+        chunk = max(1, self.PIXELS // padded)                   # images at once
+        side = max(H, W) if padded <= self.PIXELS else math.isqrt(self.PIXELS) // m * m     # of a tile
         corners = [(top, left) for top in range(0, H, side) for left in range(0, W, side)]
-        output = x.clone()
-        for top, left in corners:
-            row, column = max(0, top - self.MARGIN), max(0, left - self.MARGIN)
-            tile = x[:, :, row:top + side + self.MARGIN, column:left + side + self.MARGIN]
-            tile = self._denoise(tile, ensemble)[:, :, top - row:, left - column:]
-            output[:, :, top:top + side, left:left + side] = tile[:, :, :side, :side]
-            if progress is not None:
-                progress(len(x) / len(corners))
+        output = empty(N, C, H, W, device=test_input.device).float()
+        for i in range(0, N, chunk):
+            x = pad_to_multiple(to_unit(test_input[i:i + chunk], self.device), m)
+            for top, left in corners:
+                row, column = max(0, top - margin), max(0, left - margin)
+                tile = self._denoise(x[:, :, row:top + side + margin, column:left + side + margin], ensemble)
+                place = output[i:i + chunk, :, top:top + side, left:left + side]
+                height, width = place.shape[2:]
+                tile = tile[:, :, top - row:top - row + height, left - column:left - column + width]
+                place.copy_(tile * 255)
+                if progress is not None:
+                    progress(len(x) / len(corners))
         return output
 
     def _denoise(self, x: Tensor, ensemble: bool) -> Tensor:
-        """The network's output, the mean over the symmetries."""
-        turns = range(8 if ensemble else 1)
-        return sum(inverse_symmetry(self.net.infer(symmetry(x - 0.5, k)), k) for k in turns) / len(turns)
+        """The network's output; with `ensemble`, the mean over the 8 symmetries of the square."""
+        turns, total = range(8 if ensemble else 1), 0       # k % 4 quarter turns, mirrored first if k >= 4
+        for k in turns:
+            y = self.net.infer(((x - 0.5).flip(-1) if k >= 4 else x - 0.5).rot90(k % 4, (-2, -1)))
+            y = y.rot90(-(k % 4), (-2, -1))
+            total = total + (y.flip(-1) if k >= 4 else y)
+        return total / len(turns)

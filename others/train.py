@@ -30,7 +30,6 @@ import json
 import math
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Iterator, Optional
@@ -141,7 +140,6 @@ class Run:
             self.lengthen(training)
             if training['step'] == training['num_steps']:
                 return True
-        module = sys.modules[type(self.model).__module__]
         try:
             with StopRequest() as self.stop:
                 self.clock = time.monotonic()
@@ -149,8 +147,7 @@ class Run:
                 torch.set_rng_state(saved['random'])
                 self.model.train(self.pairs.first, self.pairs.second, self.settings['epochs'],
                                  batch_size=self.settings['batch'], peak_lr=self.settings['lr'], callback=self,
-                                 verbose=False, resume=training,
-                                 team=module.Team(processes.rank(), processes.size(), processes.add_up))
+                                 verbose=False, resume=training)
         except Stopped:
             return False
         finally:
@@ -422,6 +419,7 @@ def set_up(settings: dict, is_new: bool) -> tuple:
         model = denoisers.trained_model(settings['project'], settings['weights'])
     settings['precision'] = denoisers.set_precision(model, settings['precision'])
     graphs.accelerate(model)
+    processes.share(model)
     settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
     settings['batch'] = settings['batch'] or model.BATCH_SIZE
     settings['lr'] = settings['lr'] or model.PEAK_LR * (model.FINE_TUNING if model.is_trained else 1)

@@ -15,17 +15,17 @@ class Recorded:
     def __init__(self, differentiate) -> None:
         self.differentiate, self.graphs = differentiate, {}
 
-    def __call__(self, noisy: torch.Tensor, target: torch.Tensor, share: float) -> tuple:
-        key = noisy.shape, share
+    def __call__(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
+        key = noisy.shape
         if key not in self.graphs:
-            self.graphs[key] = self.record(noisy.clone(), target.clone(), share)
+            self.graphs[key] = self.record(noisy.clone(), target.clone())
         inputs, graph, (loss, gradients), _ = self.graphs[key]
         for here, given in zip(inputs, (noisy, target)):
             here.copy_(given)
         graph.replay()
         return loss.clone(), gradients
 
-    def record(self, noisy: torch.Tensor, target: torch.Tensor, share: float) -> tuple:
+    def record(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
         """(inputs, graph, outputs, thread). A graph works in the memory that it was recorded with: it has a thread of
         its own, with project 2's workspaces in it, for as long as it lives."""
         thread = ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(noisy.device,))
@@ -33,9 +33,9 @@ class Recorded:
 
         def record() -> tuple:
             with torch.cuda.stream(stream):             # what is set up at first use cannot be recorded
-                self.differentiate(noisy, target, share)
+                self.differentiate(noisy, target)
             with torch.cuda.graph(graph, stream=stream):
-                return self.differentiate(noisy, target, share)
+                return self.differentiate(noisy, target)
 
         torch.cuda.synchronize()
         return (noisy, target), graph, thread.submit(record).result(), thread

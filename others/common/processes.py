@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 -m others.train --project 1 --out runs/first
 
 Without torchrun there is one process, number 0. DistributedDataParallel is not needed: all it would do is to average
-gradients, which `Team` of both mini-projects does through `add_up`, of project 2's own framework as well.
+gradients, which `share` does for both mini-projects, and so for project 2's own framework as well.
 """
 import contextlib
 import datetime
@@ -59,6 +59,29 @@ def add_up(tensors: list) -> None:
         raise Lost(f'another process has ended ({str(error).splitlines()[0]})') from error
     for tensor, total in zip(tensors, sums.split([tensor.numel() for tensor in tensors])):
         tensor.copy_(total.view_as(tensor))
+
+
+class Shared:
+    """`Model.differentiate` of either mini-project, with each batch shared among the processes. With the same seed
+    they draw the same batches, swap and turn them alike, and all get the gradients of one process, to rounding."""
+
+    def __init__(self, differentiate) -> None:
+        self.differentiate = differentiate
+
+    def __call__(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
+        N, mine = len(noisy), slice(rank() % len(noisy), None, size())
+        part = len(range(rank(), N, size())) / N        # 0, of an image, for a process that a small batch leaves idle
+        loss, gradients = self.differentiate(noisy[mine], target[mine])
+        for tensor in (loss, *gradients):
+            tensor.mul_(part)
+        add_up([loss, *gradients])
+        return loss, gradients
+
+
+def share(model) -> None:
+    """Let all processes train a `Model` together, each on its part of every batch. After `graphs.accelerate`."""
+    if size() > 1:
+        model.differentiate = Shared(model.differentiate)
 
 
 def any_of(flag: bool) -> bool:

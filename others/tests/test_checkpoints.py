@@ -263,7 +263,7 @@ def test_a_file_of_terabytes(project, trained, good, tmp_path, tally, monkeypatc
     trained.load(path)
     for size in (len(good) + 1, 2 ** 40):
         os.truncate(path, size)
-        with pytest.raises(ValueError, match='^path: .*x.pth is larger'):
+        with pytest.raises(ValueError, match='^path: .*x.pth .*it is larger'):
             trained.load(path)
     assert same(bits(trained), before)
     tally()
@@ -299,7 +299,7 @@ def wrong_contents_1(good: bytes) -> dict:
             'a number for a name': (saved(PROJECTS[1], {**content, 'weights': {3: weight}}), ()),
             'an extra key': (saved(PROJECTS[1], {**content, 'extra': 3}), ('extra',)),
             'no weights': (without('weights'), ('weights',)), 'no widths': (without('widths'), ('widths',)),
-            'other widths': (saved(PROJECTS[1], {**content, 'widths': [8, 16]}), ('(8, 16)', '(24, 48, 96, 192)')),
+            'other widths': (saved(PROJECTS[1], {**content, 'widths': [8, 16]}), ('[8, 16]', '[24, 48, 96, 192]')),
             'widths of no kind': saved(PROJECTS[1], {**content, 'widths': 5}),
             'weights of no kind': saved(PROJECTS[1], {**content, 'weights': 5})}
 
@@ -320,7 +320,7 @@ def wrong_contents_2(good: bytes) -> dict:
             'a weight too many': saved(PROJECTS[2], {'weights': entries + entries[:1]}),
             'a shape missing': saved(PROJECTS[2], {'weights': [{'float32': b''}]}),
             'no weights': (saved(PROJECTS[2], {}), ('weights',)),
-            'another shape': (saved_with(shape=[1, 3]), ('(1, 3)', '(3,)')),
+            'another shape': (saved_with(shape=[1, 3]), ('[1, 3]', '[3]')),
             'a shape for more': saved_with(shape=[4]), 'a negative shape': saved_with(shape=[-1, -3]),
             'a shape of no kind': saved_with(shape=7), 'a nested shape': saved_with(shape=[[3]]),
             'a string for a shape': saved_with(shape='abc'), 'too few bytes': saved_with(float32=bytes(11)),
