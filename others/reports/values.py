@@ -41,8 +41,10 @@ SHIPPED, SHALLOW, FRESH = {1: 'cuda_deep', 2: 'shipped'}, 'cuda_1', 'fresh_1'
 
 # Those whose speed is measured, in the order in which they are shown.
 NETWORKS = {'S': 'S, the network that ships, batches of 32',
+            'S 16': 'S 16, batches of 16', 'S 8': 'S 8, batches of 8',
             'T': 'T, 3-100-200-100-3 channels, the same kernels, batches of 100',
-            'N': 'N, 3-48-96-48-3, kernel 3, nearest upsampling, batches of 100'}
+            'N': 'N, 3-48-96-48-3, kernel 3, nearest upsampling, batches of 100',
+            'N merged': 'N merged, the same beside transposed convolutions of torch.nn'}
 
 # The trainings of equal length that Report 1 shows: (title, [(name in the record, name in the report)]), the first
 # what the others of the group change one thing of.

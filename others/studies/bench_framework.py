@@ -4,8 +4,10 @@
     python -m others.studies.bench_framework --rounds 31 --record others/results/bench_framework.json
 
 A training step (forward, loss, backward, SGD with momentum) and a prediction, images of 32 x 32 pixels, of three
-networks: S, the one that ships, 3-128-256-128-3 channels, kernel 4, transposed convolutions, batch 32; T,
-3-100-200-100-3, the same, batch 100; N, 3-48-96-48-3, kernel 3, nearest upsampling and convolution, batch 100.
+networks: S, the one that ships, 3-128-256-128-3 channels, kernel 4, transposed convolutions, at batches of 32, 16 (as
+it is trained) and 8; T, 3-100-200-100-3, the same, batch 100; N, 3-48-96-48-3, kernel 3, nearest upsampling and
+convolution, batch 100. Ours computes these two as one transposed convolution, so N stands beside two twins: "N" beside
+torch.nn's upsampling and convolution, "N merged" beside the same transposed convolutions, of kernel 4, in torch.nn.
 torch.nn runs in its own memory format and with channels last; "mixed" and "autocast" (channels last) compute
 products in bfloat16. Each has a process of its own, as a training has, and all take turns, so that a ratio means
 something on a noisy machine; the figures are medians. "ratio" is ours to torch.nn's better format, both in float32,
@@ -32,16 +34,19 @@ from others.common import cli, records
 from others.studies.variants import network_2, step_2, torch_twin
 
 WARM_UP = 3                     # steps, whose peak memory is told
-NETWORKS = {'S': ((128, 256), 4, 'transposed'), 'T': ((100, 200), 4, 'transposed'), 'N': ((48, 96), 3, 'nearest')}
-BATCHES = {'S': 32, 'T': 100, 'N': 100}
+NETWORKS = {      # name -> (arguments of network_2, batch)
+    **{name: (((128, 256), 4, 'transposed'), batch) for name, batch in (('S', 32), ('S 16', 16), ('S 8', 8))},
+    'T': (((100, 200), 4, 'transposed'), 100),
+    **{name: (((48, 96), 3, 'nearest'), 100) for name in ('N', 'N merged')}}
 VARIANTS = ('ours', 'torch.nn', 'channels-last', 'ours mixed', 'autocast')     # the last two in bfloat16
 
 
 def workload(name: str, variant: str, device: str) -> dict:
     """{'step': one step of training, 'predict': one prediction}, functions without arguments."""
     torch.manual_seed(0)
-    ours = network_2(*NETWORKS[name])
-    noisy, target = torch.rand(2, BATCHES[name], 3, 32, 32, device=device)
+    arguments, batch = NETWORKS[name]
+    ours = network_2(*arguments)
+    noisy, target = torch.rand(2, batch, 3, 32, 32, device=device)
     noisy -= 0.5
     if variant.startswith('ours'):
         ours.to(device)
@@ -52,7 +57,7 @@ def workload(name: str, variant: str, device: str) -> dict:
 
     layout = torch.contiguous_format if variant == 'torch.nn' else torch.channels_last
     precision = partial(torch.autocast, device, torch.bfloat16, enabled=variant == 'autocast')
-    net = torch_twin(ours).to(device, memory_format=layout)
+    net = (merged_twin if name == 'N merged' else torch_twin)(ours).to(device, memory_format=layout)
     noisy, target = noisy.contiguous(memory_format=layout), target.contiguous(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
 
@@ -69,6 +74,19 @@ def workload(name: str, variant: str, device: str) -> dict:
             net(noisy)
 
     return {'step': step, 'predict': predict}
+
+
+def merged_twin(ours: framework.Sequential) -> nn.Sequential:
+    """torch.nn's, with the transposed convolution that each Upsampling is computed as."""
+    net = torch_twin(ours)
+    for i, layer in enumerate(ours):
+        if isinstance(layer, framework.Upsampling):
+            window, weight, _ = layer.merged(layer.weight)
+            net[i] = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, window.kernel_size, window.stride,
+                                        window.padding)
+            net[i].weight.data.copy_(weight)
+            net[i].bias.data.copy_(layer.bias)
+    return net
 
 
 def seconds(function, device: str) -> float:
@@ -179,7 +197,7 @@ def peak_so_far() -> float:
 
 
 def line(row: dict) -> list:
-    """Of the table."""
+    """The cells of a table row."""
     ratios = [row.get(name) for name in ('ratio', 'ratio_low', 'ratio_high')]
     return [' '.join((row['device'], row['network'], row['task'], row['unit'])),
             *(f'{row[variant]:.1f}' for variant in VARIANTS),
