@@ -5,12 +5,16 @@
     python -m others.train --resume runs/first --epochs 20
     python -m others.train --resume runs/first --promote
     python -m others.train --project 1 --data mine --weights pretrained --out runs/mine
+    python -m others.train --compare runs/*
     torchrun --nproc-per-node 2 -m others.train --project 1 --data data --out runs/second
 
 Ctrl-C finishes the step and saves; --resume continues from there and ends with the result of an
 uninterrupted training: to the last bit on a CPU with --threads 1, else to rounding. A run that was
 killed resumes from the end of its last complete epoch. More --epochs lengthen it: the learning rate
 begins another cycle where the run stands. If the data has moved, --resume takes its new folder as --data.
+
+The two versions of a pair exchange random pixels, which gives a new pair, if the noise of neighbouring
+pixels is independent; this is measured. Where it is not, whole images change places (--swap).
 
 torchrun's processes share each batch, on a CPU or each on a GPU of its own, and end with the weights
 of one process, to rounding. The folder of a run, which only the first of them writes, holds
@@ -21,7 +25,9 @@ of one process, to rounding. The folder of a run, which only the first of them w
     last.pth, best.pth      weights after the last epoch and of the one with the best validation PSNR
     state.pt                what --resume needs
 
-Without a validation set, the file val_data.pkl of --data, there is no best.pth and no montage.png.
+The validation set is the file val_data.pkl of --data, noisy and clean images, or val_pairs.pkl, two noisy shots of
+each scene, from which the PSNR is estimated. Without one, there is no best.pth and no montage.png. With --weights,
+epoch 0 is what the training starts from.
 """
 import contextlib
 import datetime
@@ -30,6 +36,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Iterator, Optional
@@ -38,10 +45,10 @@ import torch
 
 from others import data
 from others.common import cli, datasets, denoisers, graphs, plots, processes, records, storage
-from others.common.metrics import psnr
 
 VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
-MONTAGE_IMAGES = 6
+CROP = 128                          # pixels; of larger images, crops are trained on: 16 of 512 x 512 take 6 GB
+MONTAGE_IMAGES, MONTAGE_SIDE = 6, 160       # the latter in pixels
 PICTURES_EVERY = 30                 # seconds between two, at least: on a GPU they take as long as an epoch
 FRESH_PAIRS = 50000                 # of an epoch, as many as the course's set has
 ZERO = torch.zeros((), dtype=torch.float64)
@@ -78,13 +85,36 @@ class StopRequest:
 # ------------------------------------------------------------------------------------------ the data
 
 class FixedPairs:
-    """The pairs of a file, `first` and `second`, (N, 3, H, W), the same in every epoch."""
+    """The pairs of a file, `first` and `second`, (N, 3, H, W), the same in every epoch.
 
-    def __init__(self, path: Path, limit: Optional[int]) -> None:
-        self.first, self.second = datasets.read_pairs('--data', path, limit)
+    Of images with a side above CROP, crops with sides of at most CROP: `draw` puts others into the same tensors, at
+    random places for each epoch, as many of an image as it takes to cover it.
+    """
+
+    def __init__(self, path: Path, limit: Optional[int], seed: int) -> None:
+        self.whole = datasets.read_pairs('--data', path, limit)
+        self.first, self.second = self.whole
+        self.seed = seed
+        N, C, *sides = self.first.shape
+        if max(sides) > CROP:
+            self.count = math.prod(math.ceil(side / CROP) for side in sides)        # of an image
+            self.first, self.second = (torch.empty(N * self.count, C, *(min(side, CROP) for side in sides),
+                                                   dtype=self.first.dtype) for _ in range(2))
 
     def draw(self, epoch: int, stop: StopRequest) -> None:
-        """Nothing to draw."""
+        """New crops, if any, which depend on the seed and the epoch alone."""
+        if self.first is self.whole[0]:
+            return
+        generator, (h, w) = epoch_generator(self.seed, epoch), self.first.shape[2:]
+        H, W = self.whole[0].shape[2:]
+        for k in range(len(self.first)):
+            top, left = data.uniform(0, H - h, generator), data.uniform(0, W - w, generator)
+            for crops, images in zip((self.first, self.second), self.whole):
+                crops[k] = images[k // self.count, :, top:top + h, left:left + w]
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 1000003 + epoch) % 2 ** 63)
 
 
 class FreshPairs:
@@ -94,6 +124,7 @@ class FreshPairs:
     """
 
     def __init__(self, folder: Path, N: int, seed: int) -> None:
+        self.whole = None                           # no pair outlives its epoch
         self.photos, _ = data.split_photos(folder, torch.Generator().manual_seed(data.SPLIT_SEED), '--fresh-noise')
         self.seed = seed
         self.first, self.second = torch.empty(2, N, 3, data.SIZE, data.SIZE, dtype=torch.uint8)
@@ -105,9 +136,8 @@ class FreshPairs:
                 raise Stopped
             return data.read_photo(path)
 
-        generator = torch.Generator().manual_seed((self.seed * 1000003 + epoch) % 2 ** 63)
-        first, second, _ = data.make_pairs(self.photos, len(self.first), f'pairs of epoch {epoch}',
-                                           read, generator)
+        first, second, _ = data.make_pairs(self.photos, len(self.first), f'pairs of epoch {epoch}', read,
+                                           epoch_generator(self.seed, epoch))
         self.first.copy_(first)
         self.second.copy_(second)
 
@@ -118,28 +148,32 @@ class Run:
     """A training and its folder. Called with the `Progress` of each step, it keeps the records."""
 
     def __init__(self, folder: Path, settings: dict, model, pairs,
-                 validation: Optional[tuple]) -> None:
-        """pairs: `FixedPairs` or `FreshPairs`. validation: (noisy, clean), each (N, 3, H, W)."""
+                 validation: Optional[datasets.Validation]) -> None:
+        """pairs: `FixedPairs` or `FreshPairs`."""
         self.folder, self.settings, self.model, self.pairs = folder, settings, model, pairs
-        self.validation = validation and tuple(images[:VALIDATION_IMAGES] for images in validation)
+        self.validation = validation and validation._replace(noisy=validation.noisy[:VALIDATION_IMAGES],
+                                                             target=validation.target[:VALIDATION_IMAGES])
         self.history = []                           # the lines of metrics.jsonl
         self.loss_sum, self.seconds = ZERO, 0.0     # of this epoch, up to the last stop; the sum is over batches
         self.clock, self.bar, self.pictured = time.monotonic(), None, -math.inf
-        self.has_begun, self.lengthened = False, ''
+        self.has_begun, self.found, self.lengthened = False, '', ''
 
     def train(self, saved: Optional[dict]) -> bool:
         """Train from the state `saved`, or from the start. False if it was stopped before the end."""
-        if saved is None:
-            saved = self.state(epoch=1, training=None)
-            self.begin()
-            if processes.rank() == 0:               # a run without a state has lost it, from here on
-                storage.write_tensors(self.folder / 'state.pt', saved)
-        self.history, self.loss_sum, self.seconds = saved['history'], saved['loss_sum'], saved['seconds']
+        saved = saved or self.state(epoch=1, training=None)
         training = saved['training']
+        swap, self.found = self.choose_swap()
         if training:
+            self.history, self.loss_sum, self.seconds = saved['history'], saved['loss_sum'], saved['seconds']
             self.lengthen(training)
             if training['step'] == training['num_steps']:
                 return True
+        else:
+            self.begin()
+            if processes.rank() == 0:               # from here on, a run without a state has lost it
+                storage.write_tensors(self.folder / 'state.pt', saved)
+                if self.settings['weights'] and self.validation:
+                    self.end_epoch(0, self.settings['epochs'])
         try:
             with StopRequest() as self.stop:
                 self.clock = time.monotonic()
@@ -147,16 +181,29 @@ class Run:
                 torch.set_rng_state(saved['random'])
                 self.model.train(self.pairs.first, self.pairs.second, self.settings['epochs'],
                                  batch_size=self.settings['batch'], peak_lr=self.settings['lr'], callback=self,
-                                 verbose=False, resume=training)
+                                 verbose=False, resume=training, swap=swap)
         except Stopped:
             return False
         finally:
             self.close_bar()
         return True
 
+    def choose_swap(self) -> tuple:
+        """What to swap, for `Model.train`, and the line that says why. Pairs that are drawn anew for each epoch need
+        one answer for all: fresh noise is independent; whole crops are swapped if those of any pair have to be."""
+        swap, whole = self.settings['swap'], self.pairs.whole
+        if swap != 'auto' or whole is None:
+            return ('pixels' if swap == 'auto' else swap), ''
+        correlated, line = sys.modules[type(self.model).__module__].choose_swap(*whole)
+        if not correlated.any():
+            return 'pixels', line
+        if not correlated.all() and self.pairs.first is whole[0]:
+            return 'auto', line
+        return 'images', line + ' (of crops, everywhere)' * (not correlated.all())
+
     def lengthen(self, training: dict) -> None:
         """Begin another cycle of the learning rate at the saved step if the settings ask for more epochs."""
-        steps = math.ceil(self.settings['pairs'] / self.settings['batch'])
+        steps = math.ceil(len(self.pairs.first) / self.settings['batch'])
         step, old, new = training['step'], training['num_steps'], self.settings['epochs'] * steps
         if new < old:
             raise storage.UserError(f'--epochs: {new // steps}, expected at least the {old // steps} of the run')
@@ -167,17 +214,27 @@ class Run:
     def begin(self) -> None:
         """Write the settings and the head of the table. A run that goes on begins after its first step, since the
         model may refuse the state, and nothing in the folder has changed then."""
-        if processes.rank() == 0:
-            begin_stage(self.settings)
-            storage.write_json(self.folder / 'settings.json', self.settings)
+        self.has_begun = True
+        if processes.rank() > 0:
+            return
+        begin_stage(self.settings)
+        storage.write_json(self.folder / 'settings.json', self.settings)
         self.say('project {project}, {pairs} pairs, {epochs} epochs, seed {seed}, {precision} precision'
                  .format(**self.settings))
+        N, C, H, W = self.pairs.first.shape
+        lines = [f'{N} random crops of {H} x {W} pixels an epoch' * (N > self.settings['pairs']), self.found]
         if self.validation:
-            self.say(f'noisy validation images: {psnr(*self.validation).mean():.3f} dB')
-        if self.lengthened:
-            self.say(self.lengthened)
-        self.say(f'{"epoch":>9}  {"loss":>8}  {"learning rate":>13}  {"PSNR":>9}  {"time":>8}')
-        self.has_begun = True
+            self.noisy_psnr, error = self.validation.psnr(self.validation.noisy)
+            lines.append(f'noisy validation images: {self.decibels(self.noisy_psnr, error)}'
+                         + ', estimated from two noisy shots of each scene' * self.validation.estimated)
+        for line in filter(None, [*lines, self.lengthened]):
+            self.say(line)
+        title = 'estimated PSNR' if self.validation and self.validation.estimated else 'PSNR'
+        self.say(f'{"epoch":>9}  {"loss":>8}  {"learning rate":>13}  {title:>17}  {"time":>8}')
+
+    def decibels(self, value: float, error: Optional[float]) -> str:
+        """An estimated one comes with its standard error."""
+        return f'{value:.3f}' + f' ± {error or 0:.3f}' * bool(error and self.validation.estimated) + ' dB'
 
     def draw_pairs(self, epoch: int) -> None:
         try:
@@ -190,7 +247,7 @@ class Run:
     def __call__(self, progress) -> None:
         if not self.has_begun:
             self.begin()
-        N, batch = self.settings['pairs'], self.settings['batch']
+        N, batch = len(self.pairs.first), self.settings['batch']
         steps = progress.num_steps // progress.num_epochs
         done = (progress.step - 1) % steps + 1      # of this epoch
         size = min(batch, N - (done - 1) * batch)   # the last batch may be smaller
@@ -200,7 +257,7 @@ class Run:
         if processes.rank() == 0:
             if epoch_ends:
                 self.close_bar()
-                self.end_epoch(progress)
+                self.end_epoch(progress.epoch, progress.num_epochs, self.loss_sum.item() * batch / N, progress.lr)
             if epoch_ends or stops:
                 self.save_state(progress, next_epoch=progress.epoch + epoch_ends)
         if progress.step == progress.num_steps:
@@ -210,41 +267,44 @@ class Run:
         if epoch_ends:
             self.draw_pairs(progress.epoch + 1)
 
-    def end_epoch(self, progress) -> None:
-        """Measure, and write everything but the state."""
-        val_psnr, is_best = None, False
+    def end_epoch(self, epoch: int, num_epochs: int, loss: Optional[float] = None, lr: Optional[float] = None) -> None:
+        """Measure, and write everything but the state. epoch: 0, without loss and learning rate, before the first."""
+        score = error = denoised = None
         if self.validation:
-            noisy, clean = self.validation
-            denoised = self.model.predict(noisy, ensemble=False)
-            val_psnr = psnr(denoised, clean).mean().item()
-            measured = [record['val_psnr'] for record in self.history if record['val_psnr'] is not None]
-            is_best = val_psnr > max(measured, default=-math.inf)
-        loss = self.loss_sum.item() * self.settings['batch'] / self.settings['pairs']
+            denoised = self.model.predict(self.validation.noisy, ensemble=False)
+            score, error = self.validation.psnr(denoised)
+        measured = [record['val_psnr'] for record in self.history if record['val_psnr'] is not None]
+        is_best = score is not None and score > max(measured, default=-math.inf)
         seconds = self.seconds + time.monotonic() - self.clock
         self.loss_sum, self.seconds, self.clock = ZERO, 0.0, time.monotonic()
-        self.history.append({'epoch': progress.epoch, 'loss': loss, 'lr': progress.lr,
-                             'val_psnr': val_psnr, 'seconds': round(seconds, 1),
-                             'planned_epochs': progress.num_epochs,
+        self.history.append({'epoch': epoch, 'loss': loss, 'lr': lr, 'val_psnr': score, 'val_error': error,
+                             'seconds': round(seconds, 1), 'planned_epochs': num_epochs,
                              'stage': len(self.settings['stages']) - 1})
-        count = f'{progress.epoch}/{progress.num_epochs}'
-        decibels = '-' if val_psnr is None else f'{val_psnr:.3f} dB'
-        duration = str(datetime.timedelta(seconds=round(seconds)))
-        self.say(f'{count:>9}  {loss:8.5f}  {progress.lr:13.1e}  {decibels:>9}  {duration:>8}'
-                 + '  best so far' * is_best)
+        cells = (f'{epoch}/{num_epochs}', '-' if loss is None else f'{loss:.5f}', '-' if lr is None else f'{lr:.1e}',
+                 '-' if score is None else self.decibels(score, error), datetime.timedelta(seconds=round(seconds)))
+        self.say('{:>9}  {:>8}  {:>13}  {:>17}  {!s:>8}'.format(*cells)
+                 + '  best so far' * bool(is_best and epoch and score > self.noisy_psnr))
 
         lines = (storage.to_json(record) + '\n' for record in self.history)
         storage.write(self.folder / 'metrics.jsonl', ''.join(lines).encode())
         self.model.save(self.folder / 'last.pth')
         if is_best:
             self.model.save(self.folder / 'best.pth')
-        if progress.step < progress.num_steps and time.monotonic() - self.pictured < PICTURES_EVERY:
-            return
-        plots.training_curves(self.folder / 'curve.png', self.history)
+        if epoch and (epoch == num_epochs or time.monotonic() - self.pictured > PICTURES_EVERY):
+            self.draw_pictures(denoised)
+            self.pictured = time.monotonic()
+
+    def draw_pictures(self, denoised: Optional[torch.Tensor]) -> None:
+        is_estimated = bool(self.validation and self.validation.estimated)
+        plots.training_curves(self.folder / 'curve.png', self.history, is_estimated)
         if self.validation:
-            some = plots.spread(noisy, clean, MONTAGE_IMAGES)
-            plots.montage(self.folder / 'montage.png', {'noisy': noisy[some], 'denoised': denoised[some],
-                                                        'clean': clean[some]}, scale=5)
-        self.pictured = time.monotonic()
+            noisy, target, _ = self.validation
+            some = plots.spread(noisy, target, MONTAGE_IMAGES)
+            corner = (some, slice(None), slice(MONTAGE_SIDE), slice(MONTAGE_SIDE))
+            plots.montage(self.folder / 'montage.png',
+                          {'noisy': noisy[corner], 'denoised': denoised[corner],
+                           'other shot' if is_estimated else 'clean': target[corner]},
+                          scale=max(1, MONTAGE_SIDE // noisy.shape[3]), with_psnr=not is_estimated)
 
     def save_state(self, progress, next_epoch: int) -> None:
         """The last thing that is written: if the run is killed before, its epoch is done again."""
@@ -280,13 +340,13 @@ class Run:
             self.bar = None
 
 
-def promote(project: int, weights: Path, shipped: Path, validation: tuple, force: bool = False) -> bool:
+def promote(project: int, weights: Path, shipped: Path, validation: datasets.Validation, force: bool = False) -> bool:
     """Copy `weights` to `shipped` if they score higher, with test-time augmentation, if there are none, or by force.
     Says and returns whether it did."""
     def score(path: Path) -> float:
-        noisy, clean = validation
-        decibels = psnr(denoisers.trained_model(project, path).predict(noisy), clean).mean().item()
-        cli.say(f'{decibels:.3f} dB  {path}')
+        decibels, error = validation.psnr(denoisers.trained_model(project, path).predict(validation.noisy))
+        is_estimated = bool(error and validation.estimated)
+        cli.say(f'{decibels:.3f} dB' + f' ± {error or 0:.3f}, estimated' * is_estimated + f'  {path}')
         return decibels
 
     new = score(weights)
@@ -301,12 +361,20 @@ def promote(project: int, weights: Path, shipped: Path, validation: tuple, force
 # ------------------------------------------------------------------------- settings, command line
 
 def new_settings(options: dict) -> dict:
-    """The options of a new run, paths made absolute, and what it runs with."""
+    """The options of a new run, paths made absolute, what it runs with, and the range of values of the set's images,
+    for `others.denoise`."""
     photos, weights = options['fresh_noise'], options['weights']
+    folder = (options['data'] or Path('data')).resolve()
+    try:
+        value_range = json.loads((folder / 'set.json').read_text(encoding='utf-8')).get('range')
+    except FileNotFoundError:
+        value_range = None                          # that of each image's type
+    except (ValueError, AttributeError) as error:
+        raise storage.UserError(f'--data: {folder / "set.json"} is not what others.data wrote ({error})') from error
     if str(weights) == 'pretrained':
         weights = denoisers.checkpoint(options['project'])
-    return {**options, 'data': str((options['data'] or Path('data')).resolve()),
-            'fresh_noise': photos and str(photos.resolve()), 'seed': options['seed'] or 0,
+    return {**options, 'data': str(folder), 'range': value_range, 'fresh_noise': photos and str(photos.resolve()),
+            'seed': options['seed'] or 0, 'swap': options['swap'] or 'auto',
             'weights': weights and str(weights.resolve()),
             'threads': options['threads'] or torch.get_num_threads(), 'stages': []}
 
@@ -330,6 +398,31 @@ def record_run(path: Path, run: Run) -> None:
             records.append(path, rows, sum(row['seconds'] for row in rows), {**stage, 'command': commands})
 
 
+def compare(folders: list) -> str:
+    """A table of runs, the best last. Folders that hold no run are named on stderr; UserError if none holds one."""
+    rows = []
+    for folder in folders:
+        try:
+            settings = read_settings(folder)
+            lines = (folder / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
+            history = [json.loads(line) for line in lines]
+            best = max(history, key=lambda row: -math.inf if row['val_psnr'] is None else row['val_psnr'])
+            last, estimated = history[-1], ' est.' * settings.get('estimated', False)
+            rows.append((best['val_psnr'] or -math.inf, [
+                str(folder), str(settings['project']), str(settings['pairs']),
+                f"{last['epoch']}/{settings['epochs']}", str(settings['batch']), f"{settings['lr']:.1e}",
+                settings['swap'], '-' if last['loss'] is None else f"{last['loss']:.5f}",
+                '-' if best['val_psnr'] is None else f"{best['val_psnr']:.3f}" + estimated,
+                str(best['epoch']), str(datetime.timedelta(seconds=round(sum(row['seconds'] for row in history))))]))
+        except (storage.UserError, OSError, ValueError, KeyError, IndexError) as error:
+            print(f'skipped {folder}: {error}', file=sys.stderr)
+    if not rows:
+        raise storage.UserError('--compare: expected the folder of a run with an epoch at least')
+    title = ['run', 'project', 'pairs', 'epochs', 'batch', 'learning rate', 'swap', 'loss', 'best PSNR (dB)', 'epoch',
+             'time']
+    return cli.table([title, *(row for _, row in sorted(rows, key=lambda row: row[0]))])
+
+
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Inside `with`, no other process, but those of a team, trains in the folder; UserError if one does."""
@@ -350,7 +443,7 @@ def read_settings(folder: Path) -> dict:
         raise storage.UserError(f'--resume: {folder} holds no run ({error})') from error
     if 'stages' not in settings:
         raise storage.UserError(f'--resume: {folder} is a run of another revision, its settings.json has no stages')
-    return settings
+    return {'swap': 'pixels', **settings}           # runs that know no other way did this
 
 
 def read_state(folder: Path) -> Optional[dict]:
@@ -388,13 +481,12 @@ def digest(*images: torch.Tensor) -> str:
     return content.hexdigest()
 
 
-def check_data(settings: dict, file: str, found: Optional[str]) -> None:
-    """Keep the digest of a new run's file, None for no file; UserError if a run that goes on has another."""
-    known = settings.setdefault('digests', {}).setdefault(file, found)
+def check_data(settings: dict, kind: str, path: Path, found: Optional[str]) -> None:
+    """Keep the digest of a new run's data, None for no file; UserError if a run that goes on has another."""
+    known = settings.setdefault('digests', {}).setdefault(kind, found)
     if known != found:
         is_there = 'is missing' if found is None else 'holds something else' if known else 'was not there'
-        raise storage.UserError(f"--data: {Path(settings['data'], file)} {is_there}, "
-                                'expected what the run began with')
+        raise storage.UserError(f'--data: {path} {is_there}, expected what the run began with')
 
 
 def is_free(folder: Path) -> bool:
@@ -402,10 +494,10 @@ def is_free(folder: Path) -> bool:
     return folder.is_dir() and all(path.match('settings.json.*.tmp') for path in folder.iterdir())
 
 
-def read_validation(folder: Path) -> Optional[tuple]:
-    """(noisy, clean), each (N, 3, H, W); None if the folder holds no such file."""
-    path = folder / data.VAL_FILE
-    return datasets.read_validation('--data', path) if path.exists() else None
+def read_validation(folder: Path) -> Optional[datasets.Validation]:
+    """None if the folder holds no such file."""
+    path = datasets.validation_file(folder)
+    return datasets.read_measured('--data', path) if path.exists() else None
 
 
 def set_up(settings: dict, is_new: bool) -> tuple:
@@ -427,9 +519,10 @@ def set_up(settings: dict, is_new: bool) -> tuple:
         pairs = FreshPairs(Path(settings['fresh_noise']), settings['pairs'] or FRESH_PAIRS,
                            settings['seed'])
     else:
-        pairs = FixedPairs(Path(settings['data'], data.TRAIN_FILE), settings['pairs'])
-        check_data(settings, data.TRAIN_FILE, digest(pairs.first, pairs.second))
-    settings['pairs'] = len(pairs.first)
+        path = Path(settings['data'], data.TRAIN_FILE)
+        pairs = FixedPairs(path, settings['pairs'], settings['seed'])
+        check_data(settings, 'pairs', path, digest(*pairs.whole))
+    settings['pairs'] = len(pairs.whole[0] if pairs.whole else pairs.first)
     return model, pairs
 
 
@@ -450,6 +543,9 @@ def main(arguments=None) -> int:
                     seed={'default': None})
     new.add_argument('--weights', type=Path, metavar='FILE',
                      help='fine-tune the weights of a file that others.train wrote; pretrained: those that ship')
+    new.add_argument('--swap', choices=('auto', 'pixels', 'images'),
+                     help='what the two versions of a pair exchange at random; pixels: only for noise that is '
+                          'independent between neighbouring pixels; auto: as the noise of each pair allows (default)')
     new.add_argument('--batch', type=cli.integer(1), metavar='N', help="batch size (default: the model's own)")
     new.add_argument('--lr', type=cli.positive, metavar='LR',
                      help="highest learning rate (default: the model's own, lower with --weights)")
@@ -466,7 +562,16 @@ def main(arguments=None) -> int:
     parser.add_argument('--force', action='store_true', help='with --promote, copy it in any case')
     cli.add_options(parser, record={'help': 'when the run is finished, append its epochs to FILE, a record as in '
                                             'others/results'})
+    parser.add_argument('--compare', type=Path, nargs='+', metavar='FOLDER',
+                        help='print a table of runs, nothing else')
     options = vars(parser.parse_args(arguments))
+    runs = options.pop('compare')
+    if runs:
+        given = [name for name, value in options.items() if value]
+        if given:
+            raise storage.UserError(f"--compare: expected no --{given[0].replace('_', '-')} with it")
+        print(compare(runs))
+        return 0
     resume, promotes, force, folder, record = map(options.pop, ('resume', 'promote', 'force', 'out', 'record'))
     if force and not promotes:
         raise storage.UserError('--force needs --promote')
@@ -487,15 +592,17 @@ def main(arguments=None) -> int:
     else:
         settings = new_settings(options)
     validation = read_validation(Path(settings['data']))
-    check_data(settings, data.VAL_FILE, validation and digest(*validation))
+    path = datasets.validation_file(Path(settings['data']))
+    check_data(settings, 'validation', path, validation and digest(validation.noisy, validation.target))
+    settings['estimated'] = bool(validation and validation.estimated)
     if promotes and validation is None:
         raise storage.UserError(f"--promote: {settings['data']} holds no {data.VAL_FILE} to score on")
     with processes.joined():
         return train(folder, settings, validation, record, promotes, force)
 
 
-def train(folder: Path, settings: dict, validation: Optional[tuple], record: Optional[Path], promotes: bool,
-          force: bool) -> int:
+def train(folder: Path, settings: dict, validation: Optional[datasets.Validation], record: Optional[Path],
+          promotes: bool, force: bool) -> int:
     """The exit status of a run that begins or goes on."""
     saved = read_state(folder)
     model, pairs = set_up(settings, is_new=not (saved and saved['training']))
@@ -504,8 +611,8 @@ def train(folder: Path, settings: dict, validation: Optional[tuple], record: Opt
     try:
         with only_one(folder):
             finished = run.train(read_state(folder))     # again: another process may have trained in between
-    except (ValueError, KeyError) as error:              # whatever the model says of its part of the state
-        if run.has_begun or not (saved and saved['training']):
+    except ValueError as error:
+        if not str(error).startswith('resume: '):
             raise
         raise storage.UserError(f"--resume: {folder / 'state.pt'} does not fit the run ({error})") from error
     except FloatingPointError as error:

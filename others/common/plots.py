@@ -1,4 +1,4 @@
-"""The pictures that the tools make: a montage of images, a training's curves, PSNR in against out.
+"""The pictures that the tools draw: a montage of images, a training's curves, PSNR after against before.
 
 matplotlib is imported when a picture is drawn, and draws into memory (Agg), never on a screen.
 """
@@ -14,11 +14,11 @@ GREY = '#666666'                                                              # 
 DPI = 100
 
 
-def montage(path, versions: dict, scale: int) -> None:
-    """A PNG with a row for each image and a column for each version of it, with their PSNR below.
+def montage(path, versions: dict, scale: int, with_psnr: bool = True) -> None:
+    """A PNG with a row for each image and a column for each version of it.
 
-    versions: {title: (N, C, H, W), 0..255}, the last of them the clean images. Each pixel becomes
-    scale x scale pixels, without interpolation.
+    versions: {title: (N, C, H, W), 0..255}. with_psnr: the last of them are the clean images; below the others stands
+    their PSNR. Each pixel becomes scale x scale pixels, without interpolation.
     """
     from matplotlib.figure import Figure
 
@@ -42,7 +42,7 @@ def montage(path, versions: dict, scale: int) -> None:
             pixels = image.float().round().byte().permute(1, 2, 0)              # (H, W, C)
             pixels = pixels.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
             figure.figimage(pixels.numpy(), left, total_height - top - height)
-            if images is not clean:
+            if with_psnr and images is not clean:
                 put_text(left + width / 2, top + height + caption * 0.42,
                          f'{decibels:.2f} dB', size=9, color=GREY)
     _save(figure, path)
@@ -66,22 +66,22 @@ def spread(noisy: torch.Tensor, clean: torch.Tensor, count: int) -> torch.Tensor
     return order[torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()]
 
 
-def training_curves(path, history: list) -> None:
+def training_curves(path, history: list, is_estimated: bool = False) -> None:
     """A PNG with validation PSNR and training loss over the epochs.
 
-    history: for each epoch a dict with `epoch`, `loss` and `val_psnr`, the latter None without a
-    validation set.
+    history: for each epoch a dict with `epoch`, `loss` (None in epoch 0) and `val_psnr` (None without a validation
+    set). is_estimated: the PSNR is, without clean images.
     """
+    trained = [record for record in history if record['loss'] is not None]
     measured = [record for record in history if record['val_psnr'] is not None]
     figure, axes = _figure((6.4, 5.2 if measured else 3.0), rows=2 if measured else 1)
     if measured:
         epochs, values = [r['epoch'] for r in measured], [r['val_psnr'] for r in measured]
         best = max(measured, key=lambda record: record['val_psnr'])
         axes[0].plot(epochs, values, 'o-', color=COLOURS[0], markersize=4)
-        axes[0].set_ylabel('validation PSNR (dB)')
+        axes[0].set_ylabel('estimated ' * is_estimated + 'validation PSNR (dB)')
         axes[0].set_title(f"best {best['val_psnr']:.2f} dB, epoch {best['epoch']}", size=10)
-    axes[-1].plot([r['epoch'] for r in history], [r['loss'] for r in history], 'o-',
-                  color=COLOURS[1], markersize=4)
+    axes[-1].plot([r['epoch'] for r in trained], [r['loss'] for r in trained], 'o-', color=COLOURS[1], markersize=4)
     axes[-1].set_ylabel('training loss')
     axes[-1].set_xlabel('epoch')
     axes[-1].xaxis.get_major_locator().set_params(integer=True)

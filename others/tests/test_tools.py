@@ -76,6 +76,7 @@ def folder(tmp_path_factory):
     ('train --project 1 --out new --data data --fresh-noise none', '--fresh-noise: '),
     ('train --resume none', '--resume: .* holds no run'), ('train --resume old --force', '--force needs --promote'),
     ('train --resume old --lr 1', '--resume: .* expected no --lr'), ('train --resume old', '--resume: .* no stages'),
+    ('train --compare old --out new', '--compare: expected no --out'),
     ('train --resume half', '--resume: half holds no run'),
     ('train --resume old --seed 1', '--resume: .* expected no --seed'),
     ('evaluate --data none', '--data: .*No such file'), ('evaluate --real none', '--real: .*No such file'),

@@ -5,13 +5,14 @@ import re
 import shutil
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from others import data, train
-from others.common import cli, denoisers, plots, records, storage
+from others.common import cli, datasets, denoisers, plots, records, storage
 from others.tests.conftest import assert_same_run, images, metrics, noisy_set
 
 EPOCHS, PAIRS, BATCH = 2, 40, 8     # 5 steps an epoch
@@ -57,7 +58,7 @@ def rates(peak: float, *progress: float):
 
 def test_best_stays_as_it_was_when_the_last_epoch_is_worse(folder, tmp_path, monkeypatch, no_pictures):
     scores = iter([1., 3., 2.])                         # of the noisy images, then after each epoch
-    monkeypatch.setattr(train, 'psnr', lambda *images: torch.full((1,), next(scores)))
+    monkeypatch.setattr(datasets.Validation, 'psnr', lambda *images: (next(scores), None))
     assert new_run(folder, tmp_path) == 0
     assert [record['val_psnr'] for record in metrics(tmp_path)] == [3, 2]
     assert (tmp_path / 'best.pth').read_bytes() != (tmp_path / 'last.pth').read_bytes()
@@ -65,7 +66,8 @@ def test_best_stays_as_it_was_when_the_last_epoch_is_worse(folder, tmp_path, mon
 
 def test_run_folder(folder, tmp_path, capsys, monkeypatch):
     run, drawn, draw = tmp_path / 'runs' / 'first', [], plots.training_curves
-    monkeypatch.setattr(plots, 'training_curves', lambda path, rows: drawn.append(len(rows)) or draw(path, rows))
+    monkeypatch.setattr(plots, 'training_curves', lambda path, rows, *rest:
+                        drawn.append(len(rows)) or draw(path, rows, *rest))
     assert new_run(folder, run, '--seed', '3', '--record', str(tmp_path / 'record.json')) == 0
     assert {path.name for path in run.iterdir()} == {
         'settings.json', 'log.txt', 'metrics.jsonl', 'curve.png', 'montage.png', 'last.pth', 'best.pth',
@@ -333,9 +335,9 @@ def test_promote_copies_only_what_scores_higher(folder, tmp_path, capsys):
         assert shipped.read_bytes() == expected
     shipped.write_text('no weights')
     assert train.promote(1, tmp_path / 'random.pth', shipped, validation, force=True)
-    noisy, clean = validation
+    noisy = validation.noisy
     out = capsys.readouterr().out
-    assert out.count(f'{train.psnr(noisy, clean).mean():.3f} dB') == 4
+    assert out.count(f'{validation.psnr(noisy)[0]:.3f} dB') == 4
     assert (out.count('copied to'), out.count('not better')) == (4, 2)
 
 
@@ -362,6 +364,102 @@ def test_promote_from_the_command_line(folder, tmp_path, no_pictures, monkeypatc
     monkeypatch.setattr(denoisers, 'checkpoint', lambda project: tmp_path / f'shipped_{project}.pth')
     assert new_run(folder, tmp_path / 'run', '--promote', project=2) == 0
     assert (tmp_path / 'shipped_2.pth').read_bytes() == (tmp_path / 'run' / 'best.pth').read_bytes()
+
+
+def test_fine_tuning_begins_with_epoch_0(folder, tmp_path, no_pictures, monkeypatch):
+    """The best so far is better than that and than the noisy images."""
+    start = denoisers.new_model(1)
+    start.save(tmp_path / 'start.pth')
+    scores = iter([5., 3., 4., 6.])                     # of the noisy images, of the start, after each epoch
+    monkeypatch.setattr(datasets.Validation, 'psnr', lambda *images: (next(scores), None))
+    begun = []
+    monkeypatch.setattr(train.Run, 'draw_pairs', lambda run, epoch:
+                        begun.append((run.folder / 'best.pth').read_bytes()))
+    assert new_run(folder, tmp_path / 'run', '--weights', str(tmp_path / 'start.pth')) == 0
+    assert begun[0] == (tmp_path / 'start.pth').read_bytes() != (tmp_path / 'run' / 'best.pth').read_bytes()
+    history = metrics(tmp_path / 'run')
+    assert [(row['epoch'], row['val_psnr']) for row in history] == [(0, 3), (1, 4), (2, 6)]
+    assert history[0]['loss'] is history[0]['lr'] is None
+    marked = [line for line in (tmp_path / 'run' / 'log.txt').read_text().splitlines() if 'best so far' in line]
+    assert len(marked) == 1 and '2/2' in marked[0]
+
+
+# -------------------------------------------------------------------------------- a user's own pairs
+
+def test_without_clean_images_the_psnr_is_estimated(folder, tmp_path, monkeypatch, capsys):
+    own, run, drawn = tmp_path / 'own', tmp_path / 'run', []
+    own.mkdir()
+    torch.save(tuple(images(2, 6, 3, 16, 16, low=90, high=160).float() + 0.25), own / datasets.VAL_PAIRS_FILE)
+    shutil.copy(folder / data.TRAIN_FILE, own)
+    (own / 'set.json').write_text('{"range": [0, 4095]}')
+    monkeypatch.setattr(plots, 'montage', lambda path, versions, **options: drawn.append((list(versions), options)))
+    monkeypatch.setattr(denoisers, 'checkpoint', lambda project: tmp_path / 'shipped.pth')
+    denoisers.new_model(1).save(tmp_path / 'shipped.pth')
+    assert new_run(own, run, '--epochs', '1', '--promote', '--force') == 0
+    (row,) = metrics(run)
+    validation = train.read_validation(own)
+    model = denoisers.trained_model(1, run / 'best.pth')
+    value, error = validation.psnr(model.predict(validation.noisy, ensemble=False))
+    assert (row['val_psnr'], row['val_error']) == (pytest.approx(value, abs=1e-3), pytest.approx(error, rel=1e-2))
+    assert drawn[0][0] == ['noisy', 'denoised', 'other shot'] and not drawn[0][1]['with_psnr']
+    out = capsys.readouterr().out
+    assert f"{row['val_psnr']:.3f} ± {row['val_error']:.3f} dB" in out and out.count('estimated') == 3
+    settings = json.loads((run / 'settings.json').read_text())
+    assert (settings['range'], settings['estimated'], settings['swap']) == ([0, 4095], True, 'auto')
+
+
+def test_large_images_are_cropped(tmp_path):
+    """At random, the same in both versions, enough of each to cover it."""
+    first = torch.arange(150).view(150, 1) + torch.zeros(2, 3, 150, 20) + torch.tensor([0., 100.]).view(2, 1, 1, 1)
+    torch.save((first, first + 0.5), tmp_path / 'pairs.pkl')
+
+    def drawn(seed: int, epoch: int) -> torch.Tensor:
+        pairs = train.FixedPairs(tmp_path / 'pairs.pkl', None, seed)
+        pairs.draw(epoch, train.StopRequest())
+        assert pairs.first.shape == (4, 3, train.CROP, 20) and torch.equal(pairs.first + 0.5, pairs.second)
+        tops = pairs.first[:, 0, 0, 0] - torch.tensor([0, 0, 100, 100])
+        assert bool(((0 <= tops) & (tops <= 150 - train.CROP)).all())
+        assert torch.equal(pairs.first - pairs.first[:, :, :1], torch.arange(128.).view(128, 1).expand(4, 3, 128, 20))
+        return pairs.first
+
+    assert torch.equal(drawn(1, 2), drawn(1, 2))
+    assert not any(torch.equal(drawn(1, 2), other) for other in (drawn(1, 3), drawn(2, 2)))
+
+
+@pytest.mark.parametrize('kinds, cropped, asked, expected', [
+    ('ii', False, 'auto', 'pixels'), ('cc', False, 'auto', 'images'), ('ic', False, 'auto', 'auto'),
+    ('ic', True, 'auto', 'images'), ('ii', True, 'auto', 'pixels'), ('', False, 'auto', 'pixels'),
+    ('cc', False, 'pixels', 'pixels'), ('ii', True, 'images', 'images'),
+])
+@pytest.mark.parametrize('project', [1, 2])
+def test_what_is_swapped(project, kinds, cropped, asked, expected):
+    """kinds: of the pairs, independent or correlated noise; none of them for fresh noise."""
+    whole = None
+    if kinds:
+        noise = torch.randn(2, len(kinds), 3, 66, 66, generator=torch.Generator().manual_seed(0))
+        smooth = torch.nn.functional.avg_pool2d(noise.flatten(0, 1), 3, 1).view(2, len(kinds), 3, 64, 64)
+        whole = tuple(128 + 20 * torch.stack([pair[i] if kind == 'c' else noise[k, i, :, :64, :64]
+                                              for i, kind in enumerate(kinds)]) for k, pair in enumerate(smooth))
+    pairs = SimpleNamespace(whole=whole, first=whole and whole[0][..., :9] if cropped else whole and whole[0])
+    run = train.Run(None, {'swap': asked}, denoisers.new_model(project), pairs, None)
+    swap, line = run.choose_swap()
+    assert swap == expected
+    assert bool(line) == (asked == 'auto' and bool(kinds)) and ('everywhere' in line) == (cropped and kinds == 'ic')
+
+
+def test_compare(whole, folder, tmp_path, no_pictures, capsys):
+    empty, other = tmp_path / 'empty', tmp_path / 'other'
+    empty.mkdir()
+    assert new_run(folder, other, '--epochs', '1', '--lr', '1e-9', '--swap', 'images') == 0
+    capsys.readouterr()
+    assert train.main(['--compare', str(whole), str(empty), str(other)]) == 0
+    out, error = capsys.readouterr()
+    (_, *rows), best = out.splitlines(), max(record['val_psnr'] for record in metrics(whole))
+    assert [row.split()[0] for row in rows] == [str(other), str(whole)]         # the best last
+    assert f'{best:.3f}' in rows[1] and '2/2' in rows[1] and 'images' in rows[0] and '1.0e-09' in rows[0]
+    assert error.startswith(f'skipped {empty}: ') and error.count('\n') == 1
+    with pytest.raises(storage.UserError, match='--compare: expected the folder of a run'):
+        train.main(['--compare', str(empty)])
 
 
 # ------------------------------------------------------------------------------------ fresh noise
