@@ -301,15 +301,19 @@ def saturation(curves: list, points: list, label: str):
 
 @drawn
 def noises(rows: list):
-    """Gain over the noisy input, of the best blur and both projects, for each kind of noise."""
+    """Gain over the noisy input, of the best blur and both projects, for each kind of noise; hollow: weights that
+    were trained on the course's noise alone."""
     figure = new_figure(COLUMN, 0.54 + 0.128 * len(rows))
     H = figure.get_size_inches()[1]
     axes = place(figure, 1.06, 0.33, COLUMN - 1.12, H - 0.54)
     ys = range(len(rows))
     axes.axvline(0, color='black', lw=0.7)
-    for name, marker, colour in (('best blur', '|', 'black'), ('project 2', 's', RED), ('project 1', 'o', BLUE)):
-        axes.plot([row[name] - row['noisy input'] for row in rows], ys, marker, color=colour, label=name,
-                  markersize=7 if marker == '|' else 3.5, mew=1.2 if marker == '|' else 0)
+    for name, marker, colour in (('project 2, given', 's', RED), ('project 1, given', 'o', BLUE),
+                                 ('best blur', '|', 'black'), ('project 2', 's', RED), ('project 1', 'o', BLUE)):
+        hollow = name.endswith(', given')
+        axes.plot([row[name] - row['noisy input'] for row in rows], ys, marker, color=colour,
+                  label=None if hollow else name, mfc='none' if hollow else colour,
+                  markersize=7 if marker == '|' else 3.5, mew=1.2 if marker == '|' else 0.7 * hollow)
     axes.set_yticks(ys, [row['noise'].replace(' x ', ' × ').replace('sigma', 'σ') for row in rows], size=7)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis='y', length=0)

@@ -34,7 +34,7 @@ SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'
            *((f'nearest, kernel {n}', f'1,000 pairs, kernel {n}') for n in (3, 5, 7)),
            ('five', 'Gillyboeuf et al.'), ('five, rate 2', 'the same, rate 2')]
 
-STRONG = ('Gaussian, sigma 50', 'Poisson, 10 photons')         # the strongest of other noise
+CLEAN_ROW, HELD_OUT = 'no noise', 6                            # of `noises`: the first; how many last are held out
 # The trainings of the weights that ship; of an earlier network of project 1, one block at each of three levels; one
 # epoch from fresh weights in float32.
 SHIPPED, SHALLOW, FRESH = {1: 'cuda_deep', 2: 'shipped'}, 'cuda_1', 'fresh_1'
@@ -234,6 +234,20 @@ def training(rec: Records, project: int, name: str) -> dict:
             'processor': runs[0]['machine']['processor']}
 
 
+def mixed_training(rec: Records, project: int) -> dict:
+    """The last part of the training, with other noise, and what it cost on the course's: by the evaluation before it
+    and the newest one."""
+    name = f'mixed_{project}'
+    command = next(run['command'] for run in rec.runs('training') if run['rows'][0]['training'] == name)
+    pairs = int(re.search(r'--pairs (\d+)', command)[1])
+    model = f'project {project}'
+    before, after = ({Path(row['file']).stem: row['psnr'] for row in run['rows'] if row['model'] == model}
+                     for run in rec.runs('evaluation')[-2:])
+    return {**in_words(training(rec, project, name)), 'pairs': f'{pairs:,}',
+            'cost': signed(after['real_val'] - before['real_val']),
+            'cost_val': signed(after['val_data'] - before['val_data'])}
+
+
 def in_words(trained: dict) -> dict:
     return {key: text for key, text in trained.items() if isinstance(text, str)}
 
@@ -352,8 +366,9 @@ def depth(found: dict) -> dict:
 
 
 def noise_table(rows: list) -> list:
-    names = ('noisy input', 'best blur', 'project 1', 'project 2')
-    return [[row['noise'].replace(' x ', ' × ').replace('sigma', 'σ'), *(fixed(row[name]) for name in names)]
+    names = ('noisy input', 'best blur', 'project 1, given', 'project 1', 'project 2, given', 'project 2')
+    return [[row['noise'].replace(' x ', ' × ').replace('sigma', 'σ'),
+             *(fixed(None if (row['noise'], name) == (CLEAN_ROW, 'noisy input') else row[name]) for name in names)]
             for row in rows]
 
 
@@ -365,14 +380,20 @@ def speedrun_table(rec: Records) -> list:
 
 
 def other_noise(rows: list, project: str) -> dict:
-    """Where a project is ahead of the best blur, and where it is worst."""
-    ahead = [row[project] - row['best blur'] for row in rows if row['noise'].startswith('blocks')]
-    behind = [row['best blur'] - row[project] for row in rows if row['noise'] in STRONG]
-    worst = min(rows, key=lambda row: row[project] - row['noisy input'])
-    return {'images': str(max(row['images'] for row in rows)),
-            'blocks': between(ahead, 1), 'finest': signed(ahead[0]), 'coarser': between(ahead[1:], 1),
-            'strong': between(behind, 1),
-            'worst': worst['noise'].replace('sigma', 'σ'), 'loss': fixed(worst['noisy input'] - worst[project], 1)}
+    """What a project does to other noise, now and with the weights that were trained on the course's noise alone
+    ("given"): its PSNR without noise, its gain where there is some, and where it is behind its input or the blur."""
+    none, noisy = rows[0], rows[1:]
+    gains, earlier = ([row[name] - row['noisy input'] for row in noisy] for name in (project, f'{project}, given'))
+    words = [row['noise'].replace('sigma', 'σ').replace(' x ', ' × ') for row in noisy]
+    behind = {kind: '; '.join(f'{word} ({fixed(row[kind] - row[project])} dB)' for word, row in zip(words, noisy)
+                              if row[kind] > row[project]) or 'none' for kind in ('noisy input', 'best blur')}
+    ahead = [now - then for now, then in zip(gains, earlier)]
+    least = min(range(len(noisy)), key=lambda k: gains[k])
+    return {'images': str(max(row['images'] for row in rows)), 'none': fixed(none[project], 1),
+            'held': str(HELD_OUT), 'none_before': fixed(none[f'{project}, given'], 1), 'ahead': between(ahead, 1),
+            'least': words[least], 'least_gain': signed(gains[least]), 'worst_before': fixed(min(earlier), 1),
+            'worst_noise': words[min(range(len(noisy)), key=lambda k: earlier[k])],
+            'below_input': behind['noisy input'], 'below_blur': behind['best blur']}
 
 
 def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
@@ -394,7 +415,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'noisy': scores(noisy), 'p1': scores(ours),
         'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
         'ensemble': between([ours[n]['psnr'] - single[n]['psnr'] for n in SETS]),
-        'training': in_words(trained), 'search': choices_1(found),
+        'training': in_words(trained), 'mixed': mixed_training(rec, 1), 'search': choices_1(found),
         'numbers': numbers(found, SEARCH_1 + LONGER_1), 'fresh': in_words(training(rec, 1, FRESH)),
         'longer': longer(rec, found),
         'shallow': in_words(training(rec, 1, SHALLOW)), 'depth': depth(found),
@@ -410,7 +431,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'network_1': lambda: figures.network_1(net.widths, [len(blocks) for blocks in net.encoder]),
         'variants': lambda: figures.variants(groups(found, SEARCH_1), 'PSNR on centre squares (dB)'),
         'saturation': lambda: figures.saturation(*courses(rec, found), 'PSNR on val_data (dB)'),
-        'noises': lambda: figures.noises(rec.last('noises')),
+        'noises': lambda: figures.noises(rec.last('noises')[1:]),
         'pictures': lambda: figures.pictures(pictures(), VERSIONS, PARTS),
     }
     return values, drawings
@@ -506,7 +527,7 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'images': {name: f"{ours[name]['images']:,}" for name in SETS},
         'noisy': scores(noisy), 'p2': scores(ours), 'best': {'real': fixed(BEST_2['real'])}, 'exact': exactness(rec),
         'ensemble': between([ours[n]['psnr'] - single[n]['psnr'] for n in SETS]),
-        'training': in_words(trained), 'speed': speed(rec),
+        'training': in_words(trained), 'mixed': mixed_training(rec, 2), 'speed': speed(rec),
         'speed_table': speed_table(rec), 'twin': twin(rec), 'numbers': numbers(found, SEARCH_2 + LONGER_2),
         'search': {name: compare(found, name, base) for name, base in pairs.items()}, 'table': rows,
         'seeds': seeds(rec, SEEDS_2), 'pooling': pooling(rec),
