@@ -3,12 +3,12 @@
 To read it in ten minutes:
 1. `Module` and `Sequential`: a module has one primitive, `forward_and_vjp`, which returns the output y = f(x) and
    a function, the vector-Jacobian product. Given dL/dy it adds dL/dw to each parameter's gradient and returns dL/dx.
-2. "A convolution and its two derivatives", `convolve` and `Window`: the rules, and the ten lines that apply them.
-3. `Conv2d`, `ReLU`, `MSE` and `SGD`: each derivative stands beside its function.
+2. "A convolution and its two derivatives", `convolve` and `Window`: the rules, and the lines that apply them.
+3. `Conv2d`, `ReLU`, `MSE` and `SGD`: the blocks, the loss and the optimizer around them.
 4. `build_network` and `Model`: the denoiser of the assignment, and how it is trained.
 To skip at first: `Tiles` (a faster way to the same result), the checks, the checkpoints.
 
-From outside a tensor has the shape (N, C, H, W); in memory the order is C, H, W, N. With the batch as the last
+Users see tensors of the shape (N, C, H, W); in memory the order is C, H, W, N. With the batch as the last
 dimension all images take part in one matrix product, and copying what a window sees moves N neighbouring numbers at a
 time. The columns are built for a few rows of the output at a time, in a buffer that is reused.
 """
@@ -183,7 +183,7 @@ _numbers = itertools.count(1)       # of the applications
 
 
 def differentiable(module: Module) -> Callable:
-    """A module's `forward_and_vjp`; if a subclass overrides `forward` or `backward` instead, these in its form."""
+    """A module's `forward_and_vjp`, or what stands for it if a subclass overrides `forward` or `backward`."""
     for kind in type(module).__mro__:
         if 'forward_and_vjp' in vars(kind):
             return module.forward_and_vjp
@@ -192,7 +192,7 @@ def differentiable(module: Module) -> Callable:
 
 
 def forward_then_backward(module: Module, *input) -> tuple:
-    """The `forward` and `backward` of a subclass that defines these, in the form of `forward_and_vjp`: closures are
+    """The `forward` and `backward` of a subclass that defines these, as a `forward_and_vjp`: closures are
     independent as long as the two are not called directly in between."""
     output, module._last_input = module.forward(*input), input
 
@@ -284,10 +284,11 @@ def number_of(name: str, value, least: float = 0) -> float:
 #
 # In one dimension, let the input x have 4 numbers and the kernel w 2 (its taps). Put what the window sees at each
 # of its 3 places into a column. The convolution y is then a matrix product; `fold`, which adds each number in
-# the columns back to where it came from, is the transpose of `unfold`:
+# the columns back to where it came from, is the transpose of `unfold` (c_kp: tap k, place p):
 #     unfold(x) = x0 x1 x2      y = w @ unfold(x) = w0 x0 + w1 x1,  w0 x1 + w1 x2,  w0 x2 + w1 x3
 #                 x1 x2 x3      fold(c) = c00,  c01 + c10,  c02 + c11,  c12
-# Let u = unfold(x), so y_mp = sum_k w_mk u_kp: channel m of the output, tap k, place p. w_mk takes part in y_mp at
+# With several channels, k counts the taps of all input channels, and w is a matrix with a row for each output channel.
+# Let u = unfold(x), so y_mp = sum_k w_mk u_kp: output channel m, tap k, place p. w_mk takes part in y_mp at
 # every place p, with the factor u_kp; u_kp in y_mp of every channel m, with the factor w_mk. The chain rule sums them:
 #     dL/dw_mk = sum_p dL/dy_mp u_kp        dL/dw = dL/dy @ u^T
 #     dL/du_kp = sum_m w_mk dL/dy_mp        dL/du = w^T @ dL/dy
@@ -300,7 +301,8 @@ def number_of(name: str, value, least: float = 0) -> float:
 # (M, Ho, Wo, N): a convolution maps the large side to the small one, a transposed convolution the small side to the
 # large one. The weight is (M, C / groups, kh, kw) for both. W, X and Y are the matrices of the weight, of the large
 # side (its columns) and of the small side, for some rows of places: (B, M / groups, K), (B, K, P), (B, M / groups, P).
-# B = groups, which are multiplied apart; K counts the taps of a group's channels, P the places in all images.
+# B = groups, each of which has a product of its own; K counts the taps of a group's channels, P the places in all
+# images. `multiply(out, a, b)` adds a @ b to its first argument, or overwrites it with a @ b, and returns it.
 
 def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor], shape: tuple) -> tuple:
     """y = weight @ unfold(x) + bias: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) or None, shape
@@ -309,7 +311,7 @@ def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor]
     y = x.new_empty(*shape, x.shape[3]).copy_(bias.view(-1, 1, 1, 1) if bias is not None else x.new_zeros(1))
     for rows in window.rows(W, padded):
         X, Y = window.unfold(padded, rows), window.products(y, rows)    # (B, K, P), (B, M / groups, P)
-        window.join(y, rows, multiply(Y, W, X, window.in_place))        # y += W @ X
+        window.join(y, rows, multiply(Y, W, X, add=window.in_place))    # y += W @ X
 
     def vjp(dy, dw):
         padded, dW = window.padded(x), dw.new_zeros(W.shape)
@@ -317,7 +319,8 @@ def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor]
         for rows in window.rows(W, padded):
             X, dY = window.unfold(padded, rows), window.split(dy, rows)
             multiply(dW, dY, X.transpose(1, 2))                         # dW += dY @ X^T
-            window.fold(dx, rows, multiply(X, W.transpose(1, 2), dY, False))    # dx += fold(W^T @ dY)
+            dX = multiply(X, W.transpose(1, 2), dY, add=False)          # W^T @ dY, in the memory of X
+            window.fold(dx, rows, dX)                                   # dx += fold(W^T @ dY)
         window.add_to_weight(dw, dW)
         return window.middle(dx)
 
@@ -326,21 +329,22 @@ def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor]
 
 def convolve_transposed(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor], shape: tuple) -> tuple:
     """y = fold(weight^T @ x) + bias: x (M, H, W, N), weight (M, C / groups, kh, kw), bias (C,) or None, shape
-    (C, Ho, Wo) -> y (C, Ho, Wo, N), and vjp(dy, dw), as above."""
+    (C, Ho, Wo) -> y (C, Ho, Wo, N), and vjp(dy, dw), as above. Here y is the large side, X and dX are its columns."""
     W, (C, H, W_), (ph, pw) = window.matrix(weight), shape, window.padding
     y = x.new_zeros(C, H + 2 * ph, W_ + 2 * pw, x.shape[3])             # (C, Hp, Wp, N)
     for rows in window.rows(W, y):
-        Y, X = window.columns(y, rows), window.split(x, rows)           # (B, K, P), (B, M / groups, P)
-        window.fold(y, rows, multiply(Y, W.transpose(1, 2), X, False))  # y += fold(W^T @ X)
+        X, Y = window.columns(y, rows), window.split(x, rows)           # (B, K, P), (B, M / groups, P)
+        window.fold(y, rows, multiply(X, W.transpose(1, 2), Y, add=False))      # y += fold(W^T @ Y)
     if bias is not None:
         y += bias.view(-1, 1, 1, 1)
 
     def vjp(dy, dw):
         padded, dW, dx = window.padded(dy), dw.new_zeros(W.shape), x.new_zeros(x.shape)
         for rows in window.rows(W, padded):
-            dY, X = window.unfold(padded, rows), window.split(x, rows)
-            multiply(dW, X, dY.transpose(1, 2))                         # dW += X @ dY^T
-            window.join(dx, rows, multiply(window.products(dx, rows), W, dY, window.in_place))  # dx += W @ dY
+            dX, Y = window.unfold(padded, rows), window.split(x, rows)
+            multiply(dW, Y, dX.transpose(1, 2))                         # dW += Y @ dX^T
+            dY = window.products(dx, rows)
+            window.join(dx, rows, multiply(dY, W, dX, add=window.in_place))     # dx += W @ dX
         window.add_to_weight(dw, dW)
         return dx
 
@@ -354,10 +358,10 @@ class Window(NamedTuple):
     stride: tuple
     padding: tuple
     dilation: tuple
-    batch: int                          # B, matrices that are multiplied apart
+    batch: int                          # B, the number of matrix products
     mixed: bool                         # products take and give bfloat16
     places: tuple = (0, 0)
-    in_place = True                     # `products` is a part of y, to which the products are added
+    in_place = True                     # `products` is a view of y: what is added to it is in y, with nothing to join
 
     @property
     def extent(self) -> tuple:
@@ -449,21 +453,24 @@ class Window(NamedTuple):
         return self.matrices(y[:, rows])                        # a view, since y is contiguous
 
     def join(self, y: Tensor, rows: slice, Y: Tensor) -> None:
-        """The transpose of `split`: add (B, M / groups, P) to (M, Ho, Wo, N); here it is a part of that already."""
+        """The transpose of `split`: add (B, M / groups, P) to (M, Ho, Wo, N). Here it is a view of that: nothing to do."""
 
 
 # Fewer products. Two neighbouring outputs of two taps need three products, not four (Winograd's minimal filtering
 # F(2, 2); Lavin and Gray 2016, arxiv.org/abs/1509.09308):
 #     y0 = x0 w0 + x1 w1 = m0 + m1      with m0 = (x0 - x1) w0,  m1 = x1 (w0 + w1),  m2 = (x2 - x1) w1
 #     y1 = x1 w0 + x2 w1 = m1 + m2
-# x1 w0 is needed in y1 alone and x1 w1 in y0 alone, so m1 is shared; m0 and m2 correct it. The next two outputs use
-# x2, x3, x4. A kernel of 2 s taps at stride s reduces to this case: read x0, x1, x2 as blocks of s pixels, w0, w1 as
-# blocks of s taps, and the pixels of a block as channels. With s = 2, x = 1 2 3 4 5 6 and w = 1 0 2 1:
+# m1 is shared: it has x1 w1, which y0 needs, and x1 w0, which y1 needs; the other one cancels in each sum, as in
+# m0 + m1 = x0 w0 - x1 w0 + x1 w0 + x1 w1. The next two outputs use x2, x3, x4. A kernel of 2 s taps at stride s
+# reduces to this case: read x0, x1, x2 as blocks of s pixels, w0, w1 as blocks of s taps, and the pixels of a block as
+# channels. With s = 2, x = 1 2 3 4 5 6 and w = 1 0 2 1:
 #     y0 = 1 + 0 + 6 + 4 = 11,  y1 = 3 + 0 + 10 + 6 = 19
 #     m0 = (-2 -2).(1 0) = -2,  m1 = (3 4).(3 1) = 13,  m2 = (2 2).(2 1) = 6,  m0 + m1 = 11,  m1 + m2 = 19
-# Applied along both dimensions of an image, four outputs of 2 x 2 taps (or blocks of taps), a tile, need 3 x 3
-# products instead of 16. So `unfold` takes differences of blocks, `matrix` sums of taps and `join` sums of products;
-# between them stand 9 matrices instead of one. All are linear, and the derivatives use their transposes.
+# Applied along both dimensions of an image, one after the other, four outputs of 2 x 2 taps (or blocks of taps), a
+# tile, need 3 x 3 products instead of 4 x 4. So `unfold` takes differences of blocks, `matrix` sums of taps and `join`
+# sums of products; between them stand 9 matrix products instead of one. All are linear, and the derivatives use their
+# transposes: `fold`, `add_to_weight` and `split`. Along one dimension, the differences and their transpose are
+#     x0 - x1,  x1,  x2 - x1     and     c0,  c1 - c0 - c2,  c2     (x1 stands in all three, with the signs - + -).
 
 FEW = 64        # below so many (input, output) channel pairs, tiles cost more than they save (measured on a CPU)
 
@@ -544,15 +551,15 @@ def sums_transposed(a: Tensor, m: Tensor) -> Tensor:
 # -- products and memory
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> Tensor:
-    """out + a @ b, or a @ b, in `out`: (B, M, K) @ (B, K, P). The error of a float32 sum grows with its length: runs
-    of 512 terms are summed apart. Where out is small (dL/dw of few channels: K is all places) these would be many tiny
+    """Write out + a @ b, or a @ b, to `out`, and return it: (B, M, K) @ (B, K, P). The error of a float32 sum grows
+    with its length: runs of 512 terms are summed apart. Where out is small (dL/dw of few channels: K is all places) these would be many tiny
     products: there, the runs are longer and are multiplied at once, as long as they make at most 2^18 sums.
     bfloat16 operands give a product rounded to bfloat16, which is then added."""
     run, K = 512, a.shape[2]
     if a.element_size() == 2:
         return out.add_(a @ b) if add else out.copy_(a @ b)
     if not add and out.shape[1] * out.shape[2] < 400:
-        out.zero_()             # small products are a loop in PyTorch 1.13, which multiplies by beta = 0, even NaN
+        out.zero_()             # PyTorch 1.13 multiplies what is there by beta = 0 if it is small: NaN stays NaN
     runs = min(K // run, 2 ** 18 // max(1, out.numel())) if len(out) == 1 else 1
     if runs > 1:
         rest = K % runs
@@ -575,7 +582,7 @@ def scratch(name: str, like: Tensor, *shape: int) -> Tensor:
     step on 16 pairs has 1,900 page faults."""
     size, buffers = math.prod(shape), vars(_local)
     key = f'{name} {like.dtype} {like.device}'
-    if key not in buffers or len(buffers[key]) < size or buffers[key].is_inference():   # of no use outside that mode
+    if key not in buffers or len(buffers[key]) < size or buffers[key].is_inference():   # unusable outside that mode
         empty(0, device='cpu').byte().new_empty(31 * 2 ** 20)
         buffers[key] = like.new_empty(size)
     return buffers[key][:size].view(shape)
@@ -776,7 +783,7 @@ class Upsampling(Conv2d):
         self._check(x, size)
         weight, bias = self._parameters()
         window, merged, unmerge = self.merged(weight)
-        few = self.in_channels * self.out_channels // self.groups < FEW     # nothing is saved: PyTorch's order of sums
+        few = self.in_channels * self.out_channels // self.groups < FEW     # nothing to save: sum in PyTorch's order
         if self.stride != (1, 1) or min(window.padding) < 0 or few:         # or it is no transposed convolution
             x, nearest_vjp = NearestUpsampling(self.scale_factor).forward_and_vjp(x)
             y, convolution_vjp = super().forward_and_vjp(x)
