@@ -1,15 +1,24 @@
-"""Make noisy pairs in the course's format, from photographs or from nothing at all.
+"""Make noisy pairs in the course's format: from photographs, from noisy shots of your own, or from nothing at all.
 
     python -m others.data photos FOLDER --out data --train 50000 --val 1000 --seed 0
     python -m others.data photos FOLDER --out data/mixed --other-noise 0.2
+    python -m others.data pairs A B --out mine
     python -m others.data demo --out data/demo
     python -m others.data centre FOLDER --out data/centre.pkl
 
-The first two write two files for `torch.load`, each a pair of uint8 tensors (N, 3, 32, 32): in
+`photos` and `demo` write two files for `torch.load`, each a pair of uint8 tensors (N, 3, 32, 32): in
 `train_data.pkl` two noisy versions of the same images, in `val_data.pkl` (noisy, clean). No
-photograph serves both. The third writes (noisy, clean) of the largest square in the middle of each
-photograph that the first (with its default seed) keeps for validation.
+photograph serves both.
+
+`pairs` takes two or more folders with noisy shots of the same scenes, under the same name in each, of 8 bits or
+more. It writes random crops of them to `train_data.pkl` and, of other scenes, `val_data.pkl` if there are clean
+images, else `val_pairs.pkl`, (noisy, other noisy); what it found in each scene to the screen and to `set.json`;
+and a picture of the noise, `pairs.png`.
+
+`centre` writes (noisy, clean) of the largest square in the middle of each photograph that `photos` (with its default
+seed) keeps for validation.
 """
+import collections
 import math
 import os
 import sys
@@ -19,11 +28,12 @@ from typing import Callable, Iterator, Optional, Sequence
 
 import torch
 
-from others.common import cli, storage
+from others.common import cli, pairs, storage
+from others.common.datasets import TRAIN_FILE, VAL_FILE, VAL_PAIRS_FILE
 from others.common.dead_leaves import dead_leaves
 from others.common.metrics import psnr
 
-TRAIN_FILE, VAL_FILE = 'train_data.pkl', 'val_data.pkl'
+OF_A_SET = TRAIN_FILE, VAL_FILE, VAL_PAIRS_FILE, pairs.SUMMARY, pairs.PICTURE
 PICTURES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm'}
 
 SIZE = 32               # pixels on a side of the images that are made
@@ -33,6 +43,7 @@ VAL_SHARE = 0.1         # of the photographs, kept for validation
 OTHER_BLOCKS = (2, 6)   # pixels on a side of a block of other noise: smaller than the course's
 LARGEST_SIGMA = 50      # of Gaussian noise, on the scale 0..255
 PHOTONS = (8, 2000)     # of a white pixel, on average: Poisson noise
+ALIKE = 0.4             # correlation of noisy shots of a scene: .45 to 1 in microscopes' and renders'
 SPLIT_SEED = 0          # of that choice, where a set is to go with others: the default seed of a set
 SQUARES_PER_CANVAS = 10 # of dead leaves, a picture
 
@@ -120,15 +131,22 @@ def centre_square(photo: torch.Tensor) -> torch.Tensor:
 
 
 def read_photo(path: Path) -> torch.Tensor:
-    """uint8 (3, H, W), colours; ValueError if it is too small or deep, OSError if it is no image."""
+    """uint8 (3, H, W), colours; of more than 8 bits, scaled. ValueError if it is too small or floating point,
+    OSError if it is no image, UserError if its depth cannot be read."""
     from PIL import Image
 
     with Image.open(path) as image:
         if min(image.size) < SMALLEST_PHOTO:
             raise ValueError(f'{image.width} x {image.height} pixels, '
                              f'at least {SMALLEST_PHOTO} on each side are needed')
-        if image.mode[0] in 'IF':                           # I, I;16, F, which `convert` would make white or black
-            raise ValueError('grey with more than 8 bits, expected 8')
+        # Of more than 8 bits, `convert` makes white or black, or takes one byte.
+        if image.mode[0] in 'IF' or image.format == 'PPM' or ';16' in str(image.tile):
+            from others.common import images
+
+            values = images.read(path).values
+            if values.dtype.kind == 'f':
+                raise ValueError('floating point, expected 8 or 16 bits')
+            return images.to_tensor(values, *images.value_range(values))[0].round().byte()
         image = image.convert('RGB')
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
@@ -143,9 +161,13 @@ def usable_photos(folder: Path, argument: str = 'FOLDER') -> list:
     """
     if not folder.is_dir():
         raise storage.UserError(f'{argument}: {folder} is not a folder, expected one with photographs')
-    paths = sorted(path for path in folder.rglob('*')
-                   if path.suffix.lower() in PICTURES and path.is_file())
-    usable, refused = [], []
+    paths, refused = pictures_below(folder)
+    shots = shots_of_one_scene(paths)
+    if shots:
+        raise storage.UserError(
+            f'{argument}: {shots[0]} and {shots[1]} show the same scenes; if they are noisy shots, they are for '
+            f'`python -m others.data pairs {shots[0]} {shots[1]}`; if not, name the one folder to take')
+    usable = []
     for path in cli.progress(paths, len(paths), 'checking photographs'):
         try:
             read_photo(path)
@@ -159,6 +181,58 @@ def usable_photos(folder: Path, argument: str = 'FOLDER') -> list:
     if len(usable) < 2:
         raise storage.UserError(f'{argument}: {folder} holds {len(usable)} usable photographs, expected at least 2')
     return usable
+
+
+def pictures_below(folder: Path) -> tuple:
+    """(the picture files in the folder and below it, sorted; lines that name the folders that cannot be read).
+
+    Links are followed, once: a file that can be reached in several ways, which would otherwise serve both training and
+    validation, is taken once."""
+    found, seen, refused = {}, set(), []
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        if here.resolve() in seen:
+            continue
+        seen.add(here.resolve())
+        try:
+            entries = sorted(here.iterdir())
+        except OSError as error:
+            refused.append(f'skipped {here}: {error.strerror}')
+            continue
+        folders = [path for path in entries if path.is_dir()]
+        waiting[:0] = [path for path in folders if path.is_symlink()]       # after those that are there themselves
+        waiting += [path for path in folders if not path.is_symlink()]
+        for path in entries:
+            if path.suffix.lower() in PICTURES and path.is_file():
+                found.setdefault(path.resolve(), path)
+    return sorted(found.values()), refused
+
+
+def shots_of_one_scene(paths: list) -> Optional[tuple]:
+    """Two folders whose files have the same names and show the same: (Path, Path), or None."""
+    parents = collections.defaultdict(list)
+    for path in paths:
+        parents[path.name].append(path.parent)
+    pairs_of_folders = collections.Counter(tuple(folders[:2]) for folders in parents.values() if len(folders) > 1)
+    for (first, second), count in pairs_of_folders.most_common(1):
+        names = [name for name, folders in parents.items() if folders[:2] == [first, second]]
+        alike = [likeness(first / name, second / name) for name in names[::math.ceil(count / 8)]]
+        if 2 * count >= sum(path.parent == first for path in paths) and sum(alike) > ALIKE * len(alike):
+            return first, second
+    return None
+
+
+def likeness(first: Path, second: Path) -> float:
+    """How far the pixels of two photographs correlate; 0 if they cannot be compared."""
+    try:
+        a, b = (read_photo(path).float().mean(0) for path in (first, second))
+        a, b = a - a.mean(), b - b.mean()
+        return float((a * b).mean() / (a.square().mean() * b.square().mean()).sqrt().clamp(min=1e-6))
+    except ImportError:
+        raise
+    except Exception:                               # what cannot be read is told later; or the sizes differ
+        return 0.
 
 
 def split_photos(folder: Path, generator: torch.Generator, argument: str = 'FOLDER') -> tuple:
@@ -179,7 +253,7 @@ def make_from_photos(folder, out, train: int = 50000, val: int = 1000, seed: int
     UserError if there are fewer than two, if `out` cannot be written to, or, without `force`, if it
     holds one of the files.
     """
-    prepare([Path(out, name) for name in (TRAIN_FILE, VAL_FILE)], force)
+    prepare([Path(out, name) for name in OF_A_SET], force)
     generator = torch.Generator().manual_seed(seed)
     train_photos, val_photos = split_photos(Path(folder), generator)
     make_set(Path(out), (train_photos, train), (val_photos, val), read_photo, generator, other_noise)
@@ -190,7 +264,7 @@ def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool
 
     UserError if it cannot be written to, or, without `force`, if it holds one of the files.
     """
-    prepare([Path(out, name) for name in (TRAIN_FILE, VAL_FILE)], force)
+    prepare([Path(out, name) for name in OF_A_SET], force)
     generator = torch.Generator().manual_seed(seed)
 
     def canvases(n: int) -> range:
@@ -198,6 +272,23 @@ def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool
 
     make_set(Path(out), (canvases(train), train), (canvases(val), val),
              lambda _: dead_leaves(generator), generator)
+
+
+@cli.threads(1)
+def make_from_pairs(folders, out, clean=None, size: int = 64, train: int = 5000, holdout: float = 0.1, seed: int = 0,
+                    range: Optional[Sequence] = None, force: bool = False) -> None:
+    """Write the files of a set to the folder `out`, from noisy shots of the same scenes in two or more folders.
+
+    clean: the folder of the clean images, if there are any, for validation. size: pixels on a side of the crops.
+    holdout: the share of the scenes for validation. range: what black and white are, [low, high], or ['data'] for the
+    smallest and the largest value of all shots; by default the range of the files' type.
+
+    UserError if a folder holds no images, if no scene has two usable shots, or as `make_from_photos`.
+    """
+    prepare([Path(out, name) for name in OF_A_SET], force)
+    files, told = pairs.make_set(list(map(Path, folders)), clean and Path(clean), size, train, holdout, seed, range)
+    save_set(Path(out), files, OF_A_SET)
+    print(f'{out}: {told} (see {Path(out, pairs.PICTURE)})')
 
 
 @cli.threads(1)
@@ -233,7 +324,7 @@ def make_set(out: Path, train: tuple, val: tuple, read: Callable,
     """Make both files, each from (sources, n), and say so. `read`, `n`, `other`: see `make_pairs`."""
     noisy, _, clean = make_pairs(*val, 'validation pairs', read, generator)
     first, second, _ = make_pairs(*train, 'training pairs', read, generator, other)
-    save_set(out, {VAL_FILE: (noisy, clean), TRAIN_FILE: (first, second)})
+    save_set(out, {VAL_FILE: (noisy, clean), TRAIN_FILE: (first, second)}, OF_A_SET)
     print(f'{out}: {len(first)} training and {len(noisy)} validation pairs, '
           f'noisy against clean {psnr(noisy, clean).mean():.2f} dB')
 
@@ -283,24 +374,43 @@ def existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def save_set(folder: Path, files: dict) -> None:
-    """Write {name: tensors} to the folder, which is made, all or none: older files stay on an error."""
+def save_set(folder: Path, files: dict, replaced: Sequence = ()) -> None:
+    """Write {name: tensors, or bytes} to the folder, which is made, all or none: older files stay on an error.
+    replaced: names of files that do not belong to the set unless it writes them."""
     with tempfile.TemporaryDirectory(dir=existing(folder)) as temporary:
-        for name, tensors in files.items():
-            storage.write_tensors(Path(temporary, name), tensors)
+        for name, content in files.items():
+            write = storage.write if isinstance(content, bytes) else storage.write_tensors
+            write(Path(temporary, name), content)
         folder.mkdir(parents=True, exist_ok=True)
         for name in files:
             os.replace(Path(temporary, name), folder / name)
+        for name in set(replaced).difference(files):
+            (folder / name).unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------- command line
 
 def main(arguments: Optional[Sequence] = None) -> int:
     parser = cli.parser('data', __doc__)
-    commands = parser.add_subparsers(required=True, metavar='photos | demo | centre')
+    commands = parser.add_subparsers(required=True, metavar='photos | pairs | demo | centre')
     photos = commands.add_parser('photos', help='from a folder of photographs',
                                  epilog='example: python -m others.data photos Pictures --out data')
     photos.add_argument('folder', metavar='FOLDER', help='searched with all the folders in it')
+    shots = commands.add_parser('pairs', help='from noisy shots of the same scenes, in two or more folders',
+                                epilog='example: python -m others.data pairs shots/A shots/B --out mine')
+    shots.set_defaults(make=make_from_pairs)
+    option = shots.add_argument
+    option('folders', nargs='+', metavar='FOLDER', help='two or more; the shots of a scene have the same name in each')
+    option('--out', default='data/pairs', help='folder for the files (%(default)s)')
+    option('--clean', metavar='FOLDER', help='clean images of the same names, only to measure on')
+    option('--size', type=cli.integer(8), default=64, help='pixels on a side of the crops (%(default)s)')
+    option('--train', type=cli.integer(1), default=5000, help='training pairs (%(default)s)')
+    option('--holdout', type=cli.share, default=0.1, metavar='SHARE',
+           help='of the scenes, for validation, at least one (%(default)s; 0: none)')
+    option('--seed', type=cli.integer(0), default=0, help='of all that is random (%(default)s)')
+    option('--range', nargs='+', metavar='VALUE', help='LOW HIGH, the values of black and white, or the word data: '
+           "the smallest and the largest value of all shots (default: the range of the files' type, for floats 0 1)")
+    option('--force', action='store_true', help='replace files that are there')
     demo = commands.add_parser('demo', help='from random shapes, without photographs',
                                epilog='example: python -m others.data demo --out data/demo')
     for command, make, out, train, val in ((photos, make_from_photos, 'data', 50000, 1000),

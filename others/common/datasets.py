@@ -7,6 +7,7 @@ import torch
 from others.common.storage import UserError
 from others.common.metrics import estimated_psnr, load_pairs, psnr
 
+TRAIN_FILE = 'train_data.pkl'                                   # (noisy, other noisy)
 VAL_FILE, VAL_PAIRS_FILE = 'val_data.pkl', 'val_pairs.pkl'      # (noisy, clean); (noisy, other noisy)
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, unfold
 from others import data
 from others.common import storage
 from others.common.dead_leaves import fractal_noise, topmost
-from others.common.metrics import load_pairs, psnr
+from others.common.metrics import load_pairs, psnr, psnr_bound
 from others.tests.conftest import images
 
 SIGMAS = 4              # a correct sampler fails a check with a probability of 1 in 16,000
@@ -139,7 +139,7 @@ def test_no_photograph_gives_both_training_and_validation_pairs(photos, tmp_path
     assert changes > 30                                         # 17 if not in random order
     out, err = capsys.readouterr()
     assert out.strip() == f'{tmp_path / "out"}: 54 training and 9 validation pairs, ' \
-                          'noisy against clean inf dB'
+                          f'noisy against clean {psnr_bound(noisy):.2f} dB'
     assert [line.split(',')[0] for line in err.splitlines()] == [
         'checking photographs: 20 of 20', 'validation pairs: 9 of 9', 'training pairs: 54 of 54']
 
@@ -169,7 +169,7 @@ def test_fewer_pairs_than_photographs_and_two_photographs(photos, tmp_path):
 
 @pytest.mark.parametrize('mode, colour, expected', [
     ('L', 77, [77] * 3), ('CMYK', (0, 255, 255, 0), [255, 0, 0]), ('P', 0, [1, 2, 3]),
-    ('RGBA', (9, 8, 7, 100), [9, 8, 7])])
+    ('RGBA', (9, 8, 7, 100), [9, 8, 7]), ('I;16', 77 * 257, [77] * 3)])
 def test_photographs_of_other_kinds_become_colours(tmp_path, mode, colour, expected):
     image = Image.new(mode, (70, 65), colour)
     if mode == 'P':
@@ -187,18 +187,67 @@ def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, c
     (photos / 'empty.webp').touch()
     (photos / 'notes.txt').write_text('no picture, and not said to be one')
     Image.new('RGB', (63, 500)).save(photos / 'small.jpeg')
-    Image.new('I;16', (99, 99), 40000).save(photos / 'deep.png')
+    Image.new('F', (99, 99), 40000).save(photos / 'deep.tif')
     Image.fromarray(images(99, 99, 3).numpy()).save(photos / 'cut.jpg')
     (photos / 'cut.jpg').write_bytes((photos / 'cut.jpg').read_bytes()[:2000])
     capsys.readouterr()
     make('photos', photos, '--out', tmp_path / 'after', *sizes)
     assert contents(tmp_path / 'before') == contents(tmp_path / 'after')
     skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith('skipped')]
-    reasons = {'00.jpg': 'cannot identify', 'cut.jpg': 'truncated', 'deep.png': 'more than 8 bits',
+    reasons = {'00.jpg': 'cannot identify', 'cut.jpg': 'truncated', 'deep.tif': 'floating point',
                'empty.webp': 'cannot identify', 'small.jpeg': '63 x 500 pixels, at least 64'}
     assert len(skipped) == len(reasons)
     for line, (name, reason) in zip(skipped, reasons.items()):
         assert line.startswith(f'skipped {photos / name}: ') and reason in line
+
+
+@pytest.mark.parametrize('kind, colours, largest, expected', [
+    ('P6', 3, 255, 100), ('P5', 1, 255, 100), ('P5', 1, 65535, 100 * 257), ('P6', 3, 65535, None)])
+def test_a_ppm_is_read_in_its_depth_or_refused(tmp_path, kind, colours, largest, expected):
+    value = (expected or 25700).to_bytes(1 + (largest > 255), 'big')
+    (tmp_path / 'photo.ppm').write_bytes(f'{kind} 70 65 {largest}\n'.encode() + 70 * 65 * colours * value)
+    if expected is None:
+        with pytest.raises(storage.UserError, match='photo.ppm.*16 bits a channel, expected PNG or TIFF'):
+            data.read_photo(tmp_path / 'photo.ppm')
+    else:
+        assert data.read_photo(tmp_path / 'photo.ppm').unique().tolist() == [100]
+
+
+def test_linked_folders_are_searched_and_each_photograph_is_taken_once(photos, tmp_path):
+    elsewhere = tmp_path / 'elsewhere'
+    (elsewhere / 'below').mkdir(parents=True)
+    Image.new('RGB', (64, 64)).save(elsewhere / 'below' / 'linked.png')
+    before = data.pictures_below(photos)[0]
+    for link, target in (('a', elsewhere), ('again', elsewhere / 'below'), ('loop', photos), ('self', photos / 'self'),
+                         ('same', photos / 'deeper'), ('nowhere', tmp_path / 'missing')):
+        (photos / link).symlink_to(target, target_is_directory=True)
+    (photos / '21.png').symlink_to(photos / '01.PNG')
+    paths, refused = data.pictures_below(photos)
+    assert paths == sorted(paths) and refused == [] and len(paths) == len(before) + 1
+    new, = set(paths) - set(before)
+    assert new.name == 'linked.png'
+    with pytest.raises(storage.UserError, match='holds 1 usable'):
+        data.usable_photos(photos / 'again')
+
+
+@pytest.mark.parametrize('folders, same, asks', [
+    (('A', 'B'), True, True), (('A', 'B', 'clean'), True, True), (('1', 'deeper/2'), True, True),
+    (('A', 'B'), False, False), (('A',), True, False)])
+def test_folders_of_shots_are_not_taken_for_photographs(tmp_path, folders, same, asks):
+    """Files of the same names that show the same; cameras give the same names, too."""
+    for k, folder in enumerate(folders):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(3):
+            scene = images(3, 8, 8, seed=i + (0 if same else 10 * k))[None].float()
+            noisy = torch.nn.functional.interpolate(scene, scale_factor=8)[0] + 40 * torch.randn(
+                3, 64, 64, generator=seeded(100 + 10 * k + i))
+            Image.fromarray(data.to_bytes(noisy).permute(1, 2, 0).numpy()).save(tmp_path / folder / f'{i}.png')
+    if asks:
+        first, second = (tmp_path / folder for folder in folders[:2])
+        with pytest.raises(storage.UserError, match=f'FOLDER: {first} and .*data pairs {first} {second}'):
+            data.usable_photos(tmp_path)
+    else:
+        assert len(data.usable_photos(tmp_path)) == 3 * len(folders)
 
 
 # ------------------------------------------------------------------------------------- other noise
