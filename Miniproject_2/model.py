@@ -453,7 +453,7 @@ class Window(NamedTuple):
         return self.matrices(y[:, rows])                        # a view, since y is contiguous
 
     def join(self, y: Tensor, rows: slice, Y: Tensor) -> None:
-        """The transpose of `split`: add (B, M / groups, P) to (M, Ho, Wo, N). Here it is a view of that: nothing to do."""
+        """The transpose of `split`: add (B, M / groups, P) to (M, Ho, Wo, N). Here it is a view: nothing to do."""
 
 
 # Fewer products. Two neighbouring outputs of two taps need three products, not four (Winograd's minimal filtering
@@ -551,10 +551,13 @@ def sums_transposed(a: Tensor, m: Tensor) -> Tensor:
 # -- products and memory
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> Tensor:
-    """Write out + a @ b, or a @ b, to `out`, and return it: (B, M, K) @ (B, K, P). The error of a float32 sum grows
-    with its length: runs of 512 terms are summed apart. Where out is small (dL/dw of few channels: K is all places) these would be many tiny
-    products: there, the runs are longer and are multiplied at once, as long as they make at most 2^18 sums.
-    bfloat16 operands give a product rounded to bfloat16, which is then added."""
+    """Write out + a @ b, or a @ b, to `out`, and return it: (B, M, K) @ (B, K, P).
+
+    The error of a float32 sum grows with its length: runs of 512 terms are summed apart. Where `out` is small (dL/dw of
+    few channels: K is all places) these would be many tiny products: there the runs are longer and are multiplied at
+    once, as long as they make at most 2^18 sums. bfloat16 operands give a product rounded to bfloat16, which is then
+    added.
+    """
     run, K = 512, a.shape[2]
     if a.element_size() == 2:
         return out.add_(a @ b) if add else out.copy_(a @ b)
