@@ -32,8 +32,8 @@ from typing import Optional
 
 import torch
 
-from others import data, denoise
-from others.common import cli, datasets, denoisers, plots, records, storage
+from others import data
+from others.common import cli, datasets, denoisers, images, plots, records, storage
 from others.common.metrics import psnr
 
 WORKER = Path(__file__).with_name('common') / 'worker.py'
@@ -116,11 +116,11 @@ def table(rows: list) -> str:
 
 def psnr_of_files(paths: list) -> float:
     """In dB, of two image files, as RGB. UserError if they have not one size."""
-    images = [denoise.read_image(path).convert('RGB') for path in paths]
-    if images[0].size != images[1].size:
-        found = (f'{path} is {image.width} x {image.height}' for path, image in zip(paths, images))
+    arrays = [images.read(path).values for path in paths]
+    if arrays[0].shape[:2] != arrays[1].shape[:2]:
+        found = (f'{path} is {array.shape[1]} x {array.shape[0]}' for path, array in zip(paths, arrays))
         raise storage.UserError(f"--images: {' and '.join(found)}, expected one size")
-    return psnr(*map(denoise.to_tensor, images)).item()
+    return psnr(*(images.to_tensor(array, *images.value_range(array)) for array in arrays)).item()
 
 
 def with_weights(project: int, weights: Path, scratch: Path) -> Path:

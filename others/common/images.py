@@ -74,13 +74,13 @@ def check(path, image: Picture) -> None:
             raise unfit(path, image, f'it would become {outline(again)}')
 
 
-def check_folder(folder) -> None:
+def check_folder(folder, argument: str) -> None:
     """UserError if no file can be written to a folder, which may have to be made."""
     there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        raise storage.UserError(f'OUT: {folder} is no folder to write to ({error.strerror})') from error
+        raise storage.UserError(f'{argument}: {folder} is no folder to write to ({error.strerror})') from error
 
 
 def outline(image: Picture) -> str:
@@ -102,7 +102,7 @@ def check_size(width: int, height: int, max_pixels: Optional[int]) -> None:
 
 def picture(pixels: numpy.ndarray, kept: Optional[dict] = None) -> Picture:
     """Of (H, W), or with channels last: 2 and 4 have alpha. ValueError if there is no such picture."""
-    pixels, alpha = pixels.astype(pixels.dtype.newbyteorder('=')), None
+    pixels, alpha = numpy.array(pixels, pixels.dtype.newbyteorder('=')), None      # in memory, and its own
     if kept and not all(1 <= value < 2 ** 16 for value in kept.get('dpi', ())):     # nor NaN: no file can hold it
         del kept['dpi']
     if pixels.ndim == 3 and kept is not None and pixels.shape[2] in (2, 4):

@@ -1,12 +1,14 @@
 """`others.denoise` against Model.predict on the bare pixels, for all the kinds of image files."""
+import io
 import os
 import re
-from unittest import mock
+import shutil
+import struct
 
 import numpy
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 import tifffile
 from skimage.io import imsave
 
@@ -22,6 +24,21 @@ def weights(tmp_path_factory, monkeypatch):
     denoisers.new_model(1).save(path)
     monkeypatch.setattr(denoisers, 'checkpoint', lambda project: path)
     return path
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """A model that takes no time: half the contrast."""
+    class Model:
+        def predict(self, images, ensemble, progress=None):
+            return images.float() / 2 + 64 - int(ensemble) - self.project
+
+    def load(project, weights) -> Model:
+        model = Model()
+        model.project = project
+        return model
+
+    monkeypatch.setattr(denoise, 'load', load)
 
 
 def picture(mode: str = 'RGB', size: tuple = (13, 10)) -> Image.Image:
@@ -124,6 +141,9 @@ def test_formats_and_what_is_kept(tmp_path, suffix):
     assert result.mode == 'RGB' and 'icc_profile' not in result.info    # of inks no more
 
 
+LONG = 'n' * 246 + '.bmp'
+
+
 @pytest.fixture
 def mixed(tmp_path):
     """A folder of all that goes wrong in folders, and of what goes well."""
@@ -143,48 +163,86 @@ def mixed(tmp_path):
     picture().save(folder / 'dense.tif', dpi=(4e9, 4e9))        # more than other formats can say
     imsave(folder / 'deep.tif', deep, check_contrast=False)
     imsave(folder / 'deep_grey.png', deep[..., 0], check_contrast=False)
+    numpy.save(folder / 'half.npy', deep[..., 0] / 131070)
+    numpy.save(folder / 'wide.npy', deep[..., 0] / 9)
+    picture().save(folder / LONG)
     (folder / 'broken.png').write_bytes((folder / 'a.png').read_bytes()[:200])
     for name in ('notes.txt', 'text.jpeg'):
         (folder / name).write_text('text')
     return folder
 
 
-def test_folder(mixed, weights, capsys, monkeypatch):
+def test_folder(mixed, stub, capsys):
     """Each file is denoised, or named with a reason."""
-    monkeypatch.setattr(type(denoisers.new_model(1)), 'PIXELS', 64 ** 2)      # so that the large one has tiles
-    said = {'broken.png': 'skipped .*', 'deep.tif': '.*16 bits.*8', 'deep_grey.png': 'skipped .*more than 8 bits',
-            'moving.gif': '.*2 images, the first', 'notes.txt': 'left out .*', 'text.jpeg': 'skipped .*'}
+    said = {'broken.png': 'skipped .*', 'moving.gif': '.*2 images, the first', 'notes.txt': 'left out .*',
+            'text.jpeg': 'skipped .*', 'wide.npy': 'skipped .*: floats from .*, expected 0 to 1, or --range'}
     assert run(mixed) == 1
     out, err = capsys.readouterr()
-    assert len(err.splitlines()) == len(said)
+    made = {**dict.fromkeys(('a.png', 'alpha.png', 'b.png', 'deep_grey.png', 'moving.png', 'same.png.png',
+                             'Same.bmp.png', 'same.png.bmp.png', LONG.replace('.bmp', '.png')), 'uint8 (10, 13'),
+            'deep.tif': 'uint16 (10, 13', 'deep_grey.png': 'uint16 (10, 13', 'dense.tif': 'uint8 (10, 13',
+            'half.npy': 'float64 (10, 13', 'large.png': 'uint8 (70, 150', 'tiny.png': 'uint8 (5, 5',
+            'turned.png': 'uint8 (13, 10'}
+    changed = re.findall('(.+): changed by [0-9.]+ of 255', err)
+    assert len(err.splitlines()) == len(said) + len(made) and len(set(changed)) == len(made)
     for name, words in said.items():
         assert any(str(mixed / name) in line and re.match(words, line) for line in err.splitlines())
-    made = {**dict.fromkeys(('a.png', 'alpha.png', 'b.png', 'deep.png', 'dense.png', 'moving.png', 'same.png.png',
-                             'Same.bmp.png', 'same.png.bmp.png'), (13, 10)),
-            'large.png': (150, 70), 'tiny.png': (5, 5), 'turned.png': (10, 13)}
-    results = {path.name: read(path) for path in mixed.with_name('in_denoised').iterdir()}
-    assert {name: image.size for name, image in results.items()} == made
+    results = {path.name: images.read(path).values for path in mixed.with_name('in_denoised').glob('[!.]*')}
+    assert results.keys() == made.keys()
+    for name, values in results.items():
+        assert f'{values.dtype} {values.shape}'.startswith(made[name]), name
     assert sorted(out.splitlines()) == sorted(str(mixed.with_name('in_denoised') / name) for name in made)
-    assert same(results['a.png'], expected(picture(), weights)) and results['b.png'].mode == 'L'
+    assert (results['a.png'] == (numpy.asarray(picture()) / 2 + 62).round()).all() and results['b.png'].ndim == 2
 
 
-def test_a_folder_goes_on_where_it_was_interrupted(mixed, capsys, monkeypatch):
+def test_a_folder_goes_on_where_it_was_interrupted(mixed, stub, capsys, monkeypatch):
+    calls, denoise_one = [], denoise.denoise_one
+
+    def interrupted(path, *others) -> None:
+        calls.append(path)
+        if path.name == 'tiny.bmp':
+            raise KeyboardInterrupt
+        denoise_one(path, *others)
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(denoise, 'denoise', mock.Mock(side_effect=[picture()] * 10 + [KeyboardInterrupt]))
+        patch.setattr(denoise, 'denoise_one', interrupted)
         run(mixed)
     out = mixed.with_name('in_denoised')
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path.name: path.read_bytes() for path in out.glob('[!.]*')}
     os.utime(mixed / 'a.png')                               # has changed since
     os.utime(out / 'a.png', (0, 0))
     capsys.readouterr()
     assert run(mixed) == 1
     done, said = capsys.readouterr()
-    assert len(before) == 10 and {path.name for path in out.iterdir()} == {*before, 'tiny.png', 'turned.png'}
+    assert {path.name for path in out.glob('[!.]*')} == {*before, 'tiny.png', 'turned.png'}
     assert done.splitlines() == [str(out / 'tiny.png'), str(out / 'turned.png')]
     assert all((out / name).read_bytes() == content for name, content in before.items())
-    assert said.count('done before: ') == 9 and f'skipped OUT: {out / "a.png"} exists' in said
-    run(mixed, '--force')
-    assert all((out / name).read_bytes() != content for name, content in before.items())
+    assert said.count('done before: ') == len(before) - 1 and f'skipped OUT: {out / "a.png"} exists' in said
+
+
+@pytest.mark.parametrize('options', [('--project', 2), ('--strength', 0.5), ('--no-ensemble',), ('--range', 0, 99)])
+def test_results_of_other_options_are_not_done(tmp_path, weights, stub, monkeypatch, options):
+    (tmp_path / 'in').mkdir()
+    for name in ('a.png', 'b.png'):
+        picture().save(tmp_path / 'in' / name)
+    if '--project' in options:
+        torch.manual_seed(0)
+        denoisers.new_model(2).save(weights.with_name('2.pth'))
+        monkeypatch.setattr(denoisers, 'checkpoint', lambda k: weights.with_name('2.pth') if k == 2 else weights)
+    out = tmp_path / 'in_denoised'
+    assert run(tmp_path / 'in') == run(tmp_path / 'in') == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(storage.UserError, match=f'OUT: {out} holds results .* another .*--force'):
+        run(tmp_path / 'in', *options)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):      # with --force, before b.png
+        real = denoise.denoise_one
+        patch.setattr(denoise, 'denoise_one', lambda path, *others: (
+            real(path, *others) if path.name == 'a.png' else (_ for _ in ()).throw(KeyboardInterrupt)))
+        run(tmp_path / 'in', *options, '--force')
+    assert run(tmp_path / 'in', *options) == 1              # b.png exists, and is not done
+    assert (out / 'a.png').read_bytes() != before[out / 'a.png']
+    assert (out / 'b.png').read_bytes() == before[out / 'b.png']
 
 
 @pytest.mark.parametrize('project', [1, 2])
@@ -201,6 +259,96 @@ def test_the_bar_follows_the_tiles_and_threads_are_set(tmp_path, monkeypatch):
     monkeypatch.setattr(type(denoisers.new_model(1)), 'PIXELS', 64 ** 2)
     denoised(tmp_path, picture(size=(100, 60)), '--threads', 3)
     assert seen == [(0, 3), (0.5, 3), (0.5, 3)] and torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize('dtype, out, options, low, high', [
+    ('uint8', 'b.png', (), 0, 255), ('uint16', 'b.png', (), 0, 65535), ('uint16', 'b.tif', (0, 4095), 0, 4095),
+    ('float32', 'b.tif', (), 0, 1), ('float64', 'b.npy', ('data',), 0, 1), ('float32', 'b.tif', (-1, 2), -1, 2)])
+@pytest.mark.parametrize('shape', [(10, 13), (10, 13, 3)])
+def test_depth_range_strength_residual(tmp_path, stub, dtype, out, options, low, high, shape):
+    """What was removed and what stays are what was there."""
+    noisy = values(dtype, *shape) % 4096 if options[1:] == (4095,) else values(dtype, *shape)
+    name = f'a{out[1:]}'
+    images.write(tmp_path / name, images.Picture(noisy, None, {}))
+    if 'data' in options:
+        low, high = noisy.min(), noisy.max()
+    options = ['--range', *options][:1 + len(options) or None] if options else []
+    full = (noisy.astype('float64') - low) / 2 + 62 / 255 * (high - low) + low
+    close = dict(rtol=0, atol=1e-5 * (high - low) + (dtype[0] == 'u'))
+    for strength in (1, 0.25, 0):
+        assert run(tmp_path / name, tmp_path / out, '--force', '--strength', strength, '--residual', tmp_path / 'rest',
+                   *options) == 0
+        result = images.read(tmp_path / out).values
+        numpy.testing.assert_allclose(result.astype('float64'), noisy + strength * (full - noisy), **close)
+        rest = images.read(tmp_path / 'rest' / out).values
+        assert result.dtype == rest.dtype == dtype and rest.shape == result.shape
+        shown = noisy.astype('float64') - result
+        if dtype[0] == 'u':
+            shown = (shown + low + 128 / 255 * (high - low)).clip(low, high)
+        numpy.testing.assert_allclose(rest.astype('float64'), shown, **close)
+    assert (result == noisy).all() or dtype[0] == 'f'       # of strength 0
+    numpy.testing.assert_allclose(
+        denoise.denoise_image(noisy, how=denoise.How(value_range=(low, high))).astype('float64'), full, **close)
+
+
+def test_the_range_of_a_run(tmp_path, weights, stub):
+    """Is kept beside its weights, and --range is worth more."""
+    shutil.copy(weights, tmp_path / 'best.pth')
+    numpy.save(tmp_path / 'a.npy', numpy.float32(values('uint16', 10, 13)))
+    for number, (kept, options, given) in enumerate([('[0, 65535]', (), (0, 65535)), ('"data"', (), 'data'),
+                                                     ('[0, 1]', ('--range', 0, 65535), (0, 65535))]):
+        (tmp_path / 'settings.json').write_text(f'{{"range": {kept}}}')
+        assert run(tmp_path / 'a.npy', tmp_path / f'{number}.npy', '--weights', tmp_path / 'best.pth', *options) == 0
+        assert (numpy.load(tmp_path / f'{number}.npy') == denoise.denoise_image(
+            numpy.load(tmp_path / 'a.npy'), 1, weights, denoise.How(value_range=given))).all()
+    (tmp_path / 'settings.json').write_text('{"range": null}')
+    with pytest.raises(storage.UserError, match='a.npy: floats from .*--range'):
+        run(tmp_path / 'a.npy', tmp_path / 'b.npy', '--weights', tmp_path / 'best.pth')
+
+
+@pytest.mark.parametrize('out, size, words', [
+    ('b.webp', (16384, 1), 'OUT: .*b.webp cannot hold uint8 RGB, expected a name like NAME.png'),
+    ('b.ico', (64, 64), 'OUT: .*b.ico cannot hold .*changes its size'),
+    ('a.bmp/b.png', (9, 9), 'OUT: .*a.bmp is no folder'),
+    ('b.png --residual a.bmp', (9, 9), '--residual: .*a.bmp is no folder'),
+    ('b.tif --residual a.bmp', (9, 9), '--residual: .*a.bmp is no folder'),
+    ('b.png --max-pixels 80', (9, 9), 'a.bmp: 9 x 9 are 81 pixels, expected at most 80 .--max-pixels')])
+def test_refused_before_the_work(tmp_path, stub, monkeypatch, out, size, words):
+    picture(size=size).save(tmp_path / 'a.bmp')
+    monkeypatch.setattr(denoise, 'denoise', None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(storage.UserError, match=words):
+        run('a.bmp', *out.split())
+    assert os.listdir() == ['a.bmp']
+
+
+def test_a_folder_without_a_name():
+    with pytest.raises(storage.UserError, match='OUT: expected a folder for the images of /'):
+        run('/')
+
+
+def test_what_is_not_foreseen_is_one_files(mixed, stub, monkeypatch, capsys):
+    real = denoise.denoise
+    monkeypatch.setattr(denoise, 'denoise', lambda image, *others: (
+        real(image, *others) if image.values.size > 75 else 1 / 0))
+    assert run(mixed) == 1
+    assert f'skipped {mixed / "tiny.bmp"}: division by zero' in capsys.readouterr().err
+    assert (mixed.with_name('in_denoised') / 'turned.png').exists()
+
+
+def test_a_thumbnail_in_exif_is_dropped(tmp_path, stub):
+    """It shows the noisy image."""
+    content = io.BytesIO()
+    picture().save(content, 'JPEG')
+    thumbnail = content.getvalue()
+    tags = (struct.pack('<HHHI4sI', 1, 0x0132, 2, 4, b'now', 26) +                          # the date; then its place
+            struct.pack('<HHHIIHHIII', 2, 0x0201, 4, 1, 56, 0x0202, 4, 1, len(thumbnail), 0))
+    picture().save(tmp_path / 'a.jpg', exif=b'Exif\0\0II*\0' + struct.pack('<I', 8) + tags + thumbnail)
+    assert read(tmp_path / 'a.jpg').getexif().get_ifd(ExifTags.IFD.IFD1)[0x0202] == len(thumbnail)
+    assert run(tmp_path / 'a.jpg', tmp_path / 'b.jpg') == 0
+    assert thumbnail in (tmp_path / 'a.jpg').read_bytes() and thumbnail not in (tmp_path / 'b.jpg').read_bytes()
+    exif = read(tmp_path / 'b.jpg').getexif()
+    assert exif[0x0132] == 'now' and not exif.get_ifd(ExifTags.IFD.IFD1)
 
 
 def test_weights(tmp_path):
