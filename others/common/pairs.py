@@ -5,6 +5,7 @@ Images are read by `others.common.images`, in any depth; inside, they are (1, 3,
 import collections
 import io
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
@@ -144,7 +145,7 @@ def inspect(scene: Scene, size: int, given: Optional[tuple]) -> None:
         scene.remarks.append(f'{outline(first)}, smaller than --size {size}')
         return
     if scene.clean:
-        check_clean(scene, first.shape[:2])
+        check_clean(scene, first, given)
     scene.found = measure(arrays, given, scene.remarks)
 
 
@@ -154,17 +155,18 @@ def outline(values) -> str:
     return f'{W} x {H} {"grey" if values.ndim == 2 else "RGB"} {values.dtype}'
 
 
-def check_clean(scene: Scene, shape: tuple) -> None:
-    """Do without a clean image that does not fit its shots."""
+def check_clean(scene: Scene, shot, given: Optional[tuple]) -> None:
+    """Do without a clean image that does not fit its shots, one of which is `shot`."""
     from others.common import images
 
     try:
         values = images.read(scene.clean, say=ignore).values
-        if values.shape[:2] == shape:
+        images.value_range(values, given if values.dtype == shot.dtype else None)
+        if values.shape[:2] == shot.shape[:2]:
             return
-        scene.remarks.append(f'the clean image is {outline(values)}, which does not fit')
+        scene.remarks.append(f'the clean image is {outline(values)}, the shots are {outline(shot)}')
     except storage.UserError as error:
-        scene.remarks.append(str(error))
+        scene.remarks.append(f'the clean image: {error}')
     scene.clean = None
 
 
@@ -186,7 +188,7 @@ def measure(arrays: dict, given: Optional[tuple], remarks: list) -> dict:
     clipped = (white[:-1] ^ white[1:] | black[:-1] ^ black[1:]).float().mean().item()
     brightness = shots.mean((1, 2, 3)).tolist()
     shifts = [shift_between(shots[0], other) for other in shots[1:]]
-    k, shift = max(enumerate(shifts, 1), key=lambda item: max(map(abs, item[1] or (-1, ))))
+    k, shift = max(enumerate(shifts, 1), key=lambda item: max(map(abs, item[1])) if item[1] else -1)
     if shift and max(map(abs, shift)) >= SHIFTED:
         remarks.append(f'{labels[k]} has to move by ({shift[0]:.1f}, {shift[1]:.1f}) pixels (down, right) to lie on '
                        f'{labels[0]}: what is shifted is learnt as blur and looks like correlated noise')
@@ -195,8 +197,8 @@ def measure(arrays: dict, given: Optional[tuple], remarks: list) -> dict:
         remarks.append(f'brightness differs: {darkest:.1f} in {labels[brightness.index(darkest)]}, {brightest:.1f} in '
                        f'{labels[brightness.index(brightest)]} (of 255), beside noise of {noise:.1f}')
     if clipped > CLIPPED:
-        remarks.append(f'noise is cut off at the ends of the range, {low:g} and {high:g}, in {clipped:.1%} of the '
-                       'values: their mean is not the clean one')
+        remarks.append(f'{clipped:.1%} of the values are {low:g} or {high:g} in one shot and not in the other: if '
+                       'noise is cut off there, the mean of shots is not the clean image')
     H, W = shots.shape[2:]
     return {'width': W, 'height': H, 'type': str(values[0].dtype), 'shots': labels, 'noise': noise,
             'correlation': neighbour_correlation(a, b)[0].mean().item(), 'brightness': brightness,
@@ -256,14 +258,15 @@ def make_set(folders: list, clean: Optional[Path], size: int, train: int, holdou
                           for scene in scenes]}
     files = {datasets.TRAIN_FILE: (first, second), PICTURE: picture(usable, given),
              SUMMARY: (storage.to_json(summary, indent=2) + '\n').encode()}
-    training, validation = (sum(scene.use == use for scene in scenes) for use in (TRAINING, VALIDATION))
-    told = f'{train} training pairs of {size} x {size} from {training} scenes, '
+    training, validation = (f'{n} scene{"s" * (n > 1)}' for n in
+                            (sum(scene.use == use for scene in scenes) for use in (TRAINING, VALIDATION)))
+    told = f'{train} training pairs of {size} x {size} from {training}, '
     measured = crops.for_validation(clean is not None)
     if measured is None:
         return files, f'{told}none for validation, which takes a second scene and --holdout above 0; {swap}'
     files[datasets.VAL_PAIRS_FILE if measured.estimated else datasets.VAL_FILE] = measured[:2]
     decibels, _ = measured.psnr(measured.noisy)
-    return files, (f'{told}{len(measured.noisy)} validation pairs from {validation} others, noisy against clean '
+    return files, (f'{told}{len(measured.noisy)} validation pairs from {validation} held out, noisy against clean '
                    f'{decibels:.2f} dB{" (estimated)" * measured.estimated}; {swap}')
 
 
@@ -367,7 +370,7 @@ def picture(scenes: list, given: Optional[tuple]) -> bytes:
         titles = f'{scene.name[-24:]}: {labels[0]}', labels[1], f"difference, noise of {found['noise']:.1f}"
         for plot, view, title in zip(axes, views, titles):
             plot.imshow(view.permute(1, 2, 0).numpy(), interpolation='nearest')
-            plot.set_title(title, size=9)
+            plot.set_title(title.encode(errors='replace').decode(), size=9, parse_math=False)
             plot.axis('off')
         shown = axes[3].imshow(autocorrelation((first - second)[0]).numpy(), cmap='RdBu', vmin=-1, vmax=1,
                                extent=(-7.5, 7.5, 7.5, -7.5))
@@ -375,7 +378,9 @@ def picture(scenes: list, given: Optional[tuple]) -> bytes:
         axes[3].tick_params(labelsize=8)
         figure.colorbar(shown, ax=axes[3], shrink=0.8)
     content = io.BytesIO()
-    figure.savefig(content, format='png')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')         # of letters that matplotlib's font lacks
+        figure.savefig(content, format='png')
     return content.getvalue()
 
 

@@ -1,5 +1,8 @@
 """Sets from noisy shots: crops whose places and shots can be read off their colours, and faults that must be found."""
 import json
+import os
+import subprocess
+import sys
 
 import numpy
 import pytest
@@ -49,7 +52,7 @@ def noisy(clean: torch.Tensor, seed: int, sigma: float = 12., blurred: bool = Fa
     return (clean + sigma * noise).round().clamp(0, 255).byte()
 
 
-def shots(folder, names: str = 'abcd', seed: int = 0, **options) -> list:
+def shots(folder, names='abcd', seed: int = 0, **options) -> list:
     """Two folders with a shot of each scene."""
     for i, name in enumerate(names):
         for k, shot in enumerate('AB'):
@@ -121,7 +124,7 @@ def test_what_was_found_is_said_and_kept(tmp_path, capsys):
         'sizes': 'B is 72 x 72 grey uint8, A 64 x 64 grey uint8',
         'little': '24 x 24 grey uint8, smaller than --size 32',
         'moved': r'B has to move by (-2.0, 1.0) pixels (down, right) to lie on A', 'dim': 'brightness differs',
-        'dark': 'noise is cut off at the ends of the range'}
+        'dark': 'of the values are 0 or 255 in one shot'}
     found = {scene['name']: scene for scene in summary(tmp_path / 'out')['scenes']}
     for name, scene in found.items():
         assert [remark for remark in scene['remarks'] if remarks.get(name, '?') in remark] or name in 'abcd'
@@ -130,9 +133,19 @@ def test_what_was_found_is_said_and_kept(tmp_path, capsys):
     assert all(found[name]['remarks'] == [] for name in 'abcd')
     assert found['a']['shift'] == [0, 0] and found['a']['noise'] == pytest.approx(6, rel=0.1)
     assert abs(found['a']['correlation']) < 0.1 and 0.2 < found['dark']['black'] < 0.4 and found['dark']['white'] == 0
-    assert out.splitlines()[-1].startswith(f"{tmp_path / 'out'}: 20 training pairs of 32 x 32 from 6 scenes, 4 ")
+    assert out.splitlines()[-1].startswith(f"{tmp_path / 'out'}: 20 training pairs of 32 x 32 from 6 scenes, 4 valid")
     with Image.open(tmp_path / 'out' / 'pairs.png') as picture:
         assert picture.width == 1000
+
+
+def test_names_that_no_terminal_or_font_can_spell(tmp_path):
+    folders = shots(tmp_path, ['写真', 'a$b$^', os.fsdecode(b'\xff')])
+    save(tmp_path / 'A' / '一.png', content())
+    done = subprocess.run([sys.executable, '-m', 'others.data', 'pairs', *map(str, folders), '--out', tmp_path / 'out',
+                           '--train', '2'], cwd=storage.ROOT, env={**os.environ, 'PYTHONIOENCODING': 'cp1252'},
+                          capture_output=True)
+    assert done.returncode == 0 and 'Warning' not in done.stderr.decode('cp1252')
+    assert set(uses(tmp_path / 'out')) == {'写真', 'a$b$^', os.fsdecode(b'\xff'), '一'}
 
 
 @pytest.mark.parametrize('blurred, swap', [('', 'pixels'), ('abcd', 'images'), ('ab', 'auto')])
@@ -149,10 +162,13 @@ def test_clean_images_only_measure(tmp_path, capsys):
     folders, out = shots(tmp_path), tmp_path / 'out'
     make(*folders, '--out', out, '--size', 32, '--train', 10)
     assert 'noisy against clean' in capsys.readouterr().out
-    for i, name in enumerate('abc'):
-        save(tmp_path / 'clean' / f'{name}.png', content(seed=i) if name != 'b' else content(72))
+    for name, clean in (('a.png', content(seed=0)), ('b.png', content(72)), ('c.png', content(seed=2)),
+                        ('d.npy', numpy.full((64, 64), 1.5))):
+        save(tmp_path / 'clean' / name, clean)
     make(*folders, '--out', out, '--size', 32, '--train', 10, '--clean', tmp_path / 'clean', '--holdout', 1, '--force')
-    assert '(estimated)' not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert '(estimated)' not in told and 'd: the clean image: floats from 1.5 to 1.5' in told
+    assert '\nb: the clean image is 72 x 72 grey uint8, the shots are 64 x 64 grey uint8\n' in told
     assert set(contents(out)) == {'train_data.pkl', 'val_data.pkl', 'set.json', 'pairs.png'}
     assert uses(out) == {'a': 'validation', 'b': 'training', 'c': 'validation', 'd': 'training'}
     first, clean = load_pairs(out / 'val_data.pkl')
@@ -215,6 +231,16 @@ def test_the_shift_between_two_shots_is_found(size, sigma, shift, tolerance):
     second = noisy(scene.roll(shift, (1, 2)), 1, sigma).float()
     found = pairs.shift_between(first, second)
     assert max(abs(x + moved) for x, moved in zip(found, shift)) <= tolerance
+
+
+def test_a_shift_in_a_burst_is_told_beside_shots_that_show_nothing():
+    scene, flat = content().numpy(), numpy.full((64, 64), 128, numpy.uint8)
+    down, left = numpy.roll(scene, 2, 0), numpy.roll(scene, -3, 1)
+    for arrays, label in (([scene, flat, down], 'C'), ([scene, left, flat], 'B')):
+        remarks = []
+        pairs.measure(dict(zip('ABC', arrays)), None, remarks)
+        assert [line for line in remarks if line.startswith(f'{label} has to move by ')]
+    assert pairs.measure({'A': scene, 'B': flat, 'C': scene}, None, [])['shift'] == [0, 0]
 
 
 def test_no_shift_is_claimed_where_there_is_nothing_to_see():
