@@ -554,9 +554,9 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> Tensor:
     """Write out + a @ b, or a @ b, to `out`, and return it: (B, M, K) @ (B, K, P).
 
     The error of a float32 sum grows with its length: runs of 512 terms are summed apart. Where `out` is small (dL/dw
-    of few channels: K is all places) these would be many tiny products: there the runs are longer and are multiplied at
-    once, as long as they make at most 2^18 sums. bfloat16 operands give a product rounded to bfloat16, which is then
-    added.
+    of few channels: K is all places) these would be many tiny products: there the runs are longer and are multiplied
+    at once, as long as they make at most 2^18 sums. bfloat16 operands give a product rounded to bfloat16, which is
+    then added.
     """
     run, K = 512, a.shape[2]
     if a.element_size() == 2:
