@@ -29,9 +29,7 @@ The validation set is the file val_data.pkl of --data, noisy and clean images, o
 each scene, from which the PSNR is estimated. Without one, there is no best.pth and no montage.png. With --weights,
 epoch 0 is what the training starts from.
 """
-import contextlib
 import datetime
-import hashlib
 import json
 import math
 import os
@@ -39,12 +37,12 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Optional
 
 import torch
 
 from others import data
-from others.common import cli, datasets, denoisers, graphs, plots, processes, records, storage
+from others.common import cli, datasets, denoisers, graphs, plots, processes, runs, storage
 
 VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
 CROP = 128                          # pixels; of larger images, crops are trained on: 16 of 512 x 512 take 6 GB
@@ -52,7 +50,6 @@ MONTAGE_IMAGES, MONTAGE_SIDE = 6, 160       # the latter in pixels
 PICTURES_EVERY = 30                 # seconds between two, at least: on a GPU they take as long as an epoch
 FRESH_PAIRS = 50000                 # of an epoch, as many as the course's set has
 ZERO = torch.zeros((), dtype=torch.float64)
-RESULTS = 'metrics.jsonl', 'last.pth', 'best.pth', 'curve.png', 'montage.png'
 
 
 # ---------------------------------------------------------------------------------- stopping a run
@@ -162,13 +159,13 @@ class Run:
         """Train from the state `saved`, or from the start. False if it was stopped before the end."""
         saved = saved or self.state(epoch=1, training=None)
         training = saved['training']
-        swap, self.found = self.choose_swap()
         if training:
             self.history, self.loss_sum, self.seconds = saved['history'], saved['loss_sum'], saved['seconds']
             self.lengthen(training)
             if training['step'] == training['num_steps']:
                 return True
-        else:
+        swap, self.found = self.choose_swap()
+        if not training:
             self.begin()
             if processes.rank() == 0:               # from here on, a run without a state has lost it
                 storage.write_tensors(self.folder / 'state.pt', saved)
@@ -217,7 +214,7 @@ class Run:
         self.has_begun = True
         if processes.rank() > 0:
             return
-        begin_stage(self.settings)
+        runs.begin_stage(self.settings)
         storage.write_json(self.folder / 'settings.json', self.settings)
         self.say('project {project}, {pairs} pairs, {epochs} epochs, seed {seed}, {precision} precision'
                  .format(**self.settings))
@@ -379,121 +376,6 @@ def new_settings(options: dict) -> dict:
             'threads': options['threads'] or torch.get_num_threads(), 'stages': []}
 
 
-def begin_stage(settings: dict) -> None:
-    """Note the circumstances of what is trained from now on, if they are others than before."""
-    now = {**records.circumstances(), 'epochs': settings['epochs'], 'processes': processes.size()}
-    stages = settings['stages']
-    if not stages or any(now[key] != stages[-1].get(key) for key in now if key != 'command'):
-        stages.append(now)
-
-
-def record_run(path: Path, run: Run) -> None:
-    """Append the epochs to `path`, each stage as a run, unless they are there."""
-    stages = run.settings['stages']
-    for number, stage in enumerate(stages):
-        rows = [{'training': run.folder.name, 'project': run.settings['project'], **row}
-                for row in run.history if row['stage'] == number]
-        if rows and not any(known['rows'] == rows for known in records.read(path)):
-            commands = ' && '.join(earlier['command'] for earlier in stages[:number + 1])
-            records.append(path, rows, sum(row['seconds'] for row in rows), {**stage, 'command': commands})
-
-
-def compare(folders: list) -> str:
-    """A table of runs, the best last. Folders that hold no run are named on stderr; UserError if none holds one."""
-    rows = []
-    for folder in folders:
-        try:
-            settings = read_settings(folder)
-            lines = (folder / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
-            history = [json.loads(line) for line in lines]
-            best = max(history, key=lambda row: -math.inf if row['val_psnr'] is None else row['val_psnr'])
-            last, estimated = history[-1], ' est.' * settings.get('estimated', False)
-            rows.append((best['val_psnr'] or -math.inf, [
-                str(folder), str(settings['project']), str(settings['pairs']),
-                f"{last['epoch']}/{settings['epochs']}", str(settings['batch']), f"{settings['lr']:.1e}",
-                settings['swap'], '-' if last['loss'] is None else f"{last['loss']:.5f}",
-                '-' if best['val_psnr'] is None else f"{best['val_psnr']:.3f}" + estimated,
-                str(best['epoch']), str(datetime.timedelta(seconds=round(sum(row['seconds'] for row in history))))]))
-        except (storage.UserError, OSError, ValueError, KeyError, IndexError) as error:
-            print(f'skipped {folder}: {error}', file=sys.stderr)
-    if not rows:
-        raise storage.UserError('--compare: expected the folder of a run with an epoch at least')
-    title = ['run', 'project', 'pairs', 'epochs', 'batch', 'learning rate', 'swap', 'loss', 'best PSNR (dB)', 'epoch',
-             'time']
-    return cli.table([title, *(row for _, row in sorted(rows, key=lambda row: row[0]))])
-
-
-@contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Inside `with`, no other process, but those of a team, trains in the folder; UserError if one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        if processes.rank() == 0:
-            try:
-                stack.enter_context(storage.alone(folder, wait=False))
-            except BlockingIOError as error:
-                raise storage.UserError(f'{folder}: another process trains in it, expected none') from error
-        yield
-
-
-def read_settings(folder: Path) -> dict:
-    try:
-        settings = json.loads((folder / 'settings.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise storage.UserError(f'--resume: {folder} holds no run ({error})') from error
-    if 'stages' not in settings:
-        raise storage.UserError(f'--resume: {folder} is a run of another revision, its settings.json has no stages')
-    return {'swap': 'pixels', **settings}           # runs that know no other way did this
-
-
-def read_state(folder: Path) -> Optional[dict]:
-    """`Run.state` as it was saved; None if nothing was trained yet. UserError if the folder holds results without it,
-    or if the file holds something else."""
-    path = folder / 'state.pt'
-    if not path.exists():
-        results = [name for name in RESULTS if (folder / name).exists()]
-        if results:
-            raise storage.UserError(f'--resume: {path} is missing, without which the run that made {results[0]} '
-                                    'cannot go on')
-        return None
-    try:
-        saved = torch.load(path, map_location='cpu', weights_only=True)
-        training = saved['training']
-        whole_numbers = [saved['epoch'], *(training[key] for key in ('step', 'start', 'num_steps') if training)]
-        fits = (all(isinstance(number, int) for number in whole_numbers) and len(saved['loss_sum'].shape) == 0
-                and saved['random'].dtype is torch.uint8 and float(saved['seconds']) >= 0
-                and all(record['epoch'] < saved['epoch'] for record in saved['history']))
-    except OSError:
-        raise
-    except Exception:                               # of many types, by what is wrong with the file
-        fits = False
-    if not fits:
-        raise storage.UserError(f'--resume: {path} is damaged or of something else, expected the state of a run')
-    return saved
-
-
-def digest(*images: torch.Tensor) -> str:
-    """SHA-256 of the types, shapes and values of tensors."""
-    content = hashlib.sha256()
-    for tensor in images:
-        content.update(f'{tensor.dtype} {tuple(tensor.shape)}'.encode())
-        content.update(tensor.flatten().numpy())
-    return content.hexdigest()
-
-
-def check_data(settings: dict, kind: str, path: Path, found: Optional[str]) -> None:
-    """Keep the digest of a new run's data, None for no file; UserError if a run that goes on has another."""
-    known = settings.setdefault('digests', {}).setdefault(kind, found)
-    if known != found:
-        is_there = 'is missing' if found is None else 'holds something else' if known else 'was not there'
-        raise storage.UserError(f'--data: {path} {is_there}, expected what the run began with')
-
-
-def is_free(folder: Path) -> bool:
-    """Whether it is empty, but for what a run leaves that was killed before its settings.json was written."""
-    return folder.is_dir() and all(path.match('settings.json.*.tmp') for path in folder.iterdir())
-
-
 def read_validation(folder: Path) -> Optional[datasets.Validation]:
     """None if the folder holds no such file."""
     path = datasets.validation_file(folder)
@@ -521,7 +403,7 @@ def set_up(settings: dict, is_new: bool) -> tuple:
     else:
         path = Path(settings['data'], data.TRAIN_FILE)
         pairs = FixedPairs(path, settings['pairs'], settings['seed'])
-        check_data(settings, 'pairs', path, digest(*pairs.whole))
+        runs.check_data(settings, 'pairs', path, runs.digest(*pairs.whole))
     settings['pairs'] = len(pairs.whole[0] if pairs.whole else pairs.first)
     return model, pairs
 
@@ -565,12 +447,12 @@ def main(arguments=None) -> int:
     parser.add_argument('--compare', type=Path, nargs='+', metavar='FOLDER',
                         help='print a table of runs, nothing else')
     options = vars(parser.parse_args(arguments))
-    runs = options.pop('compare')
-    if runs:
+    compared = options.pop('compare')
+    if compared:
         given = [name for name, value in options.items() if value]
         if given:
             raise storage.UserError(f"--compare: expected no --{given[0].replace('_', '-')} with it")
-        print(compare(runs))
+        print(runs.compare(compared))
         return 0
     resume, promotes, force, folder, record = map(options.pop, ('resume', 'promote', 'force', 'out', 'record'))
     if force and not promotes:
@@ -582,18 +464,18 @@ def main(arguments=None) -> int:
         if given:
             raise storage.UserError(f"--resume: {resume} has its settings, expected no "
                                     f"--{given[0].replace('_', '-')}")
-        folder, settings = resume, read_settings(resume)
+        folder, settings = resume, runs.read_settings('--resume', resume)
         settings['epochs'] = epochs or settings['epochs']
         settings['data'] = str(moved.resolve()) if moved else settings['data']
     elif not (folder and options['project']):
         raise storage.UserError('expected --project and --out for a new run, --resume for an old one')
-    elif folder.exists() and not is_free(folder):
+    elif folder.exists() and not runs.is_free(folder):
         raise storage.UserError(f'--out: {folder} exists, expected a new folder (--resume continues a run)')
     else:
         settings = new_settings(options)
     validation = read_validation(Path(settings['data']))
     path = datasets.validation_file(Path(settings['data']))
-    check_data(settings, 'validation', path, validation and digest(validation.noisy, validation.target))
+    runs.check_data(settings, 'validation', path, validation and runs.digest(validation.noisy, validation.target))
     settings['estimated'] = bool(validation and validation.estimated)
     if promotes and validation is None:
         raise storage.UserError(f"--promote: {settings['data']} holds no {data.VAL_FILE} to score on")
@@ -604,13 +486,13 @@ def main(arguments=None) -> int:
 def train(folder: Path, settings: dict, validation: Optional[datasets.Validation], record: Optional[Path],
           promotes: bool, force: bool) -> int:
     """The exit status of a run that begins or goes on."""
-    saved = read_state(folder)
+    saved = runs.read_state(folder)
     model, pairs = set_up(settings, is_new=not (saved and saved['training']))
     processes.any_of(False)                              # all have seen what is there
     run = Run(folder, settings, model, pairs, validation)
     try:
-        with only_one(folder):
-            finished = run.train(read_state(folder))     # again: another process may have trained in between
+        with runs.only_one(folder):
+            finished = run.train(runs.read_state(folder))     # again: another process may have trained in between
     except ValueError as error:
         if not str(error).startswith('resume: '):
             raise
@@ -628,7 +510,7 @@ def train(folder: Path, settings: dict, validation: Optional[datasets.Validation
         return 0
     project = settings['project']
     if record:
-        record_run(record, run)
+        runs.record(record, folder, settings, run.history)
     if promotes and not promote(project, folder / 'best.pth', denoisers.checkpoint(project), validation, force):
         return 1
     return 0

@@ -185,7 +185,7 @@ def change_state(run, change) -> None:
     (lambda path: path.write_text('{}'), 'damaged'), (lambda path: torch.save([1], path), 'damaged'),
     (lambda path: path.write_bytes(path.read_bytes()[:-9999]), 'damaged'),
     (lambda path: change_state(path.parent, lambda state: state.pop('history')), 'damaged'),
-    (lambda path: change_state(path.parent, lambda state: state['training'].pop('start')), 'damaged'),
+    (lambda path: change_state(path.parent, lambda state: state['training'].pop('step')), 'damaged'),
     (lambda path: change_state(path.parent, lambda state: state['training']['weights'].popitem()), 'does not fit'),
     (lambda path: change_state(path.parent, lambda state: state['training'].pop('order')), 'does not fit'),
 ])
