@@ -82,7 +82,7 @@ def test_two_processes_train_like_one(folder, tmp_path, project):
     assert train.main([str(option) for option in options(folder, project, one)]) == 0
     status, out, error = torchrun(folder / 'script.py', *options(folder, project, two))
     assert status == 0, error
-    assert out == (two / 'log.txt').read_text() and out.count('stopped; to go on') == 1     # one process speaks
+    assert out == (two / 'log.txt').read_text() and out.count('stopped; to resume') == 1     # one process speaks
     assert_same_weights(project, one, two)
 
 
@@ -92,7 +92,7 @@ def test_a_process_that_dies_ends_the_run(folder, tmp_path):
     assert train.main([str(option) for option in options(folder, 2, one)]) == 0
     status, out, error = torchrun(folder / 'script.py', *options(folder, 2, two), DIE='1')
     assert status == 1
-    assert re.search(f'another process has ended .*; to go on: python -m others.train --resume {two}', out), error
+    assert re.search(f'another process has ended .*; to resume: python -m others.train --resume {two}', out), error
     assert train.main(['--resume', str(two)]) == 0
     assert_same_weights(2, one, two)
 
