@@ -322,6 +322,26 @@ def test_refused_before_the_work(tmp_path, stub, monkeypatch, out, size, words):
     assert os.listdir() == ['a.bmp']
 
 
+def blurred(image: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(image, 3, 1, 1)
+
+
+@pytest.mark.parametrize('make, warns', [
+    (lambda noise: 20 * noise, False), (lambda noise: 60 * blurred(noise), True),
+    (lambda noise: 3 * blurred(noise), False),
+    (lambda noise: 60 * blurred(noise)[..., :20], False), (lambda noise: 0 * noise, False)],
+    ids=['white', 'correlated', 'hardly changed', 'too small to tell', 'nothing'])
+def test_what_is_no_noise_of_single_pixels(tmp_path, monkeypatch, capsys, make, warns):
+    noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    removed = make(noise)
+    monkeypatch.setattr(denoise, 'load', lambda *arguments: None)
+    monkeypatch.setattr(denoise, 'denoise', lambda image, *others: (image, image, removed))
+    picture().save(tmp_path / 'a.png')
+    assert run(tmp_path / 'a.png') == 0
+    assert ('warning: what was removed' in capsys.readouterr().err) == warns
+    assert denoise.fineness(noise) == pytest.approx(1, abs=0.05)
+
+
 def test_a_folder_without_a_name():
     with pytest.raises(storage.UserError, match='OUT: expected a folder for the images of /'):
         run('/')
