@@ -258,13 +258,13 @@ def grading(rec: Records, project: int) -> dict:
 
 
 def seeds(rec: Records, names: list) -> list:
-    """The table's rows of the systems of these names that the record has: name, parameters, dB as reported, pooled,
-    and the means of two sets."""
+    """The table's rows of the systems of these names that the record has: name, parameters, dB as reported, on
+    the centre squares, the same pooled, and on the genuine pairs."""
     found = {}
     for row in rec.rows('seeds'):
         found.setdefault(row['system'], []).append(row)
     return [[label, f"{found[name][0]['parameters']:,}", fixed(found[name][0]['reported']),
-             *(spread([row[key] for row in found[name]]) for key in ('val_data_pooled', 'val_data', 'real_val'))]
+             *(spread([row[key] for row in found[name]]) for key in ('centre', 'centre_pooled', 'real_val'))]
             for name, label in names if name in found]
 
 
