@@ -187,6 +187,8 @@ def denoise_one(path: Path, target: Path, model, how: How, options, progress: Ca
     residual = options.residual and options.residual / target.name
     if residual:
         images.check(residual, image._replace(alpha=None))
+    if how.value_range is None and image.values.dtype == numpy.uint16 and image.values.max() < 2 ** 14:
+        say(f'{path}: values up to {image.values.max()}, taken as of 0 to 65535 (--range 0 4095 for 12 bits)')
     try:
         image, shown, removed = denoise(image, model, how, progress)
     except storage.UserError as error:

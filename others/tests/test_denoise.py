@@ -342,6 +342,13 @@ def test_what_is_no_noise_of_single_pixels(tmp_path, monkeypatch, capsys, make, 
     assert denoise.fineness(noise) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize('high, options, says', [(4095, (), True), (65535, (), False), (4095, (0, 4095), False)])
+def test_twelve_bits_in_sixteen(tmp_path, stub, capsys, high, options, says):
+    numpy.save(tmp_path / 'a.npy', numpy.uint16([[0, high]]))
+    assert run(tmp_path / 'a.npy', *[['--range', *options], []][not options]) == 0
+    assert ('a.npy: values up to 4095, taken as of 0 to 65535' in capsys.readouterr().err) == says
+
+
 def test_a_folder_without_a_name():
     with pytest.raises(storage.UserError, match='OUT: expected a folder for the images of /'):
         run('/')
