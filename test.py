@@ -26,6 +26,11 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+if __name__ == '__main__' and sys.argv[1:2] != ['--worker']:    # Ctrl-C may come while torch is imported
+    from others import tell
+
+    sys.excepthook = tell
+
 import torch
 from torch import nn
 
@@ -287,7 +292,7 @@ class Submission:
     def allowed_imports(self) -> str:
         """Of the files that model.py brought in, read from the syntax tree."""
         self.need(self.module, 'import')
-        local = {name for path in self.folder.rglob('*.py') for name in (path.stem, path.parent.name)}
+        local = {name for path in self.folder.rglob('*.py') for name in (path.stem, path.parent.name)} - {'torch'}
         allowed = {'torch': {'empty', 'cat', 'arange'}, 'torch.nn.functional': {'fold', 'unfold'}}
         refused = []
         for path in sorted(self.files):
@@ -425,7 +430,7 @@ def work(results: str, project: str, k: str, data: str, quick: str) -> None:
     del sys.argv[1:]                    # these arguments are no business of the submission's
     submission = Submission(Path(project), int(k), Path(data), bool(quick))
     torch.manual_seed(0)
-    with open(results, 'a') as file:
+    with open(results, 'a', encoding='utf-8') as file:
         for name, check in submission.checks():
             print(json.dumps({'name': name, 'seconds': 0}), file=file, flush=True)
             start = time.monotonic()
@@ -450,7 +455,8 @@ def run_worker(project: Path, k: int, data: Path, quick: bool, limit: int) -> It
         results.touch()
         process = subprocess.Popen(
             [sys.executable, '-B', __file__, WORKER, results, project, str(k), data, 'quick' * quick],
-            cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            cwd=folder, env={**os.environ, 'PYTHONIOENCODING': 'utf-8'}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         printed = bytearray()           # only the end of it: a submission may print without end
 
         def drain() -> None:
@@ -463,7 +469,7 @@ def run_worker(project: Path, k: int, data: Path, quick: bool, limit: int) -> It
         reader.start()
         row, start, rest, why = {'name': 'start', 'result': ''}, time.monotonic(), '', ''
         try:
-            with open(results) as file:
+            with open(results, encoding='utf-8') as file:
                 while not why:
                     status = process.poll()             # before reading, so that no line is lost
                     *lines, rest = (rest + file.read()).split('\n')
@@ -485,7 +491,7 @@ def run_worker(project: Path, k: int, data: Path, quick: bool, limit: int) -> It
             process.kill()
             process.wait()
         reader.join(1)                  # not for ever: a grandchild may hold the pipe open
-        words = printed.decode(errors='replace').strip().splitlines() or ['none']
+        words = printed.decode('utf-8', errors='replace').strip().splitlines() or ['none']
         yield {'name': row['name'], 'result': 'FAIL', 'seconds': seconds,
                'figures': f'{why}, without the later checks; last words: {words[-1]}'}
 

@@ -1,29 +1,38 @@
-"""Compare models in one table: the noisy input, ours, and any other folder with a model.py.
+"""Compare models in one table: the noisy input, ours, and any other folder with a model.py; or image files.
 
     python -m others.evaluate --data data --pictures out
-    python -m others.evaluate --data data --submission ../theirs/Miniproject_1
-    python -m others.evaluate --data data --project 1 --weights runs/first/best.pth
-    python -m others.evaluate --images clean.png denoised.png
+    python -m others.evaluate --data data --submission ../theirs/Miniproject_1 --baselines
+    python -m others.evaluate --data data --project 1 --weights runs/first/best.pth runs/second/best.pth
     python -m others.evaluate --real real_val.pkl --project 1 --floor 26.0 --json
+    python -m others.evaluate --images clean denoised noisy
 
 A submission is a folder with model.py and bestmodel.pth, whose `Model` has load_pretrained_model()
 and predict(images in 0..255). Each model runs in a process of its own, where another's code cannot
-come in by mistake. The figures, over the images of a file of (noisy, clean) pairs:
+come in by mistake. The numbers, over the images of a file of (noisy, clean) pairs:
 
-    PSNR    mean and its standard error; median, worst and best image; in dB
+    PSNR    mean and its standard error; median, worst and best image; in dB. An image without any
+            error counts with the bound that an error of half a grey level in one value gives
     gain    mean difference from the noisy input, image by image, and its standard error
-    SSIM    mean structural similarity of the colour images
+    SSIM    mean structural similarity of the colour images, as papers have it: a Gaussian window
+            of sigma 1.5 (11 x 11 pixels), no sample covariance
     ms      for an image, of predict in batches of 100
 
-With --weights, a line after the table tells how much better they are than the shipped ones, image by
+Where --data has val_pairs.pkl, two noisy shots of each scene, and no val_data.pkl, PSNR and gain
+are estimated from the other shot: of all images together, with a standard error, without the rest.
+
+With --weights, a line after the table says how much better they are than the shipped ones, image by
 image, and the difference's standard error.
 
-The exit status is 1 if a model fails, or has a lower mean than --floor on the last file.
+--images compares two or three files, or folders of files with the same names (or names that differ
+in what follows the last dot), of any depth: a table with a line for each name, and the mean. It
+ignores transparency. Values of floats are expected in 0..1, or as --range says.
+
+--baselines adds a Gaussian blur, total variation and non-local means of scikit-image, each at the
+strength that is best for the middles of the first 50 images, which needs their clean images.
+
+The exit status is 1 if a model fails, or has a lower mean than --floor on the last file, or if an
+image of a folder cannot be compared.
 """
-import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,73 +41,43 @@ from typing import Optional
 
 import torch
 
-from others import data
-from others.common import cli, datasets, denoisers, images, plots, records, storage
+from others.common import baselines, cli, datasets, images, plots, records, storage
+from others.common.datasets import Validation
 from others.common.metrics import psnr
+from others.common.submissions import VARIANTS, predictions, with_weights
 
-WORKER = Path(__file__).with_name('common') / 'worker.py'
-VARIANTS = {'': {}, ', no ensemble': {'ensemble': False}}      # what a row's name ends in: keywords
 MONTAGE_IMAGES = 6
+COLUMNS = {'psnr': ('PSNR (dB)', '.2f'), 'median': ('median', '.2f'), 'worst': ('worst', '.2f'),
+           'best': ('best', '.2f'), 'gain': ('gain (dB)', '+.2f'), 'ssim': ('SSIM', '.4f'), 'ms': ('ms', '.2f')}
 
 
-def predictions(folder: Path, sets: list, variants: list) -> dict:
-    """Run the submission: {variant: [(predictions, seconds) for each of the sets]}.
+# ---------------------------------------------------------------------------------- what is measured
 
-    sets: of noisy images, uint8 (N, 3, H, W). RuntimeError, with its last words, if it fails.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        images, results = Path(scratch, 'images'), Path(scratch, 'results')
-        torch.save(sets, images)
-        keywords = json.dumps([VARIANTS[variant] for variant in variants])
-        process = subprocess.run(
-            [sys.executable, '-B', WORKER, folder.resolve(), images, results, keywords], cwd=scratch,
-            env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, errors='replace')
-        if process.returncode or not results.exists():
-            said = [line for line in process.stderr.splitlines() if line.strip()]
-            raise RuntimeError(said[-1] if said else f'it ended with status {process.returncode}')
-        outputs = {variants[i]: result for i, result in torch.load(results, weights_only=True)}
-    for result in outputs.values():
-        for noisy, (denoised, _) in zip(sets, result):
-            if denoised.shape != noisy.shape:
-                raise RuntimeError(f'predict gave the shape {tuple(denoised.shape)}, '
-                                   f'expected {tuple(noisy.shape)}')
-            if not bool(denoised.isfinite().all()):
-                raise RuntimeError('predict gave values that are not finite')
-    return outputs
-
-
-def ssim(images: torch.Tensor, clean: torch.Tensor) -> Optional[float]:
-    """Mean structural similarity of (N, 3, H, W), 0..255; None for images of less than 7 pixels."""
+def ssim(denoised: torch.Tensor, clean: torch.Tensor) -> Optional[float]:
+    """Mean structural similarity of (N, 3, H, W), 0..255; None for images of less than 11 pixels."""
     from skimage.metrics import structural_similarity
 
-    if min(clean.shape[2:]) < 7:                        # the side of its window
+    if min(clean.shape[2:]) < 11:                       # the side of its window
         return None
-    values = [structural_similarity(a, b, channel_axis=0, data_range=255)
-              for a, b in zip(images.double().numpy(), clean.double().numpy())]
+    values = [structural_similarity(a, b, channel_axis=0, data_range=255, gaussian_weights=True, sigma=1.5,
+                                    use_sample_covariance=False)
+              for a, b in zip(denoised.double().numpy(), clean.double().numpy())]
     return float(sum(values) / len(values))
 
 
-def mean_and_error(values: torch.Tensor) -> tuple:
-    """Mean of (N,) and its standard error, which is None for a single value."""
-    N = len(values)
-    return values.mean().item(), (values.std() / N ** 0.5).item() if N > 1 else None
-
-
-def figures(images: torch.Tensor, clean: torch.Tensor, before: Optional[torch.Tensor] = None,
-            seconds: float = 0) -> dict:
-    """A row of the table. images, clean: (N, 3, H, W), 0..255.
-
-    Of a model: before, (N,), the PSNR of the noisy images, and the seconds for one image.
-    """
-    values = psnr(images, clean)
-    mean, error = mean_and_error(values)
-    row = {'psnr': mean, 'psnr_error': error, 'median': values.median().item(),
-           'worst': values.min().item(), 'best': values.max().item(), 'ssim': ssim(images, clean)}
-    if before is not None:
-        gain, gain_error = mean_and_error(values - before)
-        row.update(gain=gain, gain_error=gain_error, ms=1000 * seconds)
+def figures(measured: Validation, denoised: torch.Tensor, seconds: Optional[float] = None) -> dict:
+    """The numbers of a row of the table. denoised: (N, 3, H, W), 0..255; seconds: of a model, for all images."""
+    mean, error = measured.psnr(denoised)
+    row = {'psnr': mean, 'psnr_error': error}
+    if measured.estimated:
+        row['estimated'] = True
+    else:
+        values = psnr(denoised, measured.target)
+        row.update(median=values.median().item(), worst=values.min().item(), best=values.max().item(),
+                   ssim=ssim(denoised, measured.target))
+    if seconds is not None:
+        gain, gain_error = measured.gain(denoised, measured.noisy)
+        row.update(gain=gain, gain_error=gain_error, ms=1000 * seconds / len(denoised))
     return row
 
 
@@ -108,29 +87,12 @@ def table(rows: list) -> str:
         value, error = row.get(name), row.get(f'{name}_error')
         return '-' if value is None else f'{value:{form}}' + ('' if error is None else f' ± {error:.2f}')
 
-    forms = {'psnr': '.2f', 'median': '.2f', 'worst': '.2f', 'best': '.2f', 'gain': '+.2f',
-             'ssim': '.4f', 'ms': '.2f'}
-    lines = [['', 'PSNR (dB)', 'median', 'worst', 'best', 'gain (dB)', 'SSIM', 'ms']]
-    return cli.table(lines + [[row['model'], *(cell(row, *form) for form in forms.items())] for row in rows])
+    lines = [['', *(title for title, _ in COLUMNS.values())]]
+    return cli.table(lines + [[row['model'], *(cell(row, name, form) for name, (_, form) in COLUMNS.items())]
+                              for row in rows])
 
 
-def psnr_of_files(paths: list) -> float:
-    """In dB, of two image files, as RGB. UserError if they have not one size."""
-    arrays = [images.read(path).values for path in paths]
-    if arrays[0].shape[:2] != arrays[1].shape[:2]:
-        found = (f'{path} is {array.shape[1]} x {array.shape[0]}' for path, array in zip(paths, arrays))
-        raise storage.UserError(f"--images: {' and '.join(found)}, expected one size")
-    return psnr(*(images.to_tensor(array, *images.value_range(array)) for array in arrays)).item()
-
-
-def with_weights(project: int, weights: Path, scratch: Path) -> Path:
-    """A submission made in `scratch`: the project with other weights. UserError if they do not fit."""
-    denoisers.trained_model(project, weights)
-    folder = scratch / f'Miniproject_{project}'
-    shutil.copytree(storage.ROOT / folder.name, folder, ignore=shutil.ignore_patterns('bestmodel.pth', '__pycache__'))
-    shutil.copy(weights, folder / 'bestmodel.pth')
-    return folder
-
+# ----------------------------------------------------------------------------------------- pictures
 
 def prepare_pictures(folder: Path, names: list, force: bool) -> None:
     """Make the folder. UserError if a picture would replace another one."""
@@ -148,111 +110,242 @@ def pictures(folder: Path, name: str) -> tuple:
     return folder / f'{name}_montage.png', folder / f'{name}_psnr.png'
 
 
-def draw(montage: Path, curve: Path, noisy: torch.Tensor, clean: torch.Tensor, denoised: dict) -> None:
-    """denoised: {model: (N, 3, H, W)}."""
-    some = plots.spread(noisy, clean, MONTAGE_IMAGES)
-    versions = {'noisy': noisy, **denoised, 'clean': clean}
-    plots.montage(montage, {name: images[some] for name, images in versions.items()},
-                  scale=max(1, 160 // clean.shape[-1]))
-    plots.psnr_in_out(curve, psnr(noisy, clean),
-                      {name: psnr(images, clean) for name, images in denoised.items()})
+def draw(montage: Path, curve: Path, measured: Validation, denoised: dict) -> None:
+    """denoised: {model: (N, 3, H, W)}. Of estimated images there is no curve."""
+    noisy, target, estimated = measured
+    some = plots.spread(noisy, target, MONTAGE_IMAGES)
+    versions = {'noisy': noisy, **denoised, 'other shot' if estimated else 'clean': target}
+    plots.montage(montage, {name: version[some] for name, version in versions.items()},
+                  scale=max(1, 160 // target.shape[-1]))
+    if not estimated:
+        plots.psnr_in_out(curve, psnr(noisy, target),
+                          {name: psnr(version, target) for name, version in denoised.items()})
 
 
-def main(arguments=None) -> int:
-    parser = cli.parser('evaluate', __doc__)
-    cli.add_options(parser, data={'default': None,
-                                  'help': 'with val_data.pkl (default: data, unless --real is given)'})
-    parser.add_argument('--real', type=Path, nargs='+', default=[], metavar='FILE',
-                        help='other files of (noisy, clean) pairs, with rows of their own')
-    parser.add_argument('--project', type=int, choices=(1, 2), help='of ours, only this one')
-    parser.add_argument('--submission', type=Path, nargs='+', default=[], metavar='FOLDER',
-                        help='folders with model.py and bestmodel.pth, beside ours')
-    parser.add_argument('--weights', type=Path, metavar='FILE',
-                        help='of --project, as others.train makes them, beside the shipped ones')
-    parser.add_argument('--images', type=Path, nargs=2, metavar=('A', 'B'),
-                        help='print the PSNR between two image files, and no more')
-    parser.add_argument('--no-ensemble', action='store_true',
-                        help='a second row for each model whose predict can do without averaging over '
-                             'flips and rotations')
-    parser.add_argument('--pictures', type=Path, metavar='FOLDER',
-                        help='for a montage and a curve of PSNR out against PSNR in, of each file')
-    parser.add_argument('--force', action='store_true', help='replace pictures that are there')
-    parser.add_argument('--floor', type=float, metavar='DB',
-                        help='exit with status 1 if a model has a lower mean on the last file')
-    parser.add_argument('--json', action='store_true', help='print a list of rows instead of the table')
-    cli.add_options(parser, 'threads', 'record')
-    options = parser.parse_args(arguments)
-    if options.images:
-        print(f'{psnr_of_files(options.images):.2f} dB')
-        return 0
-    if options.weights and not options.project:
-        raise storage.UserError(f'--weights: {options.weights} needs a --project, expected 1 or 2')
-    with cli.threads(options.threads), tempfile.TemporaryDirectory() as scratch:
-        return evaluate(options, Path(scratch))
+# -------------------------------------------------------------------------------------- sets of pairs
+
+def chosen_files(options) -> dict:
+    """{path: the option that named it} of the files of pairs."""
+    folder = options.data or (None if options.real else Path('data'))
+    files = {datasets.validation_file(folder): '--data'} if folder else {}
+    return {**files, **{path: '--real' for path in options.real}}
+
+
+def chosen_models(options, scratch: Path) -> dict:
+    """{name: folder} of the submissions to run, ours first."""
+    models = {f'project {k}': storage.ROOT / f'Miniproject_{k}'
+              for k in (1, 2) if options.project in (None, k)}
+    for i, weights in enumerate(options.weights):
+        models[str(weights)] = with_weights(options.project, weights, scratch / str(i))
+    for folder in options.submission:
+        if not (folder / 'model.py').is_file():
+            raise storage.UserError(f'--submission: {folder} holds no model.py')
+        models[str(folder)] = folder
+    return models
+
+
+def run_models(models: dict, sets: list, variants: list) -> tuple:
+    """({row: [(denoised, seconds) for each set]}, {model that failed: its last words})."""
+    outputs, failed = {}, {}
+    for model, folder in cli.progress(models.items(), len(models), 'models'):
+        try:
+            results = predictions(folder, [measured.noisy for measured in sets], variants)
+            outputs.update({model + variant: result for variant, result in results.items()})
+        except RuntimeError as error:
+            failed[model] = str(error)
+    return outputs, failed
+
+
+def run_baselines(measured: Validation) -> dict:
+    """{row: (denoised, seconds)}"""
+    tuned = [baselines.middle(part[:baselines.TUNED_ON]) for part in measured[:2]]
+    tuned = Validation(*tuned, measured.estimated)
+    found = baselines.best(list(measured.noisy), lambda denoised: tuned.psnr(torch.stack(denoised))[0])
+    return {name: (torch.stack(denoised), seconds)
+            for name, denoised, seconds in cli.progress(found, len(baselines.methods()), 'baselines')}
+
+
+def compare_with_shipped(rows: list, measured: Validation, outputs: dict, shipped: str, weights: list) -> list:
+    """Add the difference from the row `shipped` to the rows of `weights`; the lines that say it."""
+    lines = []
+    for row in rows:
+        if row['model'] in weights and shipped in outputs:
+            mean, error = measured.gain(outputs[row['model']][0], outputs[shipped][0])
+            row.update(over_shipped=mean, over_shipped_error=error)
+            uncertain = '' if error is None else f' ± {error:.3f}'
+            lines.append(f'{row["model"]}: {mean:+.3f}{uncertain} dB over the shipped weights')
+    return lines
 
 
 def evaluate(options, scratch: Path) -> int:
     """The exit status. scratch: an empty folder."""
     start = time.monotonic()
-    folder = options.data or (None if options.real else Path('data'))
-    files = [('--data', folder / data.VAL_FILE)] if folder else []
-    files += [('--real', path) for path in options.real]
-    sets = [datasets.read_validation(*file) for file in files]
-    models = {f'project {k}': storage.ROOT / f'Miniproject_{k}'
-              for k in (1, 2) if options.project in (None, k)}
-    if options.weights:
-        models[str(options.weights)] = with_weights(options.project, options.weights, scratch)
-    for folder in options.submission:
-        if not (folder / 'model.py').is_file():
-            raise storage.UserError(f'--submission: {folder} holds no model.py')
-        models[str(folder)] = folder
-    names = [path.stem for _, path in files]
+    files = chosen_files(options)
+    sets = [datasets.read_measured(argument, path) for path, argument in files.items()]
+    models = chosen_models(options, scratch)
     if options.pictures:
-        prepare_pictures(options.pictures, names, options.force)
-
-    variants = list(VARIANTS) if options.no_ensemble else ['']
-    outputs, failed = {}, {}                    # {row: [(predictions, seconds), ..]}, {row: words}
-    for model, folder in cli.progress(models.items(), len(models), 'models'):
-        try:
-            results = predictions(folder, [noisy for noisy, _ in sets], variants)
-            outputs.update({model + variant: result for variant, result in results.items()})
-        except RuntimeError as error:
-            failed[model] = str(error)
+        prepare_pictures(options.pictures, [path.stem for path in files], options.force)
+    outputs, failed = run_models(models, sets, list(VARIANTS) if options.no_ensemble else [''])
 
     rows = []
-    for i, ((_, path), (noisy, clean)) in enumerate(zip(files, sets)):
-        N, C, H, W = clean.shape
-        before = psnr(noisy, clean)
-        here = [{'model': 'noisy input', **figures(noisy, clean)}]
-        here += [{'model': model, **figures(result[i][0], clean, before, result[i][1] / N)}
-                 for model, result in outputs.items()]
-        given, shipped = (outputs.get(model) for model in (str(options.weights), f'project {options.project}'))
-        better = {}
-        if given and shipped:
-            mean, error = mean_and_error(psnr(given[i][0], clean) - psnr(shipped[i][0], clean))
-            better = {'over_shipped': mean, 'over_shipped_error': error}
-            next(row for row in here if row['model'] == str(options.weights)).update(better)
+    for i, (path, measured) in enumerate(zip(files, sets)):
+        results = {model: result[i] for model, result in outputs.items()}
+        here = [{'model': 'noisy input', **figures(measured, measured.noisy)}]
+        here += [{'model': model, **figures(measured, *result)} for model, result in results.items()]
+        if options.baselines:
+            here += [{'model': name, **figures(measured, *result)}
+                     for name, result in run_baselines(measured).items()]
+        lines = compare_with_shipped(here, measured, results, f'project {options.project}',
+                                     list(map(str, options.weights)))
+        N, _, H, W = measured.noisy.shape
         rows += [{'file': str(path), 'images': N, **row} for row in here]
         if not options.json:
-            print(f'{path}: {N} images, {H} x {W}\n{table(here)}\n')
-            if better:
-                error = '' if error is None else f' ± {error:.3f}'
-                print(f'{options.weights}: {mean:+.3f}{error} dB over the shipped weights\n')
+            how = ', PSNR and gain estimated without clean images' if measured.estimated else ''
+            print('\n'.join([f'{path}: {N} images, {H} x {W}{how}', table(here), '', *lines, *[''] * bool(lines)]))
         if options.pictures:
-            draw(*pictures(options.pictures, names[i]), noisy, clean,
-                 {model: result[i][0] for model, result in outputs.items()})
+            draw(*pictures(options.pictures, path.stem), measured,
+                 {model: denoised for model, (denoised, _) in results.items()})
     if options.json:
         print(storage.to_json(rows, indent=2))
     if options.record:
         records.append(options.record, rows, time.monotonic() - start)
 
-    low = [row for row in here[1:] if options.floor is not None and not row['psnr'] >= options.floor]
+    low = [row for row in here if row['model'] in outputs
+           and options.floor is not None and not row['psnr'] >= options.floor]
     for model, words in failed.items():
         print(f'{model} failed: {words}', file=sys.stderr)
     for row in low:
         print(f"{row['model']}: {row['psnr']:.2f} dB on {path} is below the floor of {options.floor} dB",
               file=sys.stderr)
     return 1 if failed or low else 0
+
+
+# --------------------------------------------------------------------------------------- image files
+
+def partner(folder: Path, path: Path) -> Path:
+    """The file in `folder` that is called as `path` is, but for what follows the last dot. UserError if none is, or
+    several are."""
+    found = [other for other in folder.iterdir() if other.suffix.lower() in images.SUFFIXES]
+    same = ([other for other in found if path.name in (other.name, other.stem)]
+            or [other for other in found if other.stem == path.stem])
+    if len(same) != 1:
+        raise storage.UserError(f'--images: {folder} holds {len(same)} files that are called as {path}, expected 1')
+    return same[0]
+
+
+def read_versions(paths: list, given) -> list:
+    """The images of some files, each float32 (3, H, W) in 0..255. given: see `images.value_range`; 'data' is of the
+    first file. UserError if one cannot be read or they have not one size."""
+    found = []
+    for path in paths:
+        image = images.read(path)
+        if image.alpha is not None:
+            print(f'{path}: its transparency is ignored', file=sys.stderr)
+        try:
+            low, high = images.value_range(image.values, given)
+        except storage.UserError as error:
+            raise storage.UserError(f'{path}: {error}') from error
+        given = (low, high) if given else None
+        found.append(images.to_tensor(image.values, low, high)[0])
+    sizes = [f'{path} is {image.shape[2]} x {image.shape[1]}' for path, image in zip(paths, found)]
+    if len({image.shape for image in found}) > 1:
+        raise storage.UserError(f"--images: {' and '.join(sizes)}, expected one size")
+    return found
+
+
+def read_images(paths: list, given) -> tuple:
+    """({name: its versions}, how many could not be had, which are named), of two or three files or folders."""
+    if not any(path.is_dir() for path in paths):
+        return {paths[1].name: read_versions(paths, given)}, 0
+    for path in paths:
+        if not path.is_dir():
+            raise storage.UserError(f'--images: {path} is no folder, expected files or folders only')
+    found, failed = {}, 0
+    for path in sorted(paths[0].iterdir()):
+        if path.suffix.lower() in images.SUFFIXES and not path.name.startswith('.'):
+            try:
+                found[path.name] = read_versions([path, *(partner(folder, path) for folder in paths[1:])], given)
+            except storage.UserError as error:
+                print(f'left out {path}: {error}', file=sys.stderr)
+                failed += 1
+    if not found:
+        raise storage.UserError(f'--images: {paths[0]} holds no image that can be compared')
+    return found, failed
+
+
+def mean(values: list) -> Optional[float]:
+    return None if None in values else sum(values) / len(values)
+
+
+def compare_images(options) -> int:
+    """The exit status."""
+    start = time.monotonic()
+    if not 2 <= len(options.images) <= 3 or options.baselines and len(options.images) < 3:
+        expected = 'CLEAN DENOISED NOISY for --baselines' if options.baselines else 'CLEAN DENOISED [NOISY]'
+        raise storage.UserError(f'--images: {len(options.images)} names, expected {expected}')
+    found, failed = read_images(options.images, options.range and images.parse_range(options.range))
+    clean, denoised, *noisy = map(list, zip(*found.values()))
+    versions = {'noisy': noisy[0]} if noisy else {}
+    versions['denoised'] = denoised
+    if options.baselines:
+        middles = [baselines.middle(image[None]) for image in clean]
+        methods = baselines.best(noisy[0], lambda denoised: mean(
+            [psnr(one[None], middle).item() for one, middle in zip(denoised, middles)]))
+        versions.update((name, result) for name, result, _ in cli.progress(
+            methods, len(baselines.methods()), 'baselines'))
+
+    rows = [{'image': name, 'version': version, 'psnr': psnr(image[None], target[None]).item(),
+             'ssim': ssim(image[None], target[None])}
+            for version, result in versions.items() for name, image, target in zip(found, result, clean)]
+    rows += [{'image': 'mean', 'version': version,
+              **{key: mean([row[key] for row in rows if row['version'] == version]) for key in ('psnr', 'ssim')}}
+             for version in versions if len(found) > 1]
+    if options.json:
+        print(storage.to_json(rows, indent=2))
+    else:
+        lines = {name: [name] for name in [row['image'] for row in rows]}
+        for row in rows:
+            lines[row['image']] += [f"{row['psnr']:.2f}", '-' if row['ssim'] is None else f"{row['ssim']:.4f}"]
+        print(cli.table([['', *(title for version in versions for title in (f'{version} (dB)', 'SSIM'))],
+                         *lines.values()]))
+    if options.record:
+        records.append(options.record, rows, time.monotonic() - start)
+    return 1 if failed else 0
+
+
+# -------------------------------------------------------------------------------------- command line
+
+def main(arguments=None) -> int:
+    parser = cli.parser('evaluate', __doc__)
+    cli.add_options(parser, data={'default': None, 'help': 'folder with val_data.pkl or, without clean images, '
+                                  'val_pairs.pkl (default: data, unless --real is given)'})
+    option = parser.add_argument
+    option('--real', type=Path, nargs='+', default=[], metavar='FILE',
+           help='other files of (noisy, clean) pairs, with rows of their own')
+    option('--project', type=int, choices=(1, 2), help='compare only this one of our two models')
+    option('--submission', type=Path, nargs='+', default=[], metavar='FOLDER',
+           help='folders with model.py and bestmodel.pth, to compare with ours')
+    option('--weights', type=Path, nargs='+', default=[], metavar='FILE',
+           help='weights of --project, as others.train makes them, to compare with the shipped ones')
+    option('--baselines', action='store_true', help='add classical denoisers, each at its best strength')
+    option('--images', type=Path, nargs='+', metavar='PATH',
+           help='compare CLEAN DENOISED [NOISY], files or folders, and nothing else')
+    option('--range', nargs='+', metavar='VALUE',
+           help='of --images: LOW HIGH, the values of black and white; or data, for the least and greatest of CLEAN')
+    option('--no-ensemble', action='store_true',
+           help='a second row, without test-time augmentation, for each model whose predict takes ensemble=False')
+    option('--pictures', type=Path, metavar='FOLDER',
+           help='write a montage and a plot of PSNR after against before, for each file')
+    option('--force', action='store_true', help='replace pictures that are there')
+    option('--floor', type=float, metavar='DB',
+           help='exit with status 1 if a model has a lower mean on the last file')
+    option('--json', action='store_true', help='print a list of rows instead of the table')
+    cli.add_options(parser, 'threads', 'record')
+    options = parser.parse_args(arguments)
+    if options.weights and not options.project:
+        raise storage.UserError(f'--weights: {options.weights[0]} needs a --project, expected 1 or 2')
+    with cli.threads(options.threads), tempfile.TemporaryDirectory() as scratch:
+        return compare_images(options) if options.images else evaluate(options, Path(scratch))
 
 
 if __name__ == '__main__':

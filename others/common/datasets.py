@@ -1,11 +1,12 @@
 """The sets of pairs that a tool is given, read with the option that named them."""
+import math
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 import torch
 
 from others.common.storage import UserError
-from others.common.metrics import estimated_psnr, load_pairs, psnr
+from others.common.metrics import estimated_error, estimated_psnr, load_pairs, psnr
 
 TRAIN_FILE = 'train_data.pkl'                                   # (noisy, other noisy)
 VAL_FILE, VAL_PAIRS_FILE = 'val_data.pkl', 'val_pairs.pkl'      # (noisy, clean); (noisy, other noisy)
@@ -22,8 +23,21 @@ class Validation(NamedTuple):
         mean over the images or, without clean images, the estimate."""
         if self.estimated:
             return estimated_psnr(denoised, self.noisy, self.target)
-        values = psnr(denoised, self.target)
-        return values.mean().item(), (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
+        return mean_and_error(psnr(denoised, self.target))
+
+    def gain(self, denoised: torch.Tensor, other: torch.Tensor) -> tuple:
+        """(difference in dB, its standard error) of two versions of the images, the first less the second."""
+        if not self.estimated:
+            return mean_and_error(psnr(denoised, self.target) - psnr(other, self.target))
+        a, b = (estimated_error(images, self.noisy, self.target) for images in (denoised, other))
+        _, error = mean_and_error(10 / math.log(10) * (a / a.mean() - b / b.mean()))    # of log(b / a), linearly
+        return self.psnr(denoised)[0] - self.psnr(other)[0], error
+
+
+def mean_and_error(values: torch.Tensor) -> tuple:
+    """Mean of (N,) and its standard error, which is None for a single value."""
+    N = len(values)
+    return values.mean().item(), (values.std() / N ** 0.5).item() if N > 1 else None
 
 
 def read_pairs(argument: str, path, limit: Optional[int] = None) -> tuple:

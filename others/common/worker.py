@@ -7,6 +7,7 @@ import inspect
 import json
 import sys
 import time
+import types
 from pathlib import Path
 
 import torch
@@ -14,18 +15,30 @@ import torch
 BATCH = 100                         # images at once, as many as the course's own test takes
 
 
+def import_model(folder: Path) -> types.ModuleType:
+    """The module model.py of the package that the folder is. A name that no package can have, or that is another
+    module's, is replaced."""
+    ours = Path(__file__).resolve().parents[2]
+    sys.path[:] = [str(folder)] + [path for path in sys.path[1:] if Path(path).resolve() != ours]
+    name = folder.name
+    if name.isidentifier() and name not in {*sys.modules, *sys.stdlib_module_names}:
+        sys.path.insert(0, str(folder.parent))
+    else:
+        name = 'submission'
+        package = sys.modules[name] = types.ModuleType(name)
+        package.__path__ = [str(folder)]
+    return importlib.import_module(f'{name}.model')
+
+
 def work(folder: Path, images: Path, results: Path, variants: list) -> None:
     """Save, for each of `variants` that predict knows, (predictions, seconds) for each set of images.
 
-    images: a file with a list of (N, 3, H, W), uint8. variants: dicts of keywords for predict.
+    images: a file with a list of (N, 3, H, W), uint8 or float32. variants: dicts of keywords for predict.
     results: a file with a list of (index of the variant, [(predictions, float32, seconds), ..]).
     """
     sets = torch.load(images, weights_only=True)
-    ours = Path(__file__).resolve().parents[2]
-    elsewhere = [path for path in sys.path[1:] if Path(path).resolve() != ours]
-    sys.path[:] = [str(folder.parent), str(folder)] + elsewhere
     del sys.argv[1:]
-    model = importlib.import_module(f'{folder.name}.model').Model()
+    model = import_model(folder).Model()
     model.load_pretrained_model()
     model.predict(sets[0][:BATCH].float())              # what only the first call does is not timed
     known = inspect.signature(model.predict).parameters

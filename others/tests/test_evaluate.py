@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from others import data, evaluate
-from others.common import datasets, denoisers, metrics, plots, storage
+from others.common import baselines, datasets, denoisers, metrics, plots, records, storage, submissions
+from others.common import images as files
 from others.tests.conftest import images
 
 FOREIGN = """
@@ -97,9 +98,11 @@ def test_weights_beside_the_shipped_ones(run, val_data, tmp_path):
     model = denoisers.new_model(2)
     model.save(tmp_path / 'best.pth')
     options = ('--project', 2, '--weights', tmp_path / 'best.pth', '--threads', 1)
-    status, out, _ = run(*options, '--json')
+    status, out, _ = run(*options[:4], denoisers.checkpoint(2), *options[4:], '--json')
     rows = json.loads(out)
-    assert status == 0 and [row['model'] for row in rows] == ['noisy input', 'project 2', str(tmp_path / 'best.pth')]
+    assert status == 0 and [row['model'] for row in rows] == ['noisy input', 'project 2', str(tmp_path / 'best.pth'),
+                                                              str(denoisers.checkpoint(2))]
+    assert rows[3]['over_shipped'] == 0
     noisy, clean = torch.load(val_data / data.VAL_FILE, weights_only=True)
     images = [other.predict(noisy).double() for other in (denoisers.trained_model(2, denoisers.checkpoint(2)), model)]
     shipped, given = ([-10 * ((a - b) / 255).square().mean().log10().item() for a, b in zip(x, clean)] for x in images)
@@ -119,19 +122,113 @@ def test_two_image_files(tmp_path, capsys):
         Image.fromarray(pixels).save(tmp_path / name)
     assert evaluate.main(['--images', str(tmp_path / 'a.png'), str(tmp_path / 'b.bmp')]) == 0
     error = ((a.astype(float) - b) ** 2).mean()
-    assert capsys.readouterr().out == f'{-10 * numpy.log10(error / 255 ** 2):.2f} dB\n'
+    line = ['b.bmp', f'{-10 * numpy.log10(error / 255 ** 2):.2f}', '-']             # too small for SSIM
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [['denoised', '(dB)', 'SSIM'], line]
     with pytest.raises(storage.UserError, match='--images: .*a.png is 7 x 5 and .*c.png is 7 x 4, expected one size'):
         evaluate.main(['--images', str(tmp_path / 'a.png'), str(tmp_path / 'c.png')])
 
 
+def test_folders_of_images(tmp_path, capsys):
+    """Grey and colour, 8 and 16 bits, transparent; the names' ends differ; one has no partner, one is no image."""
+    generator = numpy.random.default_rng(0)
+    folders = [tmp_path / name for name in ('clean', 'denoised', 'noisy')]
+    expected = {}
+    for name, shape, noise in (('a', (20, 30), 1), ('b', (16, 16, 3), 2)):
+        smooth = 100 + generator.normal(0, 3, shape)
+        for folder, strength, suffix in zip(folders, (0, noise, 5 * noise), ('.png', '.tif', '.npy')):
+            folder.mkdir(exist_ok=True)
+            pixels = ((smooth + strength * generator.normal(0, 1, shape)) * 257).round().astype('uint16')
+            files.write(folder / (name + suffix), files.Picture(pixels, None, {}))
+            if folder == folders[0]:
+                clean = pixels
+            expected[name, folder.name] = pixels / 257., clean / 257.
+    Image.new('RGBA', (12, 12), (9, 9, 9, 99)).save(folders[0] / 'c.png')
+    (folders[0] / 'd.png').write_text('no image')
+    status = evaluate.main(['--images', *map(str, folders), '--json'])
+    out, error = capsys.readouterr()
+    rows = {(row['image'], row['version']): row for row in json.loads(out)}
+    assert status == 1 and len(rows) == 6
+    for name in 'ab':
+        for version in ('denoised', 'noisy'):
+            pixels, clean = expected[name, version]
+            decibels = -10 * numpy.log10(((pixels - clean) ** 2).mean() / 255 ** 2)
+            assert rows[f'{name}.png', version]['psnr'] == pytest.approx(decibels, abs=1e-3)
+    for key in ('psnr', 'ssim'):
+        parts = [rows[name, 'noisy'][key] for name in ('a.png', 'b.png')]
+        assert rows['mean', 'noisy'][key] == pytest.approx(statistics.mean(parts))
+    assert [line.split(':')[0] for line in error.splitlines()] == [
+        f'left out {folders[0] / name}' for name in ('c.png', 'd.png')]
+    assert 'denoised holds 0 files that are called as' in error
+
+
+def test_images_with_transparency_or_a_range(tmp_path, capsys):
+    for name, value in (('a', 50), ('b', 60)):
+        Image.new('RGBA', (12, 12), (value, value, value, 99)).save(tmp_path / f'{name}.png')
+        numpy.save(tmp_path / f'{name}.npy', numpy.full((12, 12), value / 5, 'float32'))
+    names = [str(tmp_path / name) for name in ('a.png', 'b.png', 'a.npy', 'b.npy')]
+    assert evaluate.main(['--images', *names[:2]]) == 0
+    out, error = capsys.readouterr()
+    assert error.splitlines() == [f'{name}: its transparency is ignored' for name in names[:2]]
+    assert evaluate.main(['--images', *names[2:], '--range', '0', '51']) == 0
+    assert capsys.readouterr().out.split()[-2:] == out.split()[-2:] == ['28.13', out.split()[-1]]
+    for arguments, words in ((names[2:], 'a.npy: .*10.*expected 0 to 1'), (names[:1], '1 names, expected CLEAN DEN'),
+                             ([*names[:2], '--baselines'], '2 names, expected CLEAN DENOISED NOISY for'),
+                             ([names[0], str(tmp_path)], 'a.png is no folder, expected files or folders only')):
+        with pytest.raises(storage.UserError, match=words):
+            evaluate.main(['--images', *arguments])
+
+
+def test_baselines_are_at_their_best(tmp_path, capsys):
+    """Of an image with an edge and noise of sigma 20; against every strength of each method, tried here."""
+    clean = torch.full((3, 24, 24), 60.)
+    clean[:, :, 12:] = 190
+    noisy = clean + 20 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    for name, image in (('clean', clean), ('noisy', noisy)):
+        pixels = image.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / f'{name}.png')
+    names = [str(tmp_path / f'{name}.png') for name in ('clean', 'noisy', 'noisy')]
+    assert evaluate.main(['--images', *names, '--baselines', '--json']) == 0
+    found = {row['version']: row['psnr'] for row in json.loads(capsys.readouterr().out)}
+    assert list(found)[:2] == ['noisy', 'denoised'] and found['noisy'] == found['denoised'] < 23
+    clean, noisy = clean[None], noisy.round().clamp(0, 255)
+    for (name, decibels), (start, (method, lowest)) in zip(list(found.items())[2:], baselines.methods().items()):
+        scores = {f'{start} {s:.2g}': metrics.psnr(baselines.apply(method, noisy, s)[None], clean).item()
+                  for s in (lowest * baselines.STEP ** k for k in range(baselines.STRENGTHS))}
+        assert decibels == pytest.approx(scores[name], abs=1e-3) and scores[name] == max(scores.values()) > 25
+    some = baselines.middle(torch.arange(3 * 200 * 100).view(3, 200, 100))
+    assert some.shape == (3, 128, 100) and some[0, 0, 0] == 36 * 100
+
+
+def test_a_set_without_clean_images(ours, val_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(storage, 'ROOT', ours)
+    monkeypatch.setattr(baselines, 'STRENGTHS', 3)
+    clean = torch.load(val_data / data.VAL_FILE, weights_only=True)[1][:40]
+    generator = torch.Generator().manual_seed(1)
+    shots = tuple((clean + 10 * torch.randn(clean.shape, generator=generator)).clamp(0, 255) for _ in range(2))
+    torch.save(shots, tmp_path / datasets.VAL_PAIRS_FILE)
+    half = submission(tmp_path / 'half', FOREIGN.format('(x + x.mean((2, 3), True)) / 2'))
+    assert evaluate.main(['--data', str(tmp_path), '--project', '2', '--submission', str(half), '--baselines',
+                          '--pictures', str(tmp_path), '--record', str(tmp_path / 'record.json')]) == 0
+    title = capsys.readouterr().out.splitlines()[0]
+    assert title.endswith('40 images, 9 x 12, PSNR and gain estimated without clean images')
+    noisy, _, row, *others = records.read(tmp_path / 'record.json')[0]['rows']
+    flat = (shots[0] + shots[0].mean((2, 3), True)) / 2
+    for found, images_ in ((noisy, shots[0]), (row, flat)):
+        true = -10 * ((images_ - clean) / 255).square().mean().log10().item()
+        assert found['estimated'] and abs(found['psnr'] - true) < 3 * found['psnr_error'] < 0.4
+        assert 'median' not in found and 'ssim' not in found
+    assert row['gain'] == pytest.approx(row['psnr'] - noisy['psnr']) and 0 < row['gain_error'] < 0.2
+    assert len(others) == 3 and others[0]['model'].startswith('Gaussian blur') and others[0]['gain'] > 1
+    assert [path.name for path in tmp_path.glob('*.png')] == ['val_pairs_montage.png']
+
+
 def test_exact_images_leave_every_figure_finite(run, tmp_path):
     """One that is black, which the submission hits and which has no noise either."""
-    clean = images(5, 3, 12, 12)
-    noisy = images(5, 3, 12, 12, seed=1)
+    clean, noisy = images(5, 3, 12, 12), images(5, 3, 12, 12, seed=1)
     clean[0] = noisy[0] = 0
     torch.save((noisy, clean), tmp_path / 'one.pkl')
     black = submission(tmp_path / 'black', FOREIGN.format('0 * x'))
-    status, out, _ = run('--real', tmp_path / 'one.pkl', '--project', 1, '--submission', black, '--json',
+    status, out, _ = run('--real', tmp_path / 'one.pkl', '--project', 2, '--submission', black, '--json',
                          '--record', tmp_path / 'record.json')
     for text in (out, (tmp_path / 'record.json').read_text()):
         json.loads(text, parse_constant=pytest.fail)
@@ -170,20 +267,23 @@ def test_the_estimate_without_clean_images_is_true():
 
 
 def test_ssim():
-    """Against the formula, for images with one window: 7 x 7 pixels."""
+    """Against the formula, for images with one window: 11 x 11 pixels, weighted by a Gaussian of sigma 1.5."""
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.rand(2, 3, 7, 7, generator=generator).double() * 255 for _ in range(2))
+    a, b = (torch.rand(2, 3, 11, 11, generator=generator).double() * 255 for _ in range(2))
+    weight = (-torch.arange(-5, 6).double().square() / 4.5).exp()
+    weight = weight[:, None] * weight / weight.sum() ** 2
 
     def formula(x: torch.Tensor, y: torch.Tensor) -> float:
         c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-        covariance = ((x - x.mean()) * (y - y.mean())).sum() / 48
-        return ((2 * x.mean() * y.mean() + c1) * (2 * covariance + c2)
-                / ((x.mean() ** 2 + y.mean() ** 2 + c1) * (x.var() + y.var() + c2))).item()
+        mx, my = (weight * x).sum(), (weight * y).sum()
+        vx, vy, covariance = ((weight * p * q).sum() - mp * mq
+                              for p, q, mp, mq in ((x, x, mx, mx), (y, y, my, my), (x, y, mx, my)))
+        return ((2 * mx * my + c1) * (2 * covariance + c2) / ((mx ** 2 + my ** 2 + c1) * (vx + vy + c2))).item()
 
     values = [formula(a[i, c], b[i, c]) for i in range(2) for c in range(3)]
     assert evaluate.ssim(a, b) == pytest.approx(statistics.mean(values), abs=1e-9)
     assert evaluate.ssim(a, a) == pytest.approx(1)
-    assert evaluate.ssim(a[..., :6], b[..., :6]) is None
+    assert evaluate.ssim(a[..., :10], b[..., :10]) is None
 
 
 def test_foreign_submissions_are_alone(run, tmp_path):
@@ -208,6 +308,16 @@ def test_foreign_submissions_are_alone(run, tmp_path):
     assert failures == [f"{three} failed: ModuleNotFoundError: No module named 'others'"]
 
 
+@pytest.mark.parametrize('name', ['my.model', 'json', '写真'])
+def test_a_submission_may_be_called_anything(tmp_path, name):
+    folder = submission(tmp_path / name, 'import json, sys\nfrom .net import Model\nprint("写真")\n'
+                                         'print("写真", file=sys.stderr)')
+    (folder / 'net.py').write_text(FOREIGN.format('x + self.bias'))
+    noisy = images(2, 3, 4, 4)
+    (denoised, _), = submissions.predictions(folder, [noisy], [''])['']
+    assert torch.equal(denoised, noisy.float())
+
+
 @pytest.mark.parametrize('predict, words', [
     ('x[:1]', 'shape'),
     ('x / 0 * 0', 'finite'),
@@ -216,7 +326,7 @@ def test_foreign_submissions_are_alone(run, tmp_path):
 def test_failing_submissions(tmp_path, predict, words):
     folder = submission(tmp_path / 'Miniproject_1', FOREIGN.format(predict))
     with pytest.raises(RuntimeError, match=words):
-        evaluate.predictions(folder, [torch.ones(2, 3, 4, 4, dtype=torch.uint8)], [''])
+        submissions.predictions(folder, [torch.ones(2, 3, 4, 4, dtype=torch.uint8)], [''])
 
 
 def test_table_pictures_and_floor(run, val_data, tmp_path):

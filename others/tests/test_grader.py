@@ -5,6 +5,9 @@ share no code with our blocks; a wrong one is the right one with a single thing 
 """
 import importlib.util
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -316,6 +319,27 @@ def test_an_exact_image_does_not_make_a_model_pass(grade, data, tmp_path):
     status, rows = grade(tmp_path, '-d', str(tmp_path / 'black'))
     result, figures = rows[1, 'PSNR, loaded']
     assert status == 1 and result == 'FAIL' and 'inf' not in figures
+
+
+def test_ctrl_c_ends_it_in_silence(data, tmp_path):
+    write(tmp_path, 1, 'import time\ntime.sleep(999)\n')
+    process = subprocess.Popen([sys.executable, '-u', ROOT / 'test.py', '-p', tmp_path, '-d', data, '--project', '1'],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert next(line for line in process.stdout if line.startswith('report'))
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == '' and process.returncode == 130
+
+
+def test_a_submission_may_be_called_and_print_anything(grader, data, tmp_path, monkeypatch, capfd):
+    """In a folder with a dot and a module's name, on a terminal that lacks letters; with a module called torch."""
+    monkeypatch.setenv('PYTHONIOENCODING', 'ascii')
+    project = tmp_path / '写真' / 'json.v2'
+    project.mkdir(parents=True)
+    folder = write(project, 2, 'print("写真")\n' + BLOCKS + MODEL)
+    (folder / 'torch.py').touch()
+    assert grader.main(['-p', str(project), '-d', str(data), '--project', '2', '--quick']) == 1
+    lines = [line for line in capfd.readouterr().out.splitlines() if ' FAIL ' in line]
+    assert len(lines) == 1 and lines[0].startswith('allowed imports') and 'import torch' in lines[0]
 
 
 def test_a_worse_training_is_told_and_imports_are_though_one_way_to_import_failed(grade, tmp_path):
