@@ -116,7 +116,7 @@ def draw(montage: Path, curve: Path, measured: Validation, denoised: dict) -> No
     some = plots.spread(noisy, target, MONTAGE_IMAGES)
     versions = {'noisy': noisy, **denoised, 'other shot' if estimated else 'clean': target}
     plots.montage(montage, {name: version[some] for name, version in versions.items()},
-                  scale=max(1, 160 // target.shape[-1]))
+                  scale=max(1, 160 // target.shape[-1]), with_psnr=not estimated)
     if not estimated:
         plots.psnr_in_out(curve, psnr(noisy, target),
                           {name: psnr(version, target) for name, version in denoised.items()})
