@@ -12,6 +12,7 @@ come in by mistake. The numbers, over the images of a file of (noisy, clean) pai
 
     PSNR    mean and its standard error; median, worst and best image; in dB. An image without any
             error counts with the bound that an error of half a grey level in one value gives
+    pooled  the PSNR of the mean squared error over all images, as the assignment's function has it
     gain    mean difference from the noisy input, image by image, and its standard error
     SSIM    mean structural similarity of the colour images, as papers have it: a Gaussian window
             of sigma 1.5 (11 x 11 pixels), no sample covariance
@@ -47,8 +48,9 @@ from others.common.metrics import psnr
 from others.common.submissions import VARIANTS, predictions, with_weights
 
 MONTAGE_IMAGES = 6
-COLUMNS = {'psnr': ('PSNR (dB)', '.2f'), 'median': ('median', '.2f'), 'worst': ('worst', '.2f'),
-           'best': ('best', '.2f'), 'gain': ('gain (dB)', '+.2f'), 'ssim': ('SSIM', '.4f'), 'ms': ('ms', '.2f')}
+COLUMNS = {'psnr': ('PSNR (dB)', '.2f'), 'pooled': ('pooled', '.2f'), 'median': ('median', '.2f'),
+           'worst': ('worst', '.2f'), 'best': ('best', '.2f'), 'gain': ('gain (dB)', '+.2f'), 'ssim': ('SSIM', '.4f'),
+           'ms': ('ms', '.2f')}
 
 
 # ---------------------------------------------------------------------------------- what is measured
@@ -73,7 +75,9 @@ def figures(measured: Validation, denoised: torch.Tensor, seconds: Optional[floa
         row['estimated'] = True
     else:
         values = psnr(denoised, measured.target)
+        error = (denoised.double() - measured.target.double()).square().mean()
         row.update(median=values.median().item(), worst=values.min().item(), best=values.max().item(),
+                   pooled=-10 * (error / 255 ** 2).clamp(min=1e-12).log10().item(),
                    ssim=ssim(denoised, measured.target))
     if seconds is not None:
         gain, gain_error = measured.gain(denoised, measured.noisy)

@@ -235,15 +235,15 @@ def training(rec: Records, project: int, name: str) -> dict:
 
 
 def mixed_training(rec: Records, project: int) -> dict:
-    """The last part of the training, with other noise, and what it cost on the course's: by the evaluation before it
-    and the newest one."""
-    name = f'mixed_{project}'
-    command = next(run['command'] for run in rec.runs('training') if run['rows'][0]['training'] == name)
-    pairs = int(re.search(r'--pairs (\d+)', command)[1])
+    """The last part of the training, with other noise, in one or more cycles of the learning rate, and what it cost on
+    the course's: by the evaluation before it and the newest one."""
+    rows = [row for row in rec.rows('training') if row['training'].startswith(f'mixed_{project}')]
     model = f'project {project}'
     before, after = ({Path(row['file']).stem: row['psnr'] for row in run['rows'] if row['model'] == model}
                      for run in rec.runs('evaluation')[-2:])
-    return {**in_words(training(rec, project, name)), 'pairs': f'{pairs:,}',
+    return {'epochs': str(len(rows)), 'cycles': str(len({row['training'] for row in rows})),
+            'rate': f"{max(row['lr'] for row in rows):.1g}",
+            'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
             'cost': signed(after['real_val'] - before['real_val']),
             'cost_val': signed(after['val_data'] - before['val_data'])}
 

@@ -6,6 +6,7 @@
 The second command runs kills, every truncation and thousands of random inputs, and appends what it tried to
 others/results/reliability.json.
 """
+import signal
 import collections
 import json
 import time
@@ -19,6 +20,8 @@ import Miniproject_2.model
 from others import data
 from others.common import records
 from others.common.storage import ROOT
+
+signal.signal(signal.SIGINT, signal.default_int_handler)     # what runs the tests may have had it ignored
 
 PROJECTS = {1: Miniproject_1.model, 2: Miniproject_2.model}
 RECORD = ROOT / 'others' / 'results' / 'reliability.json'

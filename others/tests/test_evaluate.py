@@ -88,6 +88,8 @@ def test_figures(run, val_data, tmp_path):
     for row, values in ((rows[0], before), (rows[2], after)):
         assert close(values, row['psnr'], row['psnr_error'])
         assert row['worst'] == pytest.approx(min(values), abs=1e-3)
+        errors = [10 ** (-value / 10) for value in values]
+        assert row['pooled'] == pytest.approx(-10 * numpy.log10(statistics.mean(errors)), abs=1e-3)
         assert row['best'] == pytest.approx(max(values), abs=1e-3)
         assert sorted(values)[63] - 1e-3 < row['median'] < sorted(values)[66] + 1e-3
     assert close([b - a for a, b in zip(before, after)], rows[2]['gain'], rows[2]['gain_error'])
