@@ -6,9 +6,9 @@
 The second command runs kills, every truncation and thousands of random inputs, and appends what it tried to
 others/results/reliability.json.
 """
-import signal
 import collections
 import json
+import signal
 import time
 
 import pytest
