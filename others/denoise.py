@@ -45,7 +45,7 @@ SETTINGS = '.denoised.json'                     # in the folder of the results: 
 STAYS = {'.npy': '.npy', '.tif': '.tif', '.tiff': '.tif'}       # the formats that are not written as PNG
 MIDDLE = 128                                    # of 0..255: no difference, in a picture of what was removed
 # See `is_noise`. On crops of 96 x 96 pixels, with weights of both projects that were trained with and without other
-# noise, a warning got 5 of 144 point-sampled photographs and none of 288 images with Gaussian (sigma 10 to 50),
+# noise, a warning got 5 of 143 point-sampled photographs and none of 288 images with Gaussian (sigma 10 to 50),
 # Poisson or impulse noise; of what was changed by 2 or more, 42 of 72 clean photographs, 134 of 174 images with
 # correlated noise and 100 of 110 JPEGs (quality 10 to 70). So 98 of 100 warnings were right.
 LEAST_FINE, LEAST_CHANGE, LEAST_SIDE = 0.85, 2, 32

@@ -77,14 +77,14 @@ def main(arguments=None) -> int:
     cli.add_options(parser, 'data')
     options = parser.parse_args(arguments)
     options.data, options.mixed, options.out = (path.resolve() for path in (options.data, options.mixed, options.out))
-    todo = commands(options)
-    names = [name for name, _, _ in todo]
+    planned = commands(options)
+    names = [name for name, _, _ in planned]
     unknown = [name for name in options.only or () if name not in names]
     if unknown:
         raise storage.UserError(f'--only: {unknown[0]}, expected some of {", ".join(names)}')
     options.out.mkdir(parents=True, exist_ok=True)
     failed = 0
-    for number, (name, limit, command) in enumerate(todo, 1):
+    for number, (name, limit, command) in enumerate(planned, 1):
         if options.only and name not in options.only:
             continue
         start = time.monotonic()
