@@ -164,8 +164,9 @@ def share_of_products(step, device: str, steps: int = 5) -> float:
     """The part of a step's time that is spent in the framework's matrix products."""
     spent, multiply = [], framework.multiply
 
-    def timed(*arguments, **options) -> None:
-        spent.append(seconds(partial(multiply, *arguments, **options), device))
+    def timed(out, *arguments, **options):
+        spent.append(seconds(partial(multiply, out, *arguments, **options), device))
+        return out
 
     framework.multiply = timed
     try:
