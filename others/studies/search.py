@@ -136,7 +136,7 @@ def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
 
 
 OF_PROJECT = {
-    1: {'widths': [24, 48, 96, 192], 'encoder': [4, 2, 2, 1], 'decoder': [4, 2, 2], 'block': 'plain'},
+    1: {'widths': [24, 48, 96, 192], 'encoder': [8, 2, 2, 1], 'decoder': [8, 2, 2], 'block': 'plain'},
     2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed'},
 }
 
@@ -164,9 +164,9 @@ def parse(arguments) -> argparse.Namespace:
     option('--widths', type=cli.integer(1), nargs='+', metavar='N',
            help='channels of each level (default: 24 48 96 192)')
     option('--encoder', type=cli.integer(0), nargs='+', metavar='N',
-           help='blocks of each level on the way down, the last is the bottom (default: 4 2 2 1)')
+           help='blocks of each level on the way down, the last is the bottom (default: 8 2 2 1)')
     option('--decoder', type=cli.integer(0), nargs='*', metavar='N',
-           help='blocks of each level but the bottom on the way up, the finest first (default: 4 2 2)')
+           help='blocks of each level but the bottom on the way up, the finest first (default: 8 2 2)')
     option('--block', choices=BLOCKS, help='kind of block (default: plain)')
     option = parser.add_argument_group('project 2').add_argument
     option('--channels', type=cli.integer(1), nargs=2, metavar='N', help='at half and quarter size (default: 128 256)')
