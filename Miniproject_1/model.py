@@ -350,14 +350,14 @@ class Model:
     Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision`
     (products in bfloat16; off unless it is set), `is_trained` (False while the weights are random).
     """
-    NUM_EPOCHS = 5                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
+    NUM_EPOCHS = 4                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
     PEAK_LR = 2e-3                  # the highest learning rate
     FINE_TUNING = 0.02              # fraction of PEAK_LR for weights that are already trained
     BETAS = (0.9, 0.99)
     LONGEST_GRADIENT = 0.02         # gradient clipping: one large gradient can make a deep network diverge
     PIXELS = 2 ** 18                # pixels that predict processes at once; bounds its memory
-    MARGIN = 96                     # pixels around a tile, more than the network's receptive radius; a multiple of 8
+    MARGIN = 112                    # pixels around a tile, more than the network's receptive radius; a multiple of 8
 
     @torch.inference_mode(False)    # parameters that are made in it cannot be trained
     def __init__(self) -> None:
