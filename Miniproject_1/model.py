@@ -557,8 +557,7 @@ class Model:
 
         H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
         batches, large ones in tiles whose margins exceed what the network sees, so without seams.
-        ensemble: test-time augmentation, the average over the 4 rotations of each image (its reflections, too,
-            would take twice the time for 0.001 dB on the genuine pairs).
+        ensemble: test-time augmentation, the average over the 4 rotations of each image.
         progress: called after each batch with its number of images, after a tile with its share of one.
         """
         check_images('test_input', test_input)

@@ -35,9 +35,11 @@ SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'
            ('five', 'Gillyboeuf et al.'), ('five, rate 2', 'the same, rate 2')]
 
 CLEAN_ROW, HELD_OUT = 'no noise', 6                            # of `noises`: the first; how many last are held out
-# The trainings of the weights that ship; of an earlier network of project 1, one block at each of three levels; one
+# The first trainings of the weights that ship; of an earlier network of project 1, one block at each of three levels; one
 # epoch from fresh weights in float32.
 SHIPPED, SHALLOW, FRESH = {1: 'cuda_deep', 2: 'shipped'}, 'cuda_1', 'fresh_1'
+LAST = {1: 'deep_1', 2: 'long_2'}                              # the last of them, on a GPU
+BEFORE_MIXED = 3                                               # of the evaluations: before other noise; the next, after
 
 # Those whose speed is measured, in the order in which they are shown.
 NETWORKS = {'S': 'S, the network that ships, batches of 32',
@@ -67,7 +69,7 @@ SEARCH_1 = [
     ('plain MSE, colours as they are', [
         ('plain_b16', 'batches of 16, rate 2e-3'), ('plain_b32', 'batches of 32, rate 1.5e-3'),
         ('deep_b16', '24 to 192, blocks 2-2-2-1'), ('deeper_b16', '32 to 192, blocks 2-2-2-1'),
-        ('fine_b16', '24 to 192, blocks 4-2-2-1: ours')]),
+        ('fine_b16', '24 to 192, blocks 4-2-2-1')]),
 ]
 CLEAN = ', towards clean images (oracle)'
 # Trainings of another length, which only the table has.
@@ -80,11 +82,13 @@ LONGER_1 = [
         ('cuda_K_24_1331', '24 to 192, blocks 1-3-3-1'), ('cuda_C_24_2331', '24 to 192, blocks 2-3-3-1'),
         ('cuda_E_16_2331', '16, 48, 96, 192, blocks 2-3-3-1'), ('cuda_A_24_2221', '24 to 192, blocks 2-2-2-1'),
         ('cuda_B_24_56_112_224', '24, 56, 112, 224, blocks 2-2-2-1'),
-        ('cuda_L_24_4221', '24 to 192, blocks 4-2-2-1: ours'),
+        ('cuda_L_24_4221', '24 to 192, blocks 4-2-2-1'),
         ('cuda_N_32_3221', '32, 48, 96, 192, blocks 3-2-2-1')]),
     ('14 epochs of an H200, the same, but for the limit of the gradient', [
         ('cuda_plain', '48, 96, 192, 1 block each'), ('cuda_batchnorm', 'the same, batch norm'),
         ('cuda_wide_lr1', '96, 192, 384, rate 1e-3')]),
+    ('20 epochs of 5,000 pairs, an H200, batches of 128, rate 2e-3; 24 to 192, blocks 8-2-2-1: ours', [
+        ('both', 'ours'), ('turn', 'no exchange of pixels'), ('swap', 'no flips and transpositions')]),
 ]
 LONGER_2 = [('780 seconds, rate 5', [('nearest_long', 'nearest, kernels 4 and 3')])]
 SEARCH_2 = [
@@ -214,10 +218,10 @@ def training(rec: Records, project: int, name: str) -> dict:
             if (run['rows'][0]['project'], run['rows'][0]['training']) == (project, name)]
     if not runs:
         raise storage.UserError(f"{rec.path('training')} has no training {name} of project {project}")
-    rows = [row for run in runs for row in run['rows']]
+    rows = [row for run in runs for row in run['rows'] if row['epoch']]
     places = collections.Counter()
     for run in runs:
-        places[run['machine']['processor']] += len(run['rows'])
+        places[run['machine']['processor']] += sum(row['epoch'] > 0 for row in run['rows'])
     return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
             'where': ' and '.join(f'{epochs} on an {place}' for place, epochs in places.items()),
             'rate': f"{max(row['lr'] for row in rows):.2g}",
@@ -229,12 +233,11 @@ def training(rec: Records, project: int, name: str) -> dict:
 
 
 def mixed_training(rec: Records, project: int) -> dict:
-    """The last part of the training, with other noise, in one or more cycles of the learning rate, and what it cost on
-    the course's: by the evaluation before it and the newest one."""
+    """The training with other noise, in one or more cycles of the learning rate, and what it cost on the course's."""
     rows = [row for row in rec.rows('training') if row['training'].startswith(f'mixed_{project}')]
     model = f'project {project}'
     before, after = ({Path(row['file']).stem: row['psnr'] for row in run['rows'] if row['model'] == model}
-                     for run in rec.runs('evaluation')[-2:])
+                     for run in rec.runs('evaluation')[BEFORE_MIXED:BEFORE_MIXED + 2])
     return {'epochs': str(len(rows)), 'cycles': str(len({row['training'] for row in rows})),
             'rate': f"{max(row['lr'] for row in rows):.1g}",
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
@@ -289,7 +292,8 @@ def the_noise(rec: Records) -> dict:
 
 def choices_1(found: dict) -> dict:
     """The numbers of the section on choices."""
-    seeds_of = [[row['psnr']['centre'] for row in rows] for rows in found.values() if len(rows) > 2]
+    seeds_of = [[row['psnr']['centre'] for row in rows] for rows in found.values()
+                if len(rows) > 2 and 'centre' in rows[0]['psnr']]
     deviation = statistics.mean(map(statistics.stdev, seeds_of))
     level = ('batch32', 'narrow_b32', 'twofull_b32', 'fullres_b32')
     means = [statistics.mean(row['psnr']['centre'] for row in found[name]) for name in level]
@@ -359,6 +363,18 @@ def depth(found: dict) -> dict:
             'wider': signed(wider - plain), 'epochs': f"{found['cuda_L_24_4221'][0]['epochs']:g}"}
 
 
+def ablation(found: dict) -> dict:
+    """What each augmentation brings on val_data.pkl, of the means of the seeds, and for each seed."""
+    both, turn, swap = ([row['psnr']['val_data'] for row in found[name]] for name in ('both', 'turn', 'swap'))
+
+    def gain(without: list) -> str:
+        gains = [a - b for a, b in zip(both, without)]
+        return f'{signed(statistics.mean(gains), 3)} dB ({between(gains, 3)})'
+
+    return {'swap': gain(turn), 'turn': gain(swap), 'seeds': str(len(both)),
+            'epochs': f"{found['both'][0]['epochs']:g}"}
+
+
 def noise_table(rows: list) -> list:
     names = ('noisy input', 'best blur', 'project 1, given', 'project 1', 'project 2, given', 'project 2')
     return [[row['noise'].replace(' x ', ' × ').replace('sigma', 'σ'),
@@ -409,7 +425,8 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'noisy': scores(noisy), 'p1': scores(ours),
         'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
         'ensemble': between([ours[n]['psnr'] - single[n]['psnr'] for n in SETS]),
-        'training': in_words(trained), 'mixed': mixed_training(rec, 1), 'search': choices_1(found),
+        'training': in_words(trained), 'mixed': mixed_training(rec, 1), 'last': in_words(training(rec, 1, LAST[1])),
+        'search': choices_1(found), 'ablation': ablation(found),
         'numbers': numbers(found, SEARCH_1[-1:] + LONGER_1), 'fresh': in_words(training(rec, 1, FRESH)),
         'longer': longer(rec, found),
         'shallow': in_words(training(rec, 1, SHALLOW)), 'depth': depth(found),
@@ -521,7 +538,8 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'images': {name: f"{ours[name]['images']:,}" for name in SETS},
         'noisy': scores(noisy), 'p2': scores(ours), 'best': {'real': fixed(BEST_2['real'])}, 'exact': exactness(rec),
         'ensemble': between([ours[n]['psnr'] - single[n]['psnr'] for n in SETS]),
-        'training': in_words(trained), 'mixed': mixed_training(rec, 2), 'speed': speed(rec),
+        'training': in_words(trained), 'mixed': mixed_training(rec, 2), 'last': in_words(training(rec, 2, LAST[2])),
+        'speed': speed(rec),
         'speed_table': speed_table(rec), 'twin': twin(rec), 'numbers': numbers(found, SEARCH_2 + LONGER_2),
         'search': {name: compare(found, name, base) for name, base in pairs.items()}, 'table': rows,
         'seeds': seeds(rec, SEEDS_2), 'pooling': pooling(rec),
