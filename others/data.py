@@ -133,16 +133,15 @@ def centre_square(photo: torch.Tensor) -> torch.Tensor:
 def read_photo(path: Path) -> torch.Tensor:
     """uint8 (3, H, W), colours; of more than 8 bits, scaled. ValueError if it is too small or floating point,
     OSError if it is no image, UserError if its depth cannot be read."""
-    from PIL import Image
+    from others.common import images                # not every machine that trains has Pillow
 
-    with Image.open(path) as image:
+    with images.opened(path) as image:
+        images.check_size(*image.size, images.MAX_PIXELS)
         if min(image.size) < SMALLEST_PHOTO:
             raise ValueError(f'{image.width} x {image.height} pixels, '
                              f'at least {SMALLEST_PHOTO} on each side are needed')
         # Of more than 8 bits, `convert` makes white or black, or takes one byte.
         if image.mode[0] in 'IF' or image.format == 'PPM' or ';16' in str(image.tile):
-            from others.common import images
-
             values = images.read(path).values
             if values.dtype.kind == 'f':
                 raise ValueError('floating point, expected 8 or 16 bits')

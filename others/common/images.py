@@ -6,6 +6,7 @@ bits: such a file is decoded twice, the second time as if the two bytes had chan
 colours with 16 bits and floats in TIFF, is left to tifffile, which comes with scikit-image, is kept up, and needs
 nothing but NumPy. PNG with 16 bits a colour, which none of them writes, is Pillow's with other pixels.
 """
+import contextlib
 import io
 import math
 import re
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Callable, Iterator, NamedTuple, Optional, Union
 
 import numpy
 import torch
@@ -97,7 +98,7 @@ def unfit(path, image: Picture, reason) -> storage.UserError:
 def check_size(width: int, height: int, max_pixels: Optional[int]) -> None:
     if max_pixels is not None and width * height > max_pixels:
         raise ValueError(f'{width} x {height} are {width * height:,} pixels, expected at most {max_pixels:,} '
-                         '(--max-pixels)')
+                         '(others.denoise: --max-pixels)')
 
 
 def picture(pixels: numpy.ndarray, kept: Optional[dict] = None) -> Picture:
@@ -118,11 +119,21 @@ def picture(pixels: numpy.ndarray, kept: Optional[dict] = None) -> Picture:
     return Picture(pixels, alpha, kept or {})
 
 
-def decode(file, max_pixels: Optional[int] = None, say: Callable[[str], None] = lambda line: None) -> Picture:
-    """What Pillow or tifffile reads from a path or an open file."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None        # ours is said in words
+@contextlib.contextmanager
+def opened(file) -> Iterator[Image.Image]:
+    """Pillow's image of a path or an open file, without Pillow's own limit of pixels: ours is said in words."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(file) as image:
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def decode(file, max_pixels: Optional[int] = None, say: Callable[[str], None] = lambda line: None) -> Picture:
+    """What Pillow or tifffile reads from a path or an open file."""
+    try:
+        with opened(file) as image:
             if image.format != 'TIFF' or not tifffile_alone_reads(image):
                 check_size(*image.size, max_pixels)
                 if getattr(image, 'n_frames', 1) > 1:
@@ -131,8 +142,6 @@ def decode(file, max_pixels: Optional[int] = None, say: Callable[[str], None] = 
     except Image.UnidentifiedImageError:
         if isinstance(file, Path) and file.suffix.lower() not in TIFF:
             raise
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
     import tifffile
 
     if not isinstance(file, Path):
