@@ -35,11 +35,11 @@ SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'
            ('five', 'Gillyboeuf et al.'), ('five, rate 2', 'the same, rate 2')]
 
 CLEAN_ROW, HELD_OUT = 'no noise', 6                            # of `noises`: the first; how many last are held out
-# The first trainings of the weights that ship; of an earlier network of project 1, one block at each of three levels; one
-# epoch from fresh weights in float32.
+# The first trainings of the weights that ship; of an earlier network of project 1, one block at each of three levels;
+# one epoch from fresh weights in float32.
 SHIPPED, SHALLOW, FRESH = {1: 'cuda_deep', 2: 'shipped'}, 'cuda_1', 'fresh_1'
 LAST = {1: 'deep_1', 2: 'long_2'}                              # the last of them, on a GPU
-BEFORE_MIXED = 3                                               # of the evaluations: before other noise; the next, after
+BEFORE_MIXED = 3                                               # of the evaluations; the next is with other noise
 
 # Those whose speed is measured, in the order in which they are shown.
 NETWORKS = {'S': 'S, the network that ships, batches of 32',

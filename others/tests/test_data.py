@@ -196,7 +196,8 @@ def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, c
     assert contents(tmp_path / 'before') == contents(tmp_path / 'after')
     skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith('skipped')]
     reasons = {'00.jpg': 'cannot identify', 'cut.jpg': 'truncated', 'deep.tif': 'floating point',
-               'empty.webp': 'cannot identify', 'huge.ppm': '400,000,000 pixels, expected at most', 'small.jpeg': '63 x 500 pixels, at least 64'}
+               'empty.webp': 'cannot identify', 'huge.ppm': '400,000,000 pixels, expected at most',
+               'small.jpeg': '63 x 500 pixels, at least 64'}
     assert len(skipped) == len(reasons)
     for line, (name, reason) in zip(skipped, reasons.items()):
         assert line.startswith(f'skipped {photos / name}: ') and reason in line
