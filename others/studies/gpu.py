@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from others.common import cli, storage
 
 SEEDS = (0, 1, 2)
@@ -24,7 +26,7 @@ AUGMENTATIONS = {'both': [], 'turn': ['--without', 'swap'], 'swap': ['--without'
 BLOCKS = {                                                                      # about equal products
     'ours': [],
     'wide_3221': ['--widths', '32', '48', '96', '192', '--encoder', '3', '2', '2', '1', '--decoder', '3', '2', '2'],
-    'fine_8221': ['--widths', '16', '48', '96', '192', '--encoder', '8', '2', '2', '1', '--decoder', '8', '2', '2'],
+    'fine_16221': ['--widths', '16', '48', '96', '192', '--encoder', '16', '2', '2', '1', '--decoder', '16', '2', '2'],
 }
 AS_A_GRADER = '''
 import sys, time, torch
@@ -49,11 +51,12 @@ def commands(options) -> list:
     found = [('tests', 60, ['-m', 'pytest', '-q', 'others/tests', '-k', 'cuda or device', '-p', 'no:cacheprovider']),
              ('grader', 90, ['test.py', '--quick', '-d', str(options.data)]),
              ('bench', 90, ['-m', 'others.studies.bench_framework', '--rounds', '1' if tiny else '15',
+                            '--device', 'cuda' if torch.cuda.is_available() else 'cpu',
                             '--record', str(out / 'bench_framework.json')])]
     for project in (1, 2):
         found.append((f'mixed_{project}', 150, ['-m', 'others.train', '--project', str(project), *mixed,
                                                 '--weights', 'pretrained', '--epochs', '1' if tiny else '20',
-                                                '--batch', '64', '--out', str(out / f'mixed_{project}')]))
+                                                '--batch', '256' if project == 1 else '64', '--out', str(out / f'mixed_{project}')]))
     for seed in SEEDS[:1] if tiny else SEEDS:
         for name, without in AUGMENTATIONS.items():
             found.append((f'augment_{name}_{seed}', 60, ['-m', 'others.studies.search', f'augment_{name}_{seed}',
