@@ -9,6 +9,7 @@ checkpoints, what a training needs, and `Model`, the interface of the assignment
 network with Adam and predicts.
 """
 import contextlib
+import copy
 import datetime
 import glob
 import io
@@ -107,22 +108,20 @@ def check_images(name: str, images: torch.Tensor) -> None:
     noise may carry outside by up to 255. A warning if that is more than rounding, or if the range looks like 0..1."""
     if not isinstance(images, torch.Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
-    shape, is_float = tuple(images.shape), images.is_floating_point()
+    shape = tuple(images.shape)
     if len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
-        hint = '; for a single image pass image[None]' if len(shape) == 3 else ''
+        hint = '; for a single image pass image[None]' * (len(shape) == 3)
         raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}{hint}')
     if images.is_complex() or images.dtype is torch.bool or not is_dense(images):
         raise ValueError(f'{name} must be a dense tensor of integers or floating point, in 0..255, '
                          f'got {images.dtype}, {images.layout} on {images.device}')
     if images.dtype is torch.uint8 or not images.numel():
         return
-    values = images.detach().float() if is_float else images.long()
+    values, noise = images.detach().float(), 255 * images.is_floating_point()
     low, high = values.min().item(), values.max().item()
-    if not math.isfinite(high - low):                                   # 1e300 overflows float32
-        raise ValueError(f'{name} must be finite as float32, in 0..255, and holds NaN or infinity')
-    if low < -255 * is_float or high > 255 + 255 * is_float:
-        raise ValueError(f'{name} must be in 0..255, got values from {low:g} to {high:g}')
-    if low < -1 or high > 256 or is_float and 0 < high <= 1:
+    if not -noise <= low <= high <= 255 + noise:                        # nor is NaN
+        raise ValueError(f'{name} must be finite and in 0..255, got values from {low:g} to {high:g}')
+    if low < -1 or high > 256 or noise and 0 < high <= 1:
         warnings.warn(f'{name} is expected in 0..255, its values are from {low:g} to {high:g}', stacklevel=3)
 
 
@@ -143,7 +142,7 @@ def coins(*shape: int) -> torch.Tensor:
 
 
 def neighbour_correlation(first: torch.Tensor, second: torch.Tensor) -> tuple:
-    """How far the noise of vertical and horizontal neighbours correlates in each pair, (N, C, H, W) twice.
+    """How strongly the noise of vertical and horizontal neighbours correlates in each pair, (N, C, H, W) twice.
 
     The difference of the two versions holds nothing but noise. Returns its correlation, (N,), and the same in
     standard deviations of what independent noise gives, (N,), however unevenly it spreads over the image.
@@ -158,12 +157,12 @@ def neighbour_correlation(first: torch.Tensor, second: torch.Tensor) -> tuple:
 
 
 def choose_swap(first: torch.Tensor, second: torch.Tensor) -> tuple:
-    """Which pairs, (N, C, H, W) twice, `swap_noise` has to swap as whole images. Returns a bool tensor (N,) and a line
-    that says what was found and what follows.
+    """Which pairs, (N, C, H, W) twice, `swap_noise` has to swap as whole images: a bool tensor (N,), and a line that
+    says what was found and what follows.
 
-    Each image is judged by itself, since a set may be mixed: whether its noise correlates by more than CORRELATED,
-    and certainly: by 6 standard deviations (of 100,000 images with independent noise none reached 4.5). Small images
-    cannot reach that; where the mean of the set is above CORRELATED, certainly, they need not.
+    Each image is judged by itself, since a set may be mixed: its noise must correlate by more than CORRELATED, and by
+    more than 6 standard deviations (of 100,000 images with independent noise none reached 4.5). Small images cannot
+    reach that, and need not where the mean of the set is above CORRELATED, and above 4 standard deviations.
     """
     chunk = max(1, 2 ** 18 // math.prod(first.shape[2:]))
     parts = [neighbour_correlation(*pair) for pair in zip(first.split(chunk), second.split(chunk))]
@@ -174,18 +173,16 @@ def choose_swap(first: torch.Tensor, second: torch.Tensor) -> tuple:
     whole = (r.abs() > CORRELATED) & ((z.abs() > 6) | is_common)
     count = int(whole.sum())
     mean = float(r[whole if count else noisy].sum()) / (count or n)
-    part = f' in {count} of {len(r)} pairs: there' if 0 < count < n else ':'
-    follows = 'whole images are swapped, not pixels' if count else 'pixels are swapped'
-    return whole, f'the noise of neighbouring pixels correlates by {mean:.2f}{part} {follows}'
+    follows = f' in {count} of {len(r)} pairs: there whole images' if count else ': pixels'
+    return whole, f'the noise of neighbouring pixels correlates by {mean:.2f}{follows} are swapped'
 
 
 def swap_noise(first: torch.Tensor, second: torch.Tensor, whole: Optional[torch.Tensor] = None) -> tuple:
-    """Turn each pair into a new one: the two versions swap a random half of their pixels.
+    """Turn each pair, (N, C, H, W), into a new one: the two versions swap a random half of their pixels.
 
-    Every noisy pixel is an independent draw, so this gives a new input and a new target, again with
-    independent noise. Where noise correlates between neighbours, the target would then tell of the input's
-    noise: there `whole`, a bool tensor (N,), has the whole image swapped, or not, at random.
-    Shapes: (N, C, H, W).
+    Every noisy pixel is an independent draw, so this gives a new input and a new target, again with independent
+    noise. If the noise of neighbours correlates, the target would reveal some of the input's noise: for such pairs
+    `whole`, a bool tensor (N,), is True, and the two images are swapped as a whole, or not, at random.
     """
     N, C, H, W = first.shape
     swap = coins(N, 1, H, W)
@@ -196,8 +193,7 @@ def swap_noise(first: torch.Tensor, second: torch.Tensor, whole: Optional[torch.
 
 
 def turn(first: torch.Tensor, second: torch.Tensor) -> tuple:
-    """Both images of each pair mirrored and transposed (square images only), at random but alike.
-    Shapes: (N, C, H, W)."""
+    """Mirror and transpose (only square images) each pair, (N, C, H, W), at random, both images alike."""
     N, C, H, W = first.shape
     pairs = torch.cat([first, second], 1)                                    # (N, 2 C, H, W)
     mirror, flip, transpose = coins(3, N, 1, 1, 1).to(first.device)
@@ -220,8 +216,7 @@ LARGEST_CHECKPOINT = 2 ** 24        # bytes, also when it is unpacked
 
 def write_archive(path, content: dict) -> None:
     """torch.save to `path`, or to the file that it links to, atomically: on an error an older file stays as it was.
-    Temporary files older than a minute are leftovers of killed processes and are removed; younger ones may still be
-    in use."""
+    Temporary files older than a minute, which a killed process has left, are removed; younger ones may be in use."""
     path = Path(path).resolve()
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     archive = io.BytesIO()
@@ -237,8 +232,8 @@ def write_archive(path, content: dict) -> None:
 
 
 def read_archive(data: bytes):
-    """Undo torch.save of tensors in dicts and lists. torch.load with `weights_only` runs no code; sizes are checked
-    before, since it would unpack any amount. ValueError if they are too large."""
+    """Undo torch.save of tensors in dicts and lists. torch.load with `weights_only` runs no code, but would unpack any
+    amount: ValueError if that is more than LARGEST_CHECKPOINT."""
     if len(data) > LARGEST_CHECKPOINT:
         raise ValueError(f'it is larger than {LARGEST_CHECKPOINT} bytes')
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -263,17 +258,16 @@ def check_weights(own: dict, given) -> None:
     def kind(weight) -> str:
         if not isinstance(weight, torch.Tensor):
             return type(weight).__name__
-        place = '' if is_dense(weight) else f', {weight.layout} on {weight.device}'
-        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}{place}'
+        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}' + ' without values' * (not is_dense(weight))
 
     if not isinstance(given, dict):
         raise ValueError(f'weights must be a dict {{name: tensor}}, got {type(given).__name__}')
     for name in {**own, **given}:
         expected, found = kind(own.get(name)), kind(given.get(name))
         if name not in own or expected != found:
-            raise ValueError(f'weights: {reprlib.repr(name)[1:-1]} is {found}, expected {expected}')
+            raise ValueError(f'weights: {reprlib.repr(name)} is {found}, expected {expected}')
         if not bool(given[name].isfinite().all()):
-            raise ValueError(f'weights: {name} holds NaN or infinity')
+            raise ValueError(f'weights: {name!r} holds NaN or infinity')
 
 
 # ---------------------------------------------------------------------------- what a training needs
@@ -297,20 +291,20 @@ class Progress(NamedTuple):
     num_steps: int                  # of the whole training
     loss: torch.Tensor              # of this step; shape (), on the model's device
     lr: float                       # the learning rate of this step
-    state: Callable[[], dict]       # the state to pass to `train(.., resume=)`, as CPU tensors
+    state: Callable[[], dict]       # the state to pass to `train(.., resume=)`, copies on the CPU
 
 
-UNWRITABLE = AttributeError, OSError, ValueError        # stdout is None, has no flush, is full or closed
-
-
-def say(line: str, end: str = '\n') -> None:
-    """Print; where that fails, it is no reason to end a training."""
-    with contextlib.suppress(*UNWRITABLE):
-        print(line, end=end, flush=True)
+def say(line: str, is_live: bool = False) -> None:
+    """Print a line; a live one, which the next one overwrites, on a terminal alone. Where printing fails (stdout has
+    no `flush`, is full or closed), it is no reason to end a training."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        is_terminal = getattr(sys.stdout, 'isatty', bool)()
+        if is_terminal or not is_live:
+            print('\r' * is_terminal + line, end='' if is_live else '\n', flush=True)
 
 
 class EpochLog:
-    """Prints one aligned line per epoch and, on a terminal, a live one in between."""
+    """Prints one aligned line per epoch, and a live one in between."""
 
     def __init__(self, N: int, first: int) -> None:
         self.N, self.first, self.begun, self.shown = N, first, time.monotonic(), 0.0
@@ -320,26 +314,17 @@ class EpochLog:
         """After a step on `images` pairs: an epoch's last batch may be smaller, and counts by its size."""
         self.total, self.images = self.total + progress.loss * images, self.images + images
         ends, now = progress.step % (progress.num_steps // progress.num_epochs) == 0, time.monotonic()
-        is_terminal = False
-        with contextlib.suppress(*UNWRITABLE):
-            is_terminal = sys.stdout.isatty()
-        if not ends and not (is_terminal and now - self.shown > 0.5):
+        if not ends and now - self.shown < 0.5:
             return
         self.shown = now
         pace = (progress.step - self.first) / max(now - self.begun, 1e-3)       # steps a second
         speed = pace * self.N * progress.num_epochs / progress.num_steps
         left = datetime.timedelta(seconds=int((progress.num_steps - progress.step) / pace))
-        say(f'{is_terminal * chr(13)}epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
+        say(f'epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
             f'loss {float(self.total) / self.images:.5f}  learning rate {progress.lr:.1e}  {speed:6.0f} pairs/s  '
-            f'left {left}', '\n' if ends else '')
+            f'left {left}', is_live=not ends)
         if ends:
             self.total, self.images = 0.0, 0
-
-
-def copy_to_cpu(moments: dict) -> dict:
-    """Adam's {number of a weight: {name: tensor}}, copied."""
-    return {i: {name: value.detach().to('cpu', copy=True) for name, value in of_weight.items()}
-            for i, of_weight in moments.items()}
 
 
 # ---------------------------------------------------------------------------------------- the model
@@ -389,11 +374,10 @@ class Model:
         with open(path, 'rb') as file:
             data = file.read(LARGEST_CHECKPOINT + 1)
         try:
-            content = read_archive(data)
+            content, widths = read_archive(data), list(self.net.widths)
             check_keys('it', content, ['widths', 'weights'])
-            if content['widths'] != list(self.net.widths):
-                widths = reprlib.repr(content['widths'])[:60]
-                raise ValueError(f'its widths are {widths}, expected {list(self.net.widths)}')
+            if content['widths'] != widths:
+                raise ValueError(f"its widths are {reprlib.repr(content['widths'])[:60]}, expected {widths}")
             self.set_weights(content['weights'])
         except Exception as error:
             reason = error if type(error) is ValueError else f'{type(error).__name__} while reading it'
@@ -415,33 +399,30 @@ class Model:
               batch_size: int = BATCH_SIZE, peak_lr: Optional[float] = None,
               callback: Optional[Callable[[Progress], None]] = None, verbose: bool = True,
               resume: Optional[dict] = None, swap: str = 'auto') -> None:
-        """Train on pairs of noisy images of the same content.
+        """Train on pairs of noisy images of the same content, by one cycle of the learning rate: call it once, not
+        epoch by epoch.
 
-        train_input, train_target: (N, 3, H, W), integers or floating point, 0..255, N at least 1.
+        train_input, train_target: (N, 3, H, W), N at least 1, integers or floating point in 0..255.
         peak_lr: the highest learning rate of the cycle (`one_cycle`). None: PEAK_LR; for weights that were
             loaded or trained before, FINE_TUNING times that.
         callback: called with a `Progress` after each step; may raise to stop the training.
         verbose: print what is swapped, then a line per epoch.
-        resume: a state from `Progress.state()`; the training resumes from there, with the same pairs,
-            num_epochs, batch_size and swap. The random state is torch's global one: with it set to what it
-            was (`torch.get_rng_state()`), the result is that of an uninterrupted training, to the last bit
-            on a CPU with one thread, else to rounding. To lengthen a training, set the state's 'num_steps',
-            and its 'start', an integer, to the step at which another cycle of the learning rate begins.
+        resume: a state from `Progress.state()`, to continue its training with the same pairs, num_epochs, batch_size
+            and swap. If torch's global random state is set to what it was (`torch.get_rng_state()`), the result is
+            that of an uninterrupted training, to the last bit on a CPU with one thread, else to rounding. To lengthen
+            a training, set the state's 'num_steps', and its 'start' to the step at which a new cycle begins.
         swap: what the two versions of a pair exchange at random (`swap_noise`): 'pixels', 'images', or 'auto',
             which measures for each pair whether its noise allows to swap pixels (`choose_swap`).
 
-        One call is one whole cycle of the learning rate: do not call it epoch by epoch. ValueError, before anything
-        has changed, for an argument that cannot be used. FloatingPointError if a gradient is not finite; the weights
-        are then those from before the step.
+        ValueError, before anything has changed, for an argument that cannot be used. FloatingPointError if a gradient
+        is not finite; the weights are then those from before the step.
         """
         check_images('train_input', train_input)
         check_images('train_target', train_target)
         N = len(train_input)
-        if train_input.shape != train_target.shape:
-            raise ValueError(f'train_target must have the shape of train_input, {tuple(train_input.shape)}, '
-                             f'got {tuple(train_target.shape)}')
-        if N < 1:
-            raise ValueError('train_input must hold at least one image, got 0')
+        if train_input.shape != train_target.shape or N < 1:
+            raise ValueError('train_input and train_target must have one shape, N at least 1, '
+                             f'got {tuple(train_input.shape)} and {tuple(train_target.shape)}')
         for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
@@ -470,9 +451,10 @@ class Model:
             first, start, order, peak_lr = self._resume(resume, optimizer, N, batch_size, num_steps)
 
         def state() -> dict:
-            return {'weights': self.weights(), 'moments': copy_to_cpu(optimizer.state_dict()['state']),
-                    'peak': peak_lr, 'step': step + 1, 'start': start, 'num_steps': num_steps,
-                    'batch_size': batch_size, 'order': order.clone()}
+            moments = {i: {name: value.to('cpu', copy=True) for name, value in of_weight.items()}
+                       for i, of_weight in optimizer.state_dict()['state'].items()}
+            return {'weights': self.weights(), 'moments': moments, 'peak': peak_lr, 'step': step + 1, 'start': start,
+                    'num_steps': num_steps, 'batch_size': batch_size, 'order': order.clone()}
 
         log = EpochLog(N, first)
         for step in range(first, num_steps):
@@ -530,21 +512,20 @@ class Model:
         """Continue from `state`: steps done, start of the learning rate's cycle, order of the pairs, highest learning
         rate. ValueError, before anything has changed, if it is of another training."""
         try:
-            check_keys('the state', state, ['weights', 'moments', 'peak', 'step', 'start', 'num_steps', 'batch_size',
-                                            'order'])
-            step, start, order, peak, moments = (state[key] for key in ('step', 'start', 'order', 'peak', 'moments'))
-            for name, found, expected in (('num_steps', state['num_steps'], num_steps), ('pairs', len(order), N),
-                                          ('batch_size', state['batch_size'], batch_size)):
-                if found != expected:
-                    raise ValueError(f'the state is of a training with {name} {found}, this one has {expected}')
+            check_keys('it', state, ['weights', 'moments', 'peak', 'step', 'start', 'num_steps', 'batch_size',
+                                     'order'])
+            weights, moments, peak, step, start, *sizes, order = state.values()
+            found, expected = [*sizes, len(order)], [num_steps, batch_size, N]
+            if found != expected:
+                raise ValueError(f'its steps, batch size and pairs are {found}, this one has {expected}')
             if not (isinstance(start, int) and isinstance(step, int) and 0 <= start <= step <= num_steps):
                 raise ValueError(f"'start' must be an integer from 0 to 'step', {step!r}, got {start!r}")
             if not (0 < peak < math.inf and order.sort().values.equal(torch.arange(N, device='cpu'))):
                 raise ValueError("its 'peak' is no learning rate, or its 'order' no order of the pairs")
             for i, weight in enumerate(self.net.parameters()):
                 check_weights({'exp_avg': weight, 'exp_avg_sq': weight, 'step': moments[i]['step']}, moments[i])
-            optimizer.load_state_dict({**optimizer.state_dict(), 'state': copy_to_cpu(moments)})
-            self.set_weights(state['weights'])
+            optimizer.load_state_dict({**optimizer.state_dict(), 'state': copy.deepcopy(moments)})
+            self.set_weights(weights)
         except Exception as error:
             raise ValueError(f'resume: no state of this training: {error}') from error
         return step, start, order, peak
@@ -555,8 +536,8 @@ class Model:
                 progress: Optional[Callable[[float], None]] = None) -> torch.Tensor:
         """Denoise (N, 3, H, W), 0..255, integers or floating point -> float32 in 0..255, on the same device.
 
-        H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
-        batches, large ones in tiles whose margins exceed what the network sees, so without seams.
+        H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in batches, large ones
+        in tiles, without seams, since their margins are wider than what the network sees.
         ensemble: test-time augmentation, the average over the 4 rotations of each image.
         progress: called after each batch with its number of images, after a tile with its share of one.
         """
