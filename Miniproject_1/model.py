@@ -119,7 +119,7 @@ def check_images(name: str, images: torch.Tensor) -> None:
         return
     values, noise = images.detach().float(), 255 * images.is_floating_point()
     low, high = values.min().item(), values.max().item()
-    if not -noise <= low <= high <= 255 + noise:                        # nor is NaN
+    if not -noise <= low <= high <= 255 + noise:            # a comparison with NaN is False
         raise ValueError(f'{name} must be finite and in 0..255, got values from {low:g} to {high:g}')
     if low < -1 or high > 256 or noise and 0 < high <= 1:
         warnings.warn(f'{name} is expected in 0..255, its values are from {low:g} to {high:g}', stacklevel=3)
@@ -311,7 +311,7 @@ class EpochLog:
         self.total, self.images = 0.0, 0                # of this epoch: sum of losses, images seen
 
     def step(self, progress: Progress, images: int) -> None:
-        """After a step on `images` pairs: an epoch's last batch may be smaller, and counts by its size."""
+        """Count a step on `images` pairs: an epoch's last batch may be smaller, and its loss weighs less."""
         self.total, self.images = self.total + progress.loss * images, self.images + images
         ends, now = progress.step % (progress.num_steps // progress.num_epochs) == 0, time.monotonic()
         if not ends and now - self.shown < 0.5:
@@ -490,16 +490,16 @@ class Model:
 
     @torch.enable_grad()
     def differentiate(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
-        """The loss on a batch, two tensors (N, 3, H, W), 0..1: shape (), and the list of its gradients by the
-        network's parameters. Tools replace it, to share a batch among processes or to record it on CUDA."""
+        """Return the loss on a batch, two tensors (N, 3, H, W), 0..1, and the list of its gradients with respect to
+        the parameters. Tools replace this method, to share a batch among processes or to record it on CUDA."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
             output = self.net(noisy.contiguous(memory_format=torch.channels_last))
         loss = self.loss(output.float(), target)
         return loss.detach(), list(torch.autograd.grad(loss, list(self.net.parameters())))
 
     def descend(self, gradients: list, optimizer) -> None:
-        """A step of the optimizer, with gradient clipping to the norm LONGEST_GRADIENT (Pascanu et al. 2013,
-        https://arxiv.org/abs/1211.5063). FloatingPointError, before it, if that norm is not finite."""
+        """Clip the gradients to the norm LONGEST_GRADIENT (Pascanu et al. 2013, https://arxiv.org/abs/1211.5063), and
+        step. FloatingPointError, before any weight has changed, if their norm is not finite."""
         for weight, gradient in zip(self.net.parameters(), gradients):
             weight.grad = gradient
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.LONGEST_GRADIENT)
@@ -509,8 +509,9 @@ class Model:
 
     @torch.inference_mode(False)
     def _resume(self, state: dict, optimizer, N: int, batch_size: int, num_steps: int) -> tuple:
-        """Continue from `state`: steps done, start of the learning rate's cycle, order of the pairs, highest learning
-        rate. ValueError, before anything has changed, if it is of another training."""
+        """Take over the weights of `state` and the optimizer's moments. Return the steps done, the step at which the
+        learning rate's cycle began, the order of the pairs and the highest learning rate. ValueError, before anything
+        has changed, if the state is of another training."""
         try:
             check_keys('it', state, ['weights', 'moments', 'peak', 'step', 'start', 'num_steps', 'batch_size',
                                      'order'])

@@ -12,7 +12,6 @@ Users see tensors of the shape (N, C, H, W); in memory the order is C, H, W, N. 
 dimension all images take part in one matrix product, and copying what a window sees moves N neighbouring numbers at a
 time. The columns are built for a few rows of the output at a time, in a buffer that is reused.
 """
-import array
 import contextlib
 import datetime
 import glob
@@ -23,6 +22,7 @@ import os
 import pickle
 import pickletools
 import reprlib
+import struct
 import sys
 import threading
 import time
@@ -237,11 +237,10 @@ def assign(module: Module, name: str, value) -> None:
     if name not in vars(module) or name.removeprefix('grad_') not in module.parameter_names:
         return object.__setattr__(module, name, value)
     present = vars(module)[name]
-    if value is not None:
-        check_tensors(module, name, [value])
-    if (present is None) != (value is None) or value is not None and value.shape != present.shape:
-        shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (present, value)]
-        raise ValueError(f'{type(module).__name__}.{name} has the shape {shapes[0]}, got {shapes[1]}')
+    check_tensors(module, name, [] if value is None else [value])
+    own, given = (None if tensor is None else tuple(tensor.shape) for tensor in (present, value))
+    if own != given:
+        raise ValueError(f'{type(module).__name__}.{name} has the shape {own}, got {given}')
     if value is not None:
         present.detach().copy_(value.detach())
 
@@ -893,16 +892,13 @@ class SGD:
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f'nesterov needs a momentum and no dampening, got momentum {momentum!r} '
                              f'and dampening {dampening!r}')
-        if not isinstance(params, Iterable) or isinstance(params, Tensor):
-            raise ValueError(f'params must be pairs (parameter, gradient), got a {type(params).__name__}')
-        self.params = list(params)
-        if not self.params:
-            raise ValueError('params must hold at least one pair (parameter, gradient), got none')
-        for pair in self.params:
-            if not (isinstance(pair, (tuple, list)) and len(pair) == 2
-                    and all(isinstance(tensor, Tensor) for tensor in pair) and pair[0].shape == pair[1].shape):
-                raise ValueError('params must be pairs (parameter, gradient) of two tensors of one shape, '
-                                 f'got a {type(pair).__name__}')
+        self.params = list(params) if isinstance(params, Iterable) else [params]
+        wrong = [pair for pair in self.params if not (
+            isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(tensor, Tensor) for tensor in pair)
+            and pair[0].shape == pair[1].shape)]
+        if wrong or not self.params:
+            raise ValueError('params must be pairs (parameter, gradient) of two tensors of one shape, got '
+                             + (f'a {type(wrong[0]).__name__}' if wrong else 'none'))
         if len({id(parameter) for parameter, _ in self.params}) < len(self.params):
             warnings.warn('params holds a parameter twice: each step updates it twice', stacklevel=2)
         self.lr, self.momentum, self.dampening = lr, momentum, dampening
@@ -975,22 +971,20 @@ def check_images(name: str, images: Tensor) -> None:
     noise may carry outside by up to 255. A warning if that is more than rounding, or if the range looks like 0..1."""
     if not isinstance(images, Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
-    shape, is_float = tuple(images.shape), images.is_floating_point()
+    shape = tuple(images.shape)
     if len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
-        hint = '; for a single image pass image[None]' if len(shape) == 3 else ''
+        hint = '; for a single image pass image[None]' * (len(shape) == 3)
         raise ValueError(f'{name} must have the shape (N, 3, H, W), H and W at least 1, got {shape}{hint}')
     if images.is_complex() or str(images.dtype) == 'torch.bool' or not is_dense(images):
         raise ValueError(f'{name} must be a dense tensor of integers or floating point, in 0..255, '
                          f'got {images.dtype}, {images.layout} on {images.device}')
     if str(images.dtype) == 'torch.uint8' or not images.numel():
         return
-    values = images.detach().float() if is_float else images.long()
+    values, noise = images.detach().float(), 255 * images.is_floating_point()
     low, high = values.min().item(), values.max().item()
-    if not math.isfinite(high - low):                                   # 1e300 overflows float32
-        raise ValueError(f'{name} must be finite as float32, in 0..255, and holds NaN or infinity')
-    if low < -255 * is_float or high > 255 + 255 * is_float:
-        raise ValueError(f'{name} must be in 0..255, got values from {low:g} to {high:g}')
-    if low < -1 or high > 256 or is_float and 0 < high <= 1:
+    if not -noise <= low <= high <= 255 + noise:            # a comparison with NaN is False
+        raise ValueError(f'{name} must be finite and in 0..255, got values from {low:g} to {high:g}')
+    if low < -1 or high > 256 or noise and 0 < high <= 1:
         warnings.warn(f'{name} is expected in 0..255, its values are from {low:g} to {high:g}', stacklevel=3)
 
 
@@ -1013,7 +1007,7 @@ def coins(*shape: int) -> Tensor:
 
 
 def neighbour_correlation(first: Tensor, second: Tensor) -> tuple:
-    """How far the noise of vertical and horizontal neighbours correlates in each pair, (N, C, H, W) twice.
+    """How strongly the noise of vertical and horizontal neighbours correlates in each pair, (N, C, H, W) twice.
 
     The difference of the two versions holds nothing but noise. Returns its correlation, (N,), and the same in
     standard deviations of what independent noise gives, (N,), however unevenly it spreads over the image.
@@ -1021,19 +1015,19 @@ def neighbour_correlation(first: Tensor, second: Tensor) -> tuple:
     d = to_unit(first, 'cpu') - to_unit(second, 'cpu')
     d = d - d.mean((2, 3), keepdim=True)                                # a difference in brightness is no noise
     products = cat([(d[:, :, 1:] * d[:, :, :-1]).sum(1).flatten(1),
-                          (d[..., 1:] * d[..., :-1]).sum(1).flatten(1)], 1)         # (N, neighbours), colours pooled
+                    (d[..., 1:] * d[..., :-1]).sum(1).flatten(1)], 1)   # (N, neighbours), colours pooled
     variance = d.square().sum(1).mean((1, 2)).clamp(min=1e-10)          # below, it is rounding
     total, spread = products.sum(1), products.square().sum(1).sqrt().clamp(min=1e-20)
     return total / max(1, products.shape[1]) / variance, total / spread
 
 
 def choose_swap(first: Tensor, second: Tensor) -> tuple:
-    """Which pairs, (N, C, H, W) twice, `swap_noise` has to swap as whole images. Returns a bool tensor (N,) and a line
-    that says what was found and what follows.
+    """Which pairs, (N, C, H, W) twice, `swap_noise` has to swap as whole images: a bool tensor (N,), and a line that
+    says what was found and what follows.
 
-    Each image is judged by itself, since a set may be mixed: whether its noise correlates by more than CORRELATED,
-    and certainly: by 6 standard deviations (of 100,000 images with independent noise none reached 4.5). Small images
-    cannot reach that; where the mean of the set is above CORRELATED, certainly, they need not.
+    Each image is judged by itself, since a set may be mixed: its noise must correlate by more than CORRELATED, and by
+    more than 6 standard deviations (of 100,000 images with independent noise none reached 4.5). Small images cannot
+    reach that, and need not where the mean of the set is above CORRELATED, and above 4 standard deviations.
     """
     chunk = max(1, 2 ** 18 // math.prod(first.shape[2:]))
     parts = [neighbour_correlation(*pair) for pair in zip(first.split(chunk), second.split(chunk))]
@@ -1044,18 +1038,16 @@ def choose_swap(first: Tensor, second: Tensor) -> tuple:
     whole = (r.abs() > CORRELATED) & ((z.abs() > 6) | is_common)
     count = int(whole.sum())
     mean = float(r[whole if count else noisy].sum()) / (count or n)
-    part = f' in {count} of {len(r)} pairs: there' if 0 < count < n else ':'
-    follows = 'whole images are swapped, not pixels' if count else 'pixels are swapped'
-    return whole, f'the noise of neighbouring pixels correlates by {mean:.2f}{part} {follows}'
+    follows = f' in {count} of {len(r)} pairs: there whole images' if count else ': pixels'
+    return whole, f'the noise of neighbouring pixels correlates by {mean:.2f}{follows} are swapped'
 
 
 def swap_noise(first: Tensor, second: Tensor, whole: Optional[Tensor] = None) -> tuple:
-    """Turn each pair into a new one: the two versions swap a random half of their pixels.
+    """Turn each pair, (N, C, H, W), into a new one: the two versions swap a random half of their pixels.
 
-    Every noisy pixel is an independent draw, so this gives a new input and a new target, again with
-    independent noise. Where noise correlates between neighbours, the target would then tell of the input's
-    noise: there `whole`, a bool tensor (N,), has the whole image swapped, or not, at random.
-    Shapes: (N, C, H, W).
+    Every noisy pixel is an independent draw, so this gives a new input and a new target, again with independent
+    noise. If the noise of neighbours correlates, the target would reveal some of the input's noise: for such pairs
+    `whole`, a bool tensor (N,), is True, and the two images are swapped as a whole, or not, at random.
     """
     N, C, H, W = first.shape
     swap = coins(N, 1, H, W)
@@ -1066,10 +1058,9 @@ def swap_noise(first: Tensor, second: Tensor, whole: Optional[Tensor] = None) ->
 
 
 def turn(first: Tensor, second: Tensor) -> tuple:
-    """Both images of each pair mirrored and transposed (square images only), at random but alike.
-    Shapes: (N, C, H, W)."""
+    """Mirror and transpose (only square images) each pair, (N, C, H, W), at random, both images alike."""
     N, C, H, W = first.shape
-    pairs = cat([first, second], 1)                                    # (N, 2 C, H, W)
+    pairs = cat([first, second], 1)                                         # (N, 2 C, H, W)
     mirror, flip, transpose = coins(3, N, 1, 1, 1).to(first.device)
     pairs = pairs.flip(-1).where(mirror, pairs)
     pairs = pairs.flip(-2).where(flip, pairs)
@@ -1094,8 +1085,8 @@ OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET',
 
 def write_pickle(path, content: dict) -> None:
     """Pickle plain data to `path`, or to the file that it links to, atomically: on an error an older file stays as it
-    was. Temporary files older than a minute are leftovers of killed processes and are removed; younger ones may still
-    be in use."""
+    was. Temporary files older than a minute, which a killed process has left, are removed; younger ones may be in use.
+    """
     path = Path(path).resolve()
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
@@ -1121,25 +1112,6 @@ def read_pickle(data: bytes):
     return pickle.loads(data)
 
 
-def to_bytes(tensor: Tensor) -> bytes:
-    """The values as float32, little-endian."""
-    values = array.array('f', tensor.flatten().tolist())
-    if sys.byteorder == 'big':
-        values.byteswap()
-    return values.tobytes()
-
-
-def from_bytes(data: bytes, shape: tuple) -> Tensor:
-    """Undo `to_bytes`, bit by bit. -> float32 on the CPU; ValueError if `data` is not of this shape."""
-    if not isinstance(data, bytes) or len(data) != 4 * math.prod(shape):
-        raise ValueError(f'{4 * math.prod(shape)} bytes are expected for the shape {tuple(shape)}')
-    values = array.array('f')
-    values.frombytes(data)
-    if sys.byteorder == 'big':
-        values.byteswap()
-    return empty(0, device='cpu').float().new_tensor(values.tolist()).view(shape)
-
-
 def check_keys(name: str, content, keys: list) -> None:
     """ValueError unless `content` is a dict of these keys."""
     found = list(content) if isinstance(content, dict) else type(content).__name__
@@ -1152,17 +1124,16 @@ def check_weights(own: dict, given) -> None:
     def kind(weight) -> str:
         if not isinstance(weight, Tensor):
             return type(weight).__name__
-        place = '' if is_dense(weight) else f', {weight.layout} on {weight.device}'
-        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}{place}'
+        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}' + ' without values' * (not is_dense(weight))
 
     if not isinstance(given, dict):
         raise ValueError(f'weights must be a dict {{name: tensor}}, got {type(given).__name__}')
     for name in {**own, **given}:
         expected, found = kind(own.get(name)), kind(given.get(name))
         if name not in own or expected != found:
-            raise ValueError(f'weights: {reprlib.repr(name)[1:-1]} is {found}, expected {expected}')
+            raise ValueError(f'weights: {reprlib.repr(name)} is {found}, expected {expected}')
         if not bool(given[name].isfinite().all()):
-            raise ValueError(f'weights: {name} holds NaN or infinity')
+            raise ValueError(f'weights: {name!r} holds NaN or infinity')
 
 
 # ---------------------------------------------------------------------------- what a training needs
@@ -1184,43 +1155,40 @@ class Progress(NamedTuple):
     num_epochs: int
     step: int                       # steps done in the whole training
     num_steps: int                  # of the whole training
-    loss: Tensor              # of this step; shape (), on the model's device
+    loss: Tensor                    # of this step; shape (), on the model's device
     lr: float                       # the learning rate of this step
-    state: Callable[[], dict]       # the state to pass to `train(.., resume=)`, as CPU tensors
+    state: Callable[[], dict]       # the state to pass to `train(.., resume=)`, copies on the CPU
 
 
-UNWRITABLE = AttributeError, OSError, ValueError        # stdout is None, has no flush, is full or closed
-
-
-def say(line: str, end: str = '\n') -> None:
-    """Print; where that fails, it is no reason to end a training."""
-    with contextlib.suppress(*UNWRITABLE):
-        print(line, end=end, flush=True)
+def say(line: str, is_live: bool = False) -> None:
+    """Print a line; a live one, which the next one overwrites, on a terminal alone. Where printing fails (stdout has
+    no `flush`, is full or closed), it is no reason to end a training."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        is_terminal = getattr(sys.stdout, 'isatty', bool)()
+        if is_terminal or not is_live:
+            print('\r' * is_terminal + line, end='' if is_live else '\n', flush=True)
 
 
 class EpochLog:
-    """Prints one aligned line per epoch and, on a terminal, a live one in between."""
+    """Prints one aligned line per epoch, and a live one in between."""
 
     def __init__(self, N: int, first: int) -> None:
         self.N, self.first, self.begun, self.shown = N, first, time.monotonic(), 0.0
         self.total, self.images = 0.0, 0                # of this epoch: sum of losses, images seen
 
     def step(self, progress: Progress, images: int) -> None:
-        """After a step on `images` pairs: an epoch's last batch may be smaller, and counts by its size."""
+        """Count a step on `images` pairs: an epoch's last batch may be smaller, and its loss weighs less."""
         self.total, self.images = self.total + progress.loss * images, self.images + images
         ends, now = progress.step % (progress.num_steps // progress.num_epochs) == 0, time.monotonic()
-        is_terminal = False
-        with contextlib.suppress(*UNWRITABLE):
-            is_terminal = sys.stdout.isatty()
-        if not ends and not (is_terminal and now - self.shown > 0.5):
+        if not ends and now - self.shown < 0.5:
             return
         self.shown = now
         pace = (progress.step - self.first) / max(now - self.begun, 1e-3)       # steps a second
         speed = pace * self.N * progress.num_epochs / progress.num_steps
         left = datetime.timedelta(seconds=int((progress.num_steps - progress.step) / pace))
-        say(f'{is_terminal * chr(13)}epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
+        say(f'epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
             f'loss {float(self.total) / self.images:.5f}  learning rate {progress.lr:.1e}  {speed:6.0f} pairs/s  '
-            f'left {left}', '\n' if ends else '')
+            f'left {left}', is_live=not ends)
         if ends:
             self.total, self.images = 0.0, 0
 
@@ -1280,9 +1248,10 @@ class Model:
         self.load(CHECKPOINT)
 
     def save(self, path) -> None:
-        """Write the weights to `path`: a pickle of a list of {'shape': list, 'float32': bytes}."""
-        write_pickle(path, {'weights': [{'shape': list(weight.shape), 'float32': to_bytes(weight)}
-                                        for weight in self.weights().values()]})
+        """Write the weights to `path`: a pickle of a list of {'shape': list, 'float32': bytes, little-endian}."""
+        write_pickle(path, {'weights': [
+            {'shape': list(weight.shape), 'float32': struct.pack(f'<{weight.numel()}f', *weight.flatten().tolist())}
+            for weight in self.weights().values()]})
 
     def load(self, path) -> None:
         """Load what `save` wrote. ValueError if it is something else; the model is then as before."""
@@ -1298,10 +1267,11 @@ class Model:
                 if entry['shape'] != list(weight.shape):
                     shape = reprlib.repr(entry['shape'])[:60]
                     raise ValueError(f'{name} is of shape {shape}, expected {list(weight.shape)}')
-                weights[name] = from_bytes(entry['float32'], weight.shape)
+                values = struct.unpack(f'<{weight.numel()}f', entry['float32'])
+                weights[name] = empty(0, device='cpu').float().new_tensor(values).view(weight.shape)
             self.set_weights(weights)
         except Exception as error:
-            reason = error if type(error) is ValueError else 'it is no pickle of plain data'
+            reason = error if type(error) in (ValueError, struct.error) else f'{type(error).__name__} while reading it'
             raise ValueError(f'path: {path} is not a checkpoint of mini-project 2 ({reason})') from error
         self.is_trained = True
 
@@ -1335,33 +1305,30 @@ class Model:
               batch_size: int = BATCH_SIZE, peak_lr: Optional[float] = None,
               callback: Optional[Callable[[Progress], None]] = None, verbose: bool = True,
               resume: Optional[dict] = None, swap: str = 'auto') -> None:
-        """Train on pairs of noisy images of the same content.
+        """Train on pairs of noisy images of the same content, by one cycle of the learning rate: call it once, not
+        epoch by epoch.
 
-        train_input, train_target: (N, 3, H, W), integers or floating point, 0..255, N at least 1.
+        train_input, train_target: (N, 3, H, W), N at least 1, integers or floating point in 0..255.
         peak_lr: the highest learning rate of the cycle (`one_cycle`). None: PEAK_LR; for weights that were
             loaded or trained before, FINE_TUNING times that.
         callback: called with a `Progress` after each step; may raise to stop the training.
         verbose: print what is swapped, then a line per epoch.
-        resume: a state from `Progress.state()`; the training resumes from there, with the same pairs,
-            num_epochs, batch_size and swap. The random state is torch's global one: with it set to what it
-            was (`torch.get_rng_state()`), the result is that of an uninterrupted training, to the last bit
-            on a CPU with one thread, else to rounding. To lengthen a training, set the state's 'num_steps',
-            and its 'start', an integer, to the step at which another cycle of the learning rate begins.
+        resume: a state from `Progress.state()`, to continue its training with the same pairs, num_epochs, batch_size
+            and swap. If torch's global random state is set to what it was (`torch.get_rng_state()`), the result is
+            that of an uninterrupted training, to the last bit on a CPU with one thread, else to rounding. To lengthen
+            a training, set the state's 'num_steps', and its 'start' to the step at which a new cycle begins.
         swap: what the two versions of a pair exchange at random (`swap_noise`): 'pixels', 'images', or 'auto',
             which measures for each pair whether its noise allows to swap pixels (`choose_swap`).
 
-        One call is one whole cycle of the learning rate: do not call it epoch by epoch. ValueError, before anything
-        has changed, for an argument that cannot be used. FloatingPointError if a gradient is not finite; the weights
-        are then those from before the step.
+        ValueError, before anything has changed, for an argument that cannot be used. FloatingPointError if a gradient
+        is not finite; the weights are then those from before the step.
         """
         check_images('train_input', train_input)
         check_images('train_target', train_target)
         N = len(train_input)
-        if train_input.shape != train_target.shape:
-            raise ValueError(f'train_target must have the shape of train_input, {tuple(train_input.shape)}, '
-                             f'got {tuple(train_target.shape)}')
-        if N < 1:
-            raise ValueError('train_input must hold at least one image, got 0')
+        if train_input.shape != train_target.shape or N < 1:
+            raise ValueError('train_input and train_target must have one shape, N at least 1, '
+                             f'got {tuple(train_input.shape)} and {tuple(train_target.shape)}')
         for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
@@ -1426,32 +1393,32 @@ class Model:
         return loss
 
     def differentiate(self, noisy: Tensor, target: Tensor) -> tuple:
-        """The loss on a batch, two tensors (N, 3, H, W), 0..1: shape (), and the list of its gradients by the
-        network's parameters, beside which they lie in `net.param()`. Tools replace it, to share a batch among
-        processes or to record it on CUDA."""
+        """Return the loss on a batch, two tensors (N, 3, H, W), 0..1, and the list of its gradients with respect to
+        the parameters, those of `net.param()`. Tools replace this method, to share a batch among processes or to
+        record it on CUDA."""
         loss = self.loss.forward(self.net.forward(noisy - 0.5), target)
         self.net.zero_grad()
         self.net.backward(self.loss.backward())
         return loss, [gradient for _, gradient in self.net.param()]
 
     def _resume(self, state: dict, optimizer: SGD, N: int, batch_size: int, num_steps: int) -> tuple:
-        """Continue from `state`: steps done, start of the learning rate's cycle, order of the pairs, highest learning
-        rate. ValueError, before anything has changed, if it is of another training."""
+        """Take over the weights of `state` and the optimizer's velocity. Return the steps done, the step at which the
+        learning rate's cycle began, the order of the pairs and the highest learning rate. ValueError, before anything
+        has changed, if the state is of another training."""
         try:
-            check_keys('the state', state, ['weights', 'velocity', 'peak', 'step', 'start', 'num_steps', 'batch_size',
-                                            'order'])
-            step, start, order, peak, velocity = (state[key] for key in ('step', 'start', 'order', 'peak', 'velocity'))
-            for name, found, expected in (('num_steps', state['num_steps'], num_steps), ('pairs', len(order), N),
-                                          ('batch_size', state['batch_size'], batch_size)):
-                if found != expected:
-                    raise ValueError(f'the state is of a training with {name} {found}, this one has {expected}')
+            check_keys('it', state, ['weights', 'velocity', 'peak', 'step', 'start', 'num_steps', 'batch_size',
+                                     'order'])
+            weights, velocity, peak, step, start, *sizes, order = state.values()
+            found, expected = [*sizes, len(order)], [num_steps, batch_size, N]
+            if found != expected:
+                raise ValueError(f'its steps, batch size and pairs are {found}, this one has {expected}')
             if not (isinstance(start, int) and isinstance(step, int) and 0 <= start <= step <= num_steps):
                 raise ValueError(f"'start' must be an integer from 0 to 'step', {step!r}, got {start!r}")
             if not (0 < peak < math.inf and order.sort().values.equal(arange(N, device='cpu'))):
                 raise ValueError("its 'peak' is no learning rate, or its 'order' no order of the pairs")
             check_weights(self._parameters(), dict(zip(self._parameters(), velocity)))
             optimizer.velocity = [moved.to(self.device, copy=True) for moved in velocity]
-            self.set_weights(state['weights'])
+            self.set_weights(weights)
         except Exception as error:
             raise ValueError(f'resume: no state of this training: {error}') from error
         return step, start, order, peak
@@ -1462,8 +1429,8 @@ class Model:
                 progress: Optional[Callable[[float], None]] = None) -> Tensor:
         """Denoise (N, 3, H, W), 0..255, integers or floating point -> float32 in 0..255, on the same device.
 
-        H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in
-        batches, large ones in tiles whose margins exceed what the network sees, so without seams.
+        H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in batches, large ones
+        in tiles, without seams, since their margins are wider than what the network sees.
         ensemble: test-time augmentation, the average over the 8 flips and rotations of each image.
         progress: called after each batch with its number of images, after a tile with its share of one.
         """
