@@ -258,7 +258,7 @@ def check_weights(own: dict, given) -> None:
     def kind(weight) -> str:
         if not isinstance(weight, torch.Tensor):
             return type(weight).__name__
-        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}' + ' without values' * (not is_dense(weight))
+        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}' + ', not dense' * (not is_dense(weight))
 
     if not isinstance(given, dict):
         raise ValueError(f'weights must be a dict {{name: tensor}}, got {type(given).__name__}')

@@ -179,7 +179,7 @@ class Sequential(Module):
 
 # ------------------------------------------------------------- what modules of other people need, and checks
 
-_numbers = itertools.count(1)       # of the applications
+_numbers = itertools.count(1)       # each application of a module gets the next one
 
 
 def differentiable(module: Module) -> Callable:
@@ -221,10 +221,10 @@ def check_gradient(module: Module, *gradwrtoutput) -> None:
     if vjp is None:
         raise RuntimeError(f'{type(module).__name__}: call forward before backward; '
                            'a module that defines forward must define backward, too')
-    for gradient in check_tensors(module, 'gradient', gradwrtoutput):
-        if gradient.shape != shape:
-            raise ValueError(f'{type(module).__name__}: the gradient must have the shape of the output, '
-                             f'{tuple(shape)}, got {tuple(gradient.shape)}')
+    (gradient,) = check_tensors(module, 'gradient', gradwrtoutput)
+    if gradient.shape != shape:
+        raise ValueError(f'{type(module).__name__}: the gradient must have the shape of the output, '
+                         f'{tuple(shape)}, got {tuple(gradient.shape)}')
 
 
 def assign(module: Module, name: str, value) -> None:
@@ -1100,15 +1100,16 @@ def write_pickle(path, content: dict) -> None:
 
 
 def read_pickle(data: bytes):
-    """Undo pickle.dumps of dicts, lists, strings, integers and bytes. Unpickling can run any code and take any memory,
-    so its opcodes are looked at before it begins. ValueError if there are others, or too many."""
+    """Undo pickle.dumps of dicts, lists, strings, integers and bytes. A pickle can run any code and take any memory:
+    its opcodes are checked before any of them is executed. ValueError if there are others, or too many."""
     if len(data) > LARGEST_CHECKPOINT:
         raise ValueError(f'it is larger than {LARGEST_CHECKPOINT} bytes')
-    operations = list(itertools.islice(pickletools.genops(data), MOST_OPERATIONS))     # none of which is done
+    operations = list(itertools.islice(pickletools.genops(data), MOST_OPERATIONS))
     foreign = sorted({opcode.name for opcode, _, _ in operations} - OPCODES)
-    if foreign or operations[-1][2] + 1 != len(data):
-        raise ValueError(f'it holds {reprlib.repr(foreign)}' if foreign else
-                         f'it has more than {MOST_OPERATIONS} operations, or trailing bytes')
+    if foreign:
+        raise ValueError(f'it holds {reprlib.repr(foreign)}, which plain data does not need')
+    if operations[-1][2] + 1 != len(data):
+        raise ValueError(f'it has more than {MOST_OPERATIONS} operations, or trailing bytes')
     return pickle.loads(data)
 
 
@@ -1124,7 +1125,7 @@ def check_weights(own: dict, given) -> None:
     def kind(weight) -> str:
         if not isinstance(weight, Tensor):
             return type(weight).__name__
-        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}' + ' without values' * (not is_dense(weight))
+        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}' + ', not dense' * (not is_dense(weight))
 
     if not isinstance(given, dict):
         raise ValueError(f'weights must be a dict {{name: tensor}}, got {type(given).__name__}')
