@@ -2,11 +2,13 @@
 
     python -m others.studies.readme_picture --force
 
-Beside it, in tiles.png, the same images without titles, a row for each photograph: the reports show them.
-
 The photographs come with scikit-image, whose documentation names their licences: `astronaut` (NASA,
 public domain) and `coffee` (Rachel Michetti, CC0). Of each, a square is divided into 96 x 96 blocks.
 The noisy image shows a random pixel of each block, the true average is the block's mean.
+
+Beside it lie two files without titles, for the reports: a row for each image, a column for each of its versions.
+tiles.png has the same photographs; squares.png has, for each project, the worst, the median and the best of
+the 32 x 32 images that are made from random squares of both, as the course made its own.
 """
 from pathlib import Path
 
@@ -14,12 +16,14 @@ import torch
 
 from others import data
 from others.common import cli, denoisers, plots, storage
+from others.common.metrics import psnr
 
 SIDE = 96                           # pixels of the images that are shown, a multiple of data.SIZE
 SQUARES = {                         # photograph: pixels on a side of a block; top and left of the square
     'astronaut': (5, 0, 0),
     'coffee': (4, 16, 120),
 }
+IMAGES = 200                        # of 32 x 32 pixels, from each photograph: the worst is one of them
 
 
 def sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
@@ -30,6 +34,19 @@ def sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
     return tuple(torch.cat([torch.cat([block[i] for block in row], 2) for row in rows], 1) for i in (0, 2))
 
 
+def course_images(photos: list, generator: torch.Generator) -> tuple:
+    """noisy and clean, uint8 (N, 3, 32, 32), of random squares of the photographs."""
+    noisy, _, clean = zip(*(data.point_sample(data.random_square(photo, generator), generator)
+                            for photo in photos for _ in range(IMAGES)))
+    return torch.stack(noisy), torch.stack(clean)
+
+
+def extremes(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Indices of the image with the least PSNR, with the median and with the largest."""
+    order = psnr(images, clean).argsort()
+    return order[[0, len(order) // 2, -1]]
+
+
 def main(arguments=None) -> int:
     parser = cli.parser('studies.readme_picture', __doc__)
     parser.add_argument('--out', type=Path, default=storage.ROOT / 'others' / 'pictures' / 'denoised.png',
@@ -38,21 +55,28 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     from skimage import data as photographs
 
-    tiles = options.out.with_name('tiles.png')
-    for path in (options.out, tiles):
+    files = options.out, options.out.with_name('tiles.png'), options.out.with_name('squares.png')
+    for path in files:
         if path.exists() and not options.force:
             raise storage.UserError(f'--out: {path} exists, expected a new file (--force replaces it)')
 
+    models = {f'project {k}': denoisers.trained_model(k, denoisers.checkpoint(k)) for k in (1, 2)}
+
+    def versions(noisy: torch.Tensor, clean: torch.Tensor) -> dict:
+        denoised = {name: model.predict(noisy) for name, model in models.items()}
+        return {'point-sampled': noisy, **denoised, 'true average': clean}
+
     generator = torch.Generator().manual_seed(0)
-    pairs = []
-    for name, (b, top, left) in SQUARES.items():
-        photo = torch.tensor(getattr(photographs, name)()).permute(2, 0, 1)
-        pairs.append(sample(photo[:, top:top + SIDE * b, left:left + SIDE * b], generator))
-    noisy, clean = map(torch.stack, zip(*pairs))
-    denoised = {f'project {k}': denoisers.trained_model(k, denoisers.checkpoint(k)).predict(noisy) for k in (1, 2)}
-    versions = {'point-sampled': noisy, **denoised, 'true average': clean}
-    plots.montage(options.out, versions, scale=2)
-    plots.tiles(tiles, list(versions.values()))
+    photos = {name: torch.tensor(getattr(photographs, name)()).permute(2, 0, 1) for name in SQUARES}
+    pairs = [sample(photos[name][:, top:top + SIDE * b, left:left + SIDE * b], generator)
+             for name, (b, top, left) in SQUARES.items()]
+    large = versions(*map(torch.stack, zip(*pairs)))
+    plots.montage(files[0], large, scale=2)
+    plots.tiles(files[1], list(large.values()))
+
+    small = versions(*course_images(list(photos.values()), generator))
+    shown = torch.cat([extremes(small[name], small['true average']) for name in models])
+    plots.tiles(files[2], [images[shown] for images in small.values()])
     print(f'{options.out}: {options.out.stat().st_size / 1000:.0f} kB')
     return 0
 
