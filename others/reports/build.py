@@ -14,7 +14,7 @@ from others.reports import values
 
 SOURCES = Path(__file__).resolve().parent
 RESULTS = storage.ROOT / 'others' / 'results'
-TILES = storage.ROOT / 'others' / 'pictures' / 'tiles.png'
+PICTURES = storage.ROOT / 'others' / 'pictures'
 FACE = (0, 110, 224)                # top, left and side of the square of `astronaut` that shows the noise
 REPORTS = {1: values.report_1, 2: values.report_2}
 
@@ -33,9 +33,10 @@ def photograph():
     return torch.tensor(photographs.astronaut()).permute(2, 0, 1)[:, top:top + side, left:left + side]
 
 
-def pictures() -> list:
-    """For each photograph of the README's picture [(image, its PSNR as text)], the clean one last."""
-    tiles = data.read_photo(TILES)
+def pictures(name: str) -> list:
+    """For each image of a file of readme_picture's, tiles or squares, [(a version of it, its PSNR as text)], the clean
+    one last."""
+    tiles = data.read_photo(PICTURES / f'{name}.png')
     side = tiles.shape[2] // len(values.VERSIONS)
     rows = [band.unfold(2, side, side).permute(2, 0, 1, 3) for band in tiles.split(side, 1)]    # (versions, 3, H, W)
     return [[(image, '' if i + 1 == len(row) else f'{values.fixed(psnr(image[None], row[-1:]).item())} dB')
@@ -54,7 +55,7 @@ def digest(k: int, rec: values.Records) -> str:
     total = hashlib.sha256()
     own = sorted(path for path in SOURCES.glob('*.*') if path.suffix in ('.py', '.typ'))
     own.remove(SOURCES / f'report_{3 - k}.typ')
-    for path in (*own, TILES, *(rec.path(name) for name in sorted(rec.asked))):
+    for path in (*own, PICTURES / 'tiles.png', PICTURES / 'squares.png', *(rec.path(name) for name in sorted(rec.asked))):
         content = path.read_bytes() if path.exists() else b''
         total.update(f'{path.name} {len(content)} '.encode() + content)
     return total.hexdigest()

@@ -14,6 +14,7 @@ from others.common.plots import COLOURS, GREY
 
 BLUE, RED, GREEN, PINK, YELLOW, SKY = COLOURS
 COLUMN, PAGE = 3.38, 7.0            # inches: the width of a column, and of the page without its margins
+GAP = 0.03                          # inches between images that belong together
 MEASURED, SHOWN = 'STIXGeneral', 'Libertinus Serif'     # matplotlib has only the first, Typst the second
 STYLE = {
     'svg.hashsalt': 'reports', 'svg.fonttype': 'none', 'font.family': [MEASURED, 'DejaVu Sans'], 'font.size': 8,
@@ -124,28 +125,49 @@ def noise(photo: torch.Tensor, row: dict):
     return figure
 
 
+def side_by_side(figure, left: float, bottom: float, side: float, images: list, above: list, below: list) -> list:
+    """Images in a row, each with a title and a line below; in inches. -> their axes"""
+    W, H = figure.get_size_inches()
+    tiles = [place(figure, left + k * (side + GAP), bottom, side, side) for k in range(len(images))]
+    for tile, image, title, line in zip(tiles, images, above, below):
+        show(tile, image, title)
+        tile.text(0.5, -0.03 / side, line, transform=tile.transAxes, ha='center', va='top', size=7.5)
+    return tiles
+
+
 @drawn
 def pictures(rows: list, titles: list, corners: list):
     """Photographs as the projects see and denoise them, and an enlarged part of each version. rows: for each
     photograph a list of pairs (uint8 (3, H, W), the line below it); corners: top and left of its part, H / 3 wide."""
     from matplotlib.patches import Rectangle
 
-    count = len(titles)
-    gap, middle, top, line = 0.03, 0.1, 0.16, 0.19
-    side = (PAGE - middle - (2 * count - 2) * gap) / (2 * count)
+    count, none = len(titles), [''] * len(titles)
+    middle, top, line = 0.1, 0.16, 0.19
+    side = (PAGE - middle - (2 * count - 2) * GAP) / (2 * count)
     figure = new_figure(PAGE, top + len(rows) * (side + line))
-    W, H = figure.get_size_inches()
     for i, (row, (y, x)) in enumerate(zip(rows, corners)):
-        bottom = H - top - (i + 1) * side - i * line
-        for j, (image, below) in enumerate(row):
-            part = image.shape[-1] // 3
-            left = j * (side + gap)
-            whole = place(figure, left, bottom, side, side)
-            show(whole, image, titles[j] if i == 0 else '')
-            whole.add_patch(Rectangle((x - 0.5, y - 0.5), part, part, fill=False, ec='white', lw=0.8))
-            figure.text((left + side / 2) / W, (bottom - 0.03) / H, below, ha='center', va='top', size=7.5)
-            show(place(figure, (count + j) * (side + gap) + middle - gap, bottom, side, side),
-                 image[:, y:y + part, x:x + part], titles[j] if i == 0 else '')
+        bottom = (len(rows) - 1 - i) * (side + line) + line
+        images, below = zip(*row)
+        width = images[0].shape[-1] // 3
+        parts = [image[:, y:y + width, x:x + width] for image in images]
+        above = titles if i == 0 else none
+        for tile in side_by_side(figure, 0, bottom, side, images, above, below):
+            tile.add_patch(Rectangle((x - 0.5, y - 0.5), width, width, fill=False, ec='white', lw=0.8))
+        side_by_side(figure, PAGE - count * (side + GAP) + GAP, bottom, side, parts, above, none)
+    return figure
+
+
+@drawn
+def squares(groups: list, titles: list):
+    """Small images, each in its versions, one beside the other. groups: for each image a list of pairs
+    (uint8 (3, H, W), the line below it)."""
+    count, middle, line, top = len(titles), 0.1, 0.16, 0.16
+    side = (PAGE - (len(groups) - 1) * middle - len(groups) * (count - 1) * GAP) / (len(groups) * count)
+    figure = new_figure(PAGE, top + side + line)
+    for k, group in enumerate(groups):
+        images, below = zip(*group)
+        left = k * (count * (side + GAP) - GAP + middle)
+        side_by_side(figure, left, line, side, images, titles, below)
     return figure
 
 
@@ -296,6 +318,26 @@ def saturation(curves: list, points: list, label: str):
     axes.tick_params(labelsize=7)
     axes.grid()
     axes.legend(loc='lower center', bbox_to_anchor=(0.45, 1), ncols=2, labelspacing=0.25, columnspacing=1.2)
+    return figure
+
+
+@drawn
+def epochs(curves: dict, label: str):
+    """PSNR by epoch of several seeds, a line each, the same seed dashed where it is the second one's. curves: {name:
+    [[dB], one list for each seed]}."""
+    figure = new_figure(COLUMN, 1.62)
+    axes = place(figure, 0.42, 0.34, COLUMN - 0.48, 1.1)
+    for (name, seeds), colour, style in zip(curves.items(), (BLUE, RED), ('-', '--')):
+        xs = range(1, len(seeds[0]) + 1)
+        for line in seeds:
+            axes.plot(xs, line, style, color=colour, lw=0.6, alpha=0.6)
+        axes.plot(xs, [sum(at) / len(at) for at in zip(*seeds)], 'o' + style, color=colour, lw=1.5, label=name)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel('epoch', size=7.5)
+    axes.set_ylabel(label, size=7.5)
+    axes.tick_params(labelsize=7)
+    axes.grid()
+    axes.legend(loc='lower right')
     return figure
 
 

@@ -13,10 +13,10 @@ from Miniproject_1.model import Model
 from others.common import records, storage
 from others.reports import figures
 
-# What others report on the course's validation set, and what their weights give on its public genuine pairs, in dB.
-BEST_1 = {'reported': 25.832, 'real': 26.41, 'name': 'best public: 7 conv., 64 channels'}
-BEST_2 = {'reported': 25.09, 'real': 25.51, 'name': 'best public: 3-100-200-100-3'}
-NOISY = 20.72
+# The best of the public submissions: what its author reports on the course's validation set, and what its weights give
+# on the genuine pairs, in dB. Constants: no record here has them.
+BEST_1 = {'reported': 25.832, 'real': 26.41}
+BEST_2 = {'reported': 25.09, 'real': 25.51}
 
 SETS = ('val_data', 'centre', 'real_val')
 VERSIONS = ('noisy', 'project 1', 'project 2', 'clean')             # of the photographs that are shown
@@ -40,68 +40,92 @@ CLEAN_ROW, HELD_OUT = 'no noise', 6                            # of `noises`: th
 SHIPPED, SHALLOW, FRESH = {1: 'cuda_deep', 2: 'shipped'}, 'cuda_1', 'fresh_1'
 LAST = {1: 'deep_1', 2: 'long_2'}                              # the last of them, on a GPU
 BEFORE_MIXED = 3                                               # of the evaluations; the next is with other noise
+# What a record does not say: at these revisions project 1 had 4 blocks at the full resolution, not 8; at this one
+# compare_torch took torch.nn's default memory format, not the faster one.
+FOUR_BLOCKS, DEFAULT_FORMAT = ('8d72cd1', 'e949b8e'), ('ddb7360',)
 
 # Those whose speed is measured, in the order in which they are shown.
 NETWORKS = {'S': 'S, the network that ships, batches of 32',
             'S 16': 'S 16, batches of 16', 'S 8': 'S 8, batches of 8',
             'T': 'T, 3-100-200-100-3 channels, the same kernels, batches of 100',
             'N': 'N, 3-48-96-48-3, kernel 3, nearest upsampling, batches of 100',
-            'N merged': 'N merged, the same beside transposed convolutions of torch.nn'}
+            'N merged': 'N merged, the same beside the merged convolutions in torch.nn'}
 
 # The trainings of equal length that Report 1 shows: (title, [(name in the record, name in the report)]), the first
 # what the others of the group change one thing of.
 SEARCH_1 = [
-    ('batches of 64, rate 2e-3', [
+    ('batches of 64, learning rate 2e-3', [
         ('base', 'weighted loss'), ('mse', 'plain MSE'), ('oracle', 'clean targets (oracle)'), ('lr1', 'rate 1e-3'),
         ('lr4', 'rate 4e-3'), ('lr8', 'rate 8e-3'), ('batch16', 'batches of 16, rate 1e-3'),
         ('narrow', 'widths 32, 96, 256'), ('narrow_lr4', 'the same, rate 4e-3'),
         ('twofull', 'widths 48, 96, 96, 2 fine blocks'), ('average', 'averaged weights'),
         ('batchnorm', 'batch norm')]),
-    ('batches of 32, rate 1.5e-3', [
+    ('batches of 32, learning rate 1.5e-3', [
         ('batch32', 'weighted loss'), ('mse_b32', 'plain MSE'), ('batch32_lr3', 'rate 3e-3'),
         ('narrow_b32', 'widths 32, 96, 256'), ('twofull_b32', 'widths 48, 96, 96, 2 fine blocks'),
         ('fullres_b32', 'full resolution only'), ('attention_b32', 'attention at the bottom'),
         ('batchnorm_b32', 'batch norm'), ('batchnorm_b32_lr3', 'batch norm, rate 3e-3'),
         ('batchnorm_b16', 'batch norm, batches of 16')]),
-    ('32, 2e-3, held, then falling', [
+    ('batches of 32, 2e-3 held, then lowered', [
         ('unnormed', 'without batch norm'), ('new', 'batch norm'), ('trapezoid', 'batch norm, rate 1.5e-3'),
         ('larger', 'batch norm, 5×5, 32 to 128'), ('depthwise', 'depthwise, gates')]),
-    ('plain MSE, colours as they are', [
+    ('plain MSE, colours not permuted', [
         ('plain_b16', 'batches of 16, rate 2e-3'), ('plain_b32', 'batches of 32, rate 1.5e-3'),
         ('deep_b16', '24 to 192, blocks 2-2-2-1'), ('deeper_b16', '32 to 192, blocks 2-2-2-1'),
         ('fine_b16', '24 to 192, blocks 4-2-2-1')]),
 ]
-CLEAN = ', towards clean images (oracle)'
+NOISY, CLEAN = "plain, project 1's loss", ', towards clean images (oracle)'
 # Trainings of another length, which only the table has.
 LONGER_1 = [
     ('900 seconds, batches of 32', [('batch32_900', 'weighted loss'), ('batchnorm_900', 'batch norm')]),
-    ('420 seconds, batches of 64, other draws in `centre`', [
-        ("plain, project 1's loss", 'weighted loss'),
-        ("plain, project 1's loss" + CLEAN, 'clean targets, the usual draws')]),
-    ('10 epochs of an H200, batches of 64, rate 2e-3, held, then falling; plain MSE', [
-        ('cuda_K_24_1331', '24 to 192, blocks 1-3-3-1'), ('cuda_C_24_2331', '24 to 192, blocks 2-3-3-1'),
-        ('cuda_E_16_2331', '16, 48, 96, 192, blocks 2-3-3-1'), ('cuda_A_24_2221', '24 to 192, blocks 2-2-2-1'),
-        ('cuda_B_24_56_112_224', '24, 56, 112, 224, blocks 2-2-2-1'),
-        ('cuda_L_24_4221', '24 to 192, blocks 4-2-2-1'),
-        ('cuda_N_32_3221', '32, 48, 96, 192, blocks 3-2-2-1')]),
-    ('14 epochs of an H200, the same, but for the limit of the gradient', [
-        ('cuda_plain', '48, 96, 192, 1 block each'), ('cuda_batchnorm', 'the same, batch norm'),
-        ('cuda_wide_lr1', '96, 192, 384, rate 1e-3')]),
-    ('20 epochs of 5,000 pairs, an H200, batches of 128, rate 2e-3; 24 to 192, blocks 8-2-2-1: ours', [
-        ('both', 'ours'), ('turn', 'no exchange of pixels'), ('swap', 'no flips and transpositions')]),
+    ('420 seconds, batches of 64', [(NOISY, 'weighted loss'), (NOISY + CLEAN, 'towards clean images')]),
+    ('10 epochs on an H200, batches of 64, plain MSE: channels, blocks', [
+        ('cuda_K_24_1331', '24-48-96-192, 1-3-3-1'), ('cuda_C_24_2331', '24-48-96-192, 2-3-3-1'),
+        ('cuda_A_24_2221', '24-48-96-192, 2-2-2-1'), ('cuda_B_24_56_112_224', '24-56-112-224, 2-2-2-1'),
+        ('cuda_L_24_4221', '24-48-96-192, 4-2-2-1'), ('cuda_N_32_3221', '32-48-96-192, 3-2-2-1')]),
+    ('14 epochs on an H200, the same, gradients not clipped', [
+        ('cuda_plain', '48-96-192, 1-1-1'), ('cuda_batchnorm', 'the same, batch norm'),
+        ('cuda_wide_lr1', '96-192-384, 1-1-1, learning rate 1e-3')]),
+    ('1 epoch on an H200, 48-96-192, 1-1-1', [
+        ('cuda_1_batch16_lr2', 'batches of 16, 2e-3'), ('cuda_1_batch16_lr2_batchnorm', 'the same, batch norm'),
+        ('cuda_1_batch32_lr1.5', 'batches of 32, 1.5e-3'),
+        ('cuda_1_batch32_lr3_batchnorm', 'the same, 3e-3, batch norm')]),
+    ('20 epochs of 5,000 pairs on an H200: the augmentations', [
+        ('both', 'both'), ('turn', 'pixels not swapped'), ('swap', 'no flips, no transpositions')]),
 ]
-LONGER_2 = [('780 seconds, rate 5', [('nearest_long', 'nearest, kernels 4 and 3')])]
 SEARCH_2 = [
-    ('float32, rate 6', [('base', 'weighted loss'), ('mse', 'plain MSE')]),
-    ('bfloat16, rate 6', [
+    ('float32, learning rate 6', [('base', 'weighted loss'), ('mse', 'plain MSE')]),
+    ('bfloat16, learning rate 6', [
         ('mixed', 'weighted loss'), ('mixed_mse', 'plain MSE'), ('mixed_lr9', 'rate 9'), ('mixed_lr14', 'rate 14'),
         ('nearest', 'nearest, kernel 3'), ('wide', '192, 384 channels, rate 14')]),
-    ('bfloat16, rate 12, faster code', [
+    ('bfloat16, learning rate 12', [
         ('mixed_lr12', 'weighted loss'), ('oracle', 'clean targets (oracle)'), ('average', 'averaged weights')]),
-    ('bfloat16, plain MSE, nine products', [
+    ('bfloat16, plain MSE, Winograd', [
         ('batch16_lr8', 'batches of 16, rate 8'), ('batch16_lr12', 'batches of 16, rate 12'),
         ('batch8_lr8', 'batches of 8, rate 8')]),
 ]
+
+# How far a training is ahead of another one: {name in the report: (its name, the other's, the set)}.
+DIFFERENCES_1 = {
+    'batch32': ('batch32_lr3', 'lr4', 'centre'), 'plain_b16': ('plain_b16', 'plain_b32', 'centre'),
+    'mse': ('mse', 'base', 'centre'), 'mse_b32': ('mse_b32', 'batch32', 'centre'),
+    'new': ('new', 'unnormed', 'centre'), 'batchnorm_900': ('batchnorm_900', 'batch32_900', 'val_data'),
+    'attention': ('attention_b32', 'batch32', 'centre'), 'depthwise': ('depthwise', 'new', 'centre'),
+    'larger': ('larger', 'new', 'centre'), 'average': ('average', 'base', 'centre'),
+    'oracle': ('oracle', 'base', 'centre'), 'longer_oracle': (NOISY + CLEAN, NOISY, 'val_data'),
+    'deep_b16': ('deep_b16', 'plain_b16', 'centre'), 'fine_b16': ('fine_b16', 'plain_b16', 'centre'),
+    'two': ('cuda_C_24_2331', 'cuda_K_24_1331', 'val_data'), 'four': ('cuda_L_24_4221', 'cuda_A_24_2221', 'val_data'),
+    'lower': ('cuda_C_24_2331', 'cuda_A_24_2221', 'val_data'),
+    'wider': ('cuda_B_24_56_112_224', 'cuda_A_24_2221', 'val_data'),
+    'wide_fine': ('cuda_N_32_3221', 'cuda_L_24_4221', 'val_data'),
+    'norm_b16': ('cuda_1_batch16_lr2_batchnorm', 'cuda_1_batch16_lr2', 'val_data'),
+    'norm_b32': ('cuda_1_batch32_lr3_batchnorm', 'cuda_1_batch32_lr1.5', 'val_data'),
+    'norm_14': ('cuda_batchnorm', 'cuda_plain', 'val_data'), 'wide': ('cuda_wide_lr1', 'cuda_plain', 'val_data'),
+}
+DIFFERENCES_2 = {name: (name, other, 'centre') for name, other in {
+    'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
+    'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch16_lr12': 'mixed_lr12',
+    'batch8_lr8': 'batch16_lr8'}.items()}
 
 
 class Records:
@@ -157,15 +181,28 @@ def evaluation(rec: Records) -> dict:
     return table
 
 
+def both(row: dict) -> str:
+    """A row's PSNR: the mean of the images' own, and that of the error over all images."""
+    return f"{fixed(row['psnr'])} / {fixed(row['pooled'])}"
+
+
 def scores(rows: dict) -> dict:
-    """{set: dB, set_gain, set_ssim, ..} of a model, as text."""
+    """{set: dB, set_both, set_gain, set_ssim, ..} of a model, as text."""
     text = {}
     for name, row in rows.items():
-        text.update({name: fixed(row['psnr']), f'{name}_ssim': fixed(row['ssim'], 3),
-                     f'{name}_worst': fixed(row['worst'], 1)})
+        text.update({name: fixed(row['psnr']), f'{name}_both': both(row), f'{name}_pooled': fixed(row['pooled']),
+                     f'{name}_ssim': fixed(row['ssim'], 3), f'{name}_worst': fixed(row['worst'], 1)})
         if 'gain' in row:
             text[f'{name}_gain'] = f"{fixed(row['gain'])} ± {fixed(row['gain_error'])}"
     return text
+
+
+def results(models: dict, project: str, best: dict) -> list:
+    """The table of the results: what, and for each set the PSNR in both definitions."""
+    rows = [('noisy images', 'noisy input', ''), ('*this project*', project, '*'),
+            ('without averaging', f'{project}, no ensemble', '')]
+    return [[label, *(f'{mark}{both(models[model][name])}{mark}' for name in SETS)] for label, model, mark in rows
+            ] + [['best public submission', '', '', fixed(best['real'])]]
 
 
 def search(rec: Records, project: int) -> dict:
@@ -185,8 +222,8 @@ def groups(found: dict, wanted: list) -> list:
 
 
 def numbers(found: dict, wanted: list) -> list:
-    """Rows of a table: name, parameters in millions, thousands of pairs seen, seeds, dB on three sets; a group's
-    title is a row of one."""
+    """Rows of a table: name, parameters in millions, thousands of pairs seen, seeds, dB on two sets; a group's title is
+    a row of one."""
     table = []
     for title, names in wanted:
         table.append([f'*{title}*'])
@@ -195,7 +232,8 @@ def numbers(found: dict, wanted: list) -> list:
             if rows:
                 table.append([label, fixed(rows[0]['parameters'] / 1e6),
                               fixed(statistics.mean(row['pairs_seen'] for row in rows) / 1000, 0), str(len(rows)),
-                              *(fixed(mean_of([row['psnr'].get(key) for row in rows]), 3) for key in SETS)])
+                              *(fixed(mean_of([row['psnr'].get(key) for row in rows]), 3)
+                                for key in ('val_data', 'real_val'))])
     return table
 
 
@@ -204,12 +242,26 @@ def mean_of(values: list) -> Optional[float]:
     return None if None in values else statistics.mean(values)
 
 
-def compare(found: dict, name: str, base: str) -> str:
-    """How many dB on the centre squares a variant is ahead of another one, in the mean of its seeds."""
-    if name not in found or base not in found:
-        return '–'
-    mean, other = (statistics.mean(row['psnr']['centre'] for row in found[key]) for key in (name, base))
-    return signed(mean - other)
+def differences(found: dict, wanted: dict) -> dict:
+    """{name: dB that the mean of the seeds of a training is ahead of another's, on a set}."""
+    def mean(name: str, key: str) -> float:
+        return statistics.mean(row['psnr'][key] for row in found[name])
+
+    return {name: signed(mean(one, key) - mean(other, key)) if {one, other} <= found.keys() else '–'
+            for name, (one, other, key) in wanted.items()}
+
+
+def spread_of_seeds(found: dict) -> float:
+    """The standard deviation over seeds of the PSNR on the centre squares, pooled over the trainings of three."""
+    groups = [[row['psnr']['centre'] for row in rows] for rows in found.values()
+              if len(rows) > 2 and 'centre' in rows[0]['psnr']]
+    squares = sum((len(group) - 1) * statistics.variance(group) for group in groups)
+    return (squares / sum(len(group) - 1 for group in groups)) ** 0.5
+
+
+def least_visible(found: dict) -> str:
+    """The difference of two single runs which the spread of seeds exceeds in one of 20."""
+    return fixed(1.96 * 2 ** 0.5 * spread_of_seeds(found), 3)
 
 
 def training(rec: Records, project: int, name: str) -> dict:
@@ -224,22 +276,30 @@ def training(rec: Records, project: int, name: str) -> dict:
         places[run['machine']['processor']] += sum(row['epoch'] > 0 for row in run['rows'])
     return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
             'where': ' and '.join(f'{epochs} on an {place}' for place, epochs in places.items()),
-            'rate': f"{max(row['lr'] for row in rows):.2g}",
-            'begun': str(rows[0]['planned_epochs']), 'end': fixed(rows[-1]['val_psnr']),
+            'parts': str(len(runs)), 'rate': peak_rate(runs),
+            'dirty': ', the first from a working copy with uncommitted changes' * any(
+                run['revision'].endswith('-dirty') for run in runs[:1]), 'begun': str(rows[0]['planned_epochs']), 'end': fixed(rows[-1]['val_psnr']),
             'pace': fixed(statistics.median(row['seconds'] for row in runs[0]['rows']), 1),
             'minutes': fixed(sum(row['seconds'] for row in rows) / 60, 1),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
             'processor': runs[0]['machine']['processor']}
 
 
+def peak_rate(runs: list) -> str:
+    """The highest learning rate: what the commands ask for, else the highest at the end of an epoch."""
+    asked = [float(rate) for run in runs for rate in re.findall(r'--lr (\S+)', run['command'])]
+    return f"{max(asked or [row['lr'] for run in runs for row in run['rows']]):.2g}"
+
+
 def mixed_training(rec: Records, project: int) -> dict:
     """The training with other noise, in one or more cycles of the learning rate, and what it cost on the course's."""
-    rows = [row for row in rec.rows('training') if row['training'].startswith(f'mixed_{project}')]
+    runs = [run for run in rec.runs('training') if run['rows'][0]['training'].startswith(f'mixed_{project}')]
+    rows = [row for run in runs for row in run['rows']]
     model = f'project {project}'
     before, after = ({Path(row['file']).stem: row['psnr'] for row in run['rows'] if row['model'] == model}
                      for run in rec.runs('evaluation')[BEFORE_MIXED:BEFORE_MIXED + 2])
     return {'epochs': str(len(rows)), 'cycles': str(len({row['training'] for row in rows})),
-            'rate': f"{max(row['lr'] for row in rows):.1g}",
+            'rate': peak_rate(runs),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
             'cost': signed(after['real_val'] - before['real_val']),
             'cost_val': signed(after['val_data'] - before['val_data'])}
@@ -277,6 +337,28 @@ def spread(values: list) -> str:
     return mean if len(values) == 1 else f'{mean} ± {fixed(statistics.stdev(values))}'
 
 
+def shared(rec: Records, project: int, best: dict) -> dict:
+    """What both reports say of their project."""
+    models, name = evaluation(rec), f'project {project}'
+    ours, single = models[name], models[f'{name}, no ensemble']
+    return {'images': {key: f"{ours[key]['images']:,}" for key in SETS}, 'noisy': scores(models['noisy input']),
+            f'p{project}': scores(ours), 'table': results(models, name, best),
+            'best': {key: fixed(value) for key, value in best.items()},
+            'ensemble': between([ours[key]['psnr'] - single[key]['psnr'] for key in SETS]),
+            'training': in_words(training(rec, project, SHIPPED[project])), 'mixed': mixed_training(rec, project),
+            'last': in_words(training(rec, project, LAST[project])), 'pooling': pooling(rec),
+            'noises': other_noise(rec.last('noises'), name)}
+
+
+def shared_figures(project: int, pictures: Callable) -> dict:
+    """Photographs, and the worst, the median and the best of small images: (noisy, ours, clean)."""
+    def squares() -> bytes:
+        rows = pictures('squares')[3 * (project - 1):3 * project]
+        return figures.squares([[row[0], row[project], row[-1]] for row in rows], ['noisy', 'denoised', 'clean'])
+
+    return {'pictures': lambda: figures.pictures(pictures('tiles'), VERSIONS, PARTS), 'squares': squares}
+
+
 # ------------------------------------------------------------------------------------------- report 1
 
 def the_noise(rec: Records) -> dict:
@@ -292,24 +374,17 @@ def the_noise(rec: Records) -> dict:
 
 def choices_1(found: dict) -> dict:
     """The numbers of the section on choices."""
-    seeds_of = [[row['psnr']['centre'] for row in rows] for rows in found.values()
-                if len(rows) > 2 and 'centre' in rows[0]['psnr']]
-    deviation = statistics.mean(map(statistics.stdev, seeds_of))
     level = ('batch32', 'narrow_b32', 'twofull_b32', 'fullres_b32')
     means = [statistics.mean(row['psnr']['centre'] for row in found[name]) for name in level]
     sizes = [found[name][0]['parameters'] / 1e6 for name in level]
-    pairs = {'batch32': 'base', 'lr4': 'base', 'mse': 'base', 'mse_b32': 'batch32', 'new': 'unnormed',
-             'batchnorm_900': 'batch32_900', 'attention_b32': 'batch32', 'depthwise': 'new', 'larger': 'new',
-             'average': 'base', 'oracle': 'base', 'plain_b16': 'plain_b32', 'deep_b16': 'plain_b16',
-             'fine_b16': 'plain_b16'}
     plain, deep = (statistics.mean(row['pairs_seen'] for row in found[name]) for name in ('plain_b16', 'deep_b16'))
-    noisy = "plain, project 1's loss"
-    towards_clean, towards_noisy = (found[name][0]['psnr']['val_data'] for name in (noisy + CLEAN, noisy))
-    return {'deep_pace': fixed(plain / deep), 'longer_oracle': signed(towards_clean - towards_noisy),
-            'spread': fixed(deviation), 'visible': fixed(2 * deviation), 'level': fixed(max(means) - min(means), 3),
+    wide = found['cuda_wide_lr1'][0]
+    return {'deep_pace': fixed(plain / deep), 'level': fixed(max(means) - min(means), 3),
+            'spread': fixed(spread_of_seeds(found), 3), 'visible': least_visible(found),
             'pairs': f"{round(statistics.median(row['pairs_seen'] for row in found['batch32']), -3):,.0f}",
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
-            **{name: compare(found, name, base) for name, base in pairs.items()}}
+            'epochs': f"{found['cuda_L_24_4221'][0]['epochs']:g}", 'epochs_wide': f"{wide['epochs']:g}",
+            'parameters_wide': fixed(wide['parameters'] / 1e6, 1), **differences(found, DIFFERENCES_1)}
 
 
 def courses(rec: Records, found: dict) -> tuple:
@@ -324,43 +399,36 @@ def courses(rec: Records, found: dict) -> tuple:
 
     ours = short('batch32', 'batch32_900')
     norm = short('batchnorm_b32', 'new', 'batchnorm_900')
-    return [('the shipped training', shipped), ('T. Mery, reproduced', slow), ('one block a level', shallow)], [
+    return [('4 blocks at full resolution', shipped), ('T. Mery, reproduced', slow), ('1 block, 3 levels', shallow)], [
         ('short trainings', sorted(ours)), ('the same, batch norm', sorted(norm))]
 
 
 def raced(rec: Records) -> tuple:
-    """The last row of the slow system, and ours of the newest run."""
-    return ([row for row in rec.rows('speedrun') if row['system'] != 'project 1'][-1],
+    """The rows of the slow system, and ours of the newest run."""
+    return ([row for row in rec.rows('speedrun') if row['system'] != 'project 1'],
             [row for row in rec.last('speedrun') if row['system'] == 'project 1'])
 
 
 def speedrun(rec: Records) -> dict:
-    """How long until the PSNR at which the slow system ends."""
+    """How long until the PSNR at which the slow system ends; and how long it takes itself to the mean of its last three
+    epochs, since its PSNR goes up and down."""
     slow, ours = raced(rec)
-    fast = {row['precision']: row for row in ours if row['psnr'] >= slow['psnr']}
-    return {'baseline': fixed(slow['seconds'], 0), 'seconds': fixed(fast['float32']['seconds'], 0),
-            'epochs': f"{fast['float32']['epochs']:g}",
-            'factor': fixed(slow['seconds'] / fast['float32']['seconds'], 0),
-            'mixed': fixed(slow['seconds'] / fast['mixed']['seconds'], 0)}
+    fast = {row['precision']: row for row in ours if row['psnr'] >= slow[-1]['psnr']}
+    level = statistics.mean(row['psnr'] for row in slow[-3:])
+    first = next(row for row in slow if row['psnr'] >= level)
+
+    def factors(precision: str) -> str:
+        return between([row['seconds'] / fast[precision]['seconds'] for row in (first, slow[-1])], 0)
+
+    return {'epochs': f"{fast['float32']['epochs']:g}", 'seconds': fixed(fast['float32']['seconds'], 0),
+            'end': fixed(slow[-1]['psnr']), 'end_seconds': fixed(slow[-1]['seconds'], 0), 'level': fixed(level),
+            'level_seconds': fixed(first['seconds'], 0), 'factor': factors('float32'), 'mixed': factors('mixed'),
+            'network': with_network(rec.runs('speedrun')[-1])}
 
 
-def longer(rec: Records, found: dict) -> dict:
-    """Trainings of 14 epochs on a GPU: as it is, with batch norm, of twice the width."""
-    where = next(run['machine'] for run in rec.runs('search') if run['rows'][0]['name'] == 'cuda_plain')
-    plain, norm, wide = (found[f'cuda_{name}'][0] for name in ('plain', 'batchnorm', 'wide_lr1'))
-    return {'epochs': f"{plain['epochs']:g}", 'batch': str(plain['batch']), 'processor': where['processor'],
-            'gain': signed(norm['psnr']['val_data'] - plain['psnr']['val_data']),
-            'plain': fixed(plain['psnr']['real_val']), 'norm': fixed(norm['psnr']['real_val']),
-            'wide': fixed(wide['psnr']['val_data']), 'narrow': fixed(plain['psnr']['val_data']),
-            'parameters': fixed(wide['parameters'] / 1e6, 1)}
-
-
-def depth(found: dict) -> dict:
-    """Networks with more and more blocks at the full resolution, and what other changes bring, on a GPU."""
-    one, two, plain, four, wider = (found[f'cuda_{name}'][0]['psnr']['val_data'] for name in (
-        'K_24_1331', 'C_24_2331', 'A_24_2221', 'L_24_4221', 'B_24_56_112_224'))
-    return {'two': signed(two - one), 'four': signed(four - plain), 'lower': signed(two - plain),
-            'wider': signed(wider - plain), 'epochs': f"{found['cuda_L_24_4221'][0]['epochs']:g}"}
+def with_network(run: dict) -> str:
+    """What is to be said of project 1's network in a run of an earlier revision."""
+    return ' (with 4 blocks at the full resolution)' if run['revision'][:7] in FOUR_BLOCKS else ''
 
 
 def ablation(found: dict) -> dict:
@@ -373,20 +441,6 @@ def ablation(found: dict) -> dict:
 
     return {'swap': gain(turn), 'turn': gain(swap), 'seeds': str(len(both)),
             'epochs': f"{found['both'][0]['epochs']:g}"}
-
-
-def noise_table(rows: list) -> list:
-    names = ('noisy input', 'best blur', 'project 1, given', 'project 1', 'project 2, given', 'project 2')
-    return [[row['noise'].replace(' x ', ' × ').replace('sigma', 'σ'),
-             *(fixed(None if (row['noise'], name) == (CLEAN_ROW, 'noisy input') else row[name]) for name in names)]
-            for row in rows]
-
-
-def speedrun_table(rec: Records) -> list:
-    slow, ours = raced(rec)
-    return [['project 1' if row['system'] == 'project 1' else "T. Mery's system", row['precision'],
-             str(row['batch']), f"{row['epochs']:g}", fixed(row['seconds'], 0), fixed(row['psnr'], 3)]
-            for row in (slow, *ours)]
 
 
 def other_noise(rows: list, project: str) -> dict:
@@ -408,33 +462,19 @@ def other_noise(rows: list, project: str) -> dict:
 
 def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     """-> what report_1.typ says, and its figures: {name: a function that gives it as SVG}. photograph() -> uint8
-    (3, 224, 224); pictures() -> for each photograph the pairs (image, dB) of its VERSIONS."""
-    models, found, trained = evaluation(rec), search(rec, 1), training(rec, 1, SHIPPED[1])
-    noisy, ours, single = models['noisy input'], models['project 1'], models['project 1, no ensemble']
+    (3, 224, 224); pictures(name of a file) -> for each image in it the pairs (image, dB) of its VERSIONS."""
+    found, checks = search(rec, 1), grading(rec, 1)
     net = Model().net
-    rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in SETS), fixed(NOISY)],
-            ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in SETS), ''],
-            ['without averaging', *(fixed(single[name]['psnr']) for name in SETS), ''],
-            [BEST_1['name'], '', '', fixed(BEST_1['real']), fixed(BEST_1['reported'])]]
-    checks = grading(rec, 1)
     values = {
+        **shared(rec, 1, BEST_1), 'search': choices_1(found), 'numbers': numbers(found, LONGER_1),
         'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}',
                    'longest': str(Model.LONGEST_GRADIENT)},
-        'parameters': f'{sum(weight.numel() for weight in net.parameters()):,}',
-        'images': {name: f"{ours[name]['images']:,}" for name in SETS},
-        'noisy': scores(noisy), 'p1': scores(ours),
-        'best': {'real': fixed(BEST_1['real'])}, 'noise': the_noise(rec),
-        'ensemble': between([ours[n]['psnr'] - single[n]['psnr'] for n in SETS]),
-        'training': in_words(trained), 'mixed': mixed_training(rec, 1), 'last': in_words(training(rec, 1, LAST[1])),
-        'search': choices_1(found), 'ablation': ablation(found),
-        'numbers': numbers(found, SEARCH_1[-1:] + LONGER_1), 'fresh': in_words(training(rec, 1, FRESH)),
-        'longer': longer(rec, found),
-        'shallow': in_words(training(rec, 1, SHALLOW)), 'depth': depth(found),
-        'noise_table': noise_table(rec.last('noises')), 'speedrun_table': speedrun_table(rec), 'table': rows,
-        'seeds': seeds(rec, SEEDS_1), 'pooling': pooling(rec), 'speedrun': speedrun(rec),
+        'parameters': f'{sum(weight.numel() for weight in net.parameters()):,}', 'noise': the_noise(rec),
+        'ablation': ablation(found), 'fresh': in_words(training(rec, 1, FRESH)),
+        'shallow': in_words(training(rec, 1, SHALLOW)), 'seeds': seeds(rec, SEEDS_1), 'speedrun': speedrun(rec),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
-                 'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1)},
-        'noises': other_noise(rec.last('noises'), 'project 1'),
+                 'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1),
+                 'network': with_network(rec.runs('test')[-1])},
     }
     real = next(row for row in rec.last('residual') if row['file'] == 'real_val.pkl')
     drawings = {
@@ -443,7 +483,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'variants': lambda: figures.variants(groups(found, SEARCH_1), 'PSNR on centre squares (dB)'),
         'saturation': lambda: figures.saturation(*courses(rec, found), 'PSNR on val_data (dB)'),
         'noises': lambda: figures.noises(rec.last('noises')[1:]),
-        'pictures': lambda: figures.pictures(pictures(), VERSIONS, PARTS),
+        **shared_figures(1, pictures),
     }
     return values, drawings
 
@@ -467,36 +507,26 @@ def power(value: float) -> str:
     return f'{digits} · 10' + str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))
 
 
-def bench(rec: Records, beside_load: bool = False, device: str = 'cpu') -> tuple:
-    """Of the newest run on a device, or beside load: the run, and the rows, steps first; of none, {} and []."""
+def bench(rec: Records, device: str = 'cpu') -> tuple:
+    """The newest run on a device, and its rows, steps first."""
     tasks = ('step', 'predict', 'memory')
-
-    def rows_of(run: dict) -> list:
-        rows = [{'ratio': row['ours'] / min(row['torch.nn'], row['channels-last']), **row} for row in run['rows']
-                if row['device'] == device and row.get('beside_load', False) == beside_load]
-        return sorted(rows, key=lambda row: (tasks.index(row['task']), list(NETWORKS).index(row['network'])))
-
-    return next(((run, rows_of(run)) for run in reversed(rec.runs('bench_framework')) if rows_of(run)), ({}, []))
-
-
-def ratios(rows: list) -> str:
-    """Ours to torch.nn's better format, a training step of each network."""
-    return ', '.join(f"{fixed(row['ratio'])} ({row['network']})" for row in rows if row['task'] == 'step')
+    run = [run for run in rec.runs('bench_framework') if run['rows'][0]['device'] == device
+           and not run['rows'][0].get('beside_load')][-1]
+    rows = [{'ratio': row['ours'] / min(row['torch.nn'], row['channels-last']), **row} for row in run['rows']]
+    return run, sorted(rows, key=lambda row: (tasks.index(row['task']), list(NETWORKS).index(row['network'])))
 
 
 def speed(rec: Records) -> dict:
-    (run, rows), (gpu, gpu_rows) = bench(rec), bench(rec, device='cuda')
-    steps, memory = ([row['ratio'] for row in rows if row['task'] == task] for task in ('step', 'memory'))
-    shares, gpu_shares = ([100 * row['products'] for row in some if 'products' in row] for some in (rows, gpu_rows))
-    gpu_tasks = {f'gpu_{task}': between([row['ratio'] for row in gpu_rows if row['task'] == task], 1)
-                 for task in ('step', 'predict', 'memory')}
-    return {'steps': between(steps), **gpu_tasks, 'list': ratios(rows),
-            'networks': '; '.join(NETWORKS[row['network']] for row in rows if row['task'] == 'step'),
-            'gpu_products': between(gpu_shares, 0),
-            'gpu_machine': gpu['machine']['processor'],
-            'loaded': ratios(bench(rec, beside_load=True)[1]),
-            'products': f'{min(shares):.0f} to {max(shares):.0f}' if shares else '',
-            'memory': between(memory), 'revision': (run['revision'] or '–')[:7],
+    (run, rows), (gpu, gpu_rows) = bench(rec), bench(rec, 'cuda')
+    steps = {row['network']: fixed(row['ratio']) for row in rows if row['task'] == 'step'}
+    ratios = {prefix + task: between([row['ratio'] for row in some if row['task'] == task], digits)
+              for prefix, some, digits in (('', rows, 2), ('gpu_', gpu_rows, 1))
+              for task in ('step', 'predict', 'memory')}
+    products = [between([100 * row['products'] for row in some if 'products' in row], 0) for some in (rows, gpu_rows)]
+    return {**ratios, 'list': ', '.join(f'{ratio} ({name})' for name, ratio in steps.items()),
+            'nearest': steps['N'], 'merged': steps.get('N merged', ''),
+            'networks': '; '.join(NETWORKS[name] for name in steps), 'gpu_machine': gpu['machine']['processor'],
+            'products': products[0], 'gpu_products': products[1], 'revision': (run['revision'] or '–')[:7],
             'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
 
 
@@ -517,38 +547,43 @@ def twin(rec: Records) -> dict:
     table.append(['seconds', fixed(ours['seconds'], 0), fixed(theirs['seconds'], 0),
                   f"× {fixed(ours['seconds'] / theirs['seconds'])}"])
     run = rec.runs('compare_torch')[-1]
-    return {'table': table, 'pairs': f"{ours['pairs']:,}", 'ratio': fixed(ours['seconds'] / theirs['seconds']),
+    layout = 'default' if run['revision'][:7] in DEFAULT_FORMAT else 'faster'
+    return {'table': table, 'layout': layout, 'pairs': f"{ours['pairs']:,}", 'ratio': fixed(ours['seconds'] / theirs['seconds']),
             'gap': fixed(max(theirs['psnr'][name] - ours['psnr'][name] for name in ours['psnr'])),
             'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
 
 
+def by_epoch(rec: Records) -> dict:
+    """For `figures.epochs`: PSNR after each epoch of the same system in both frameworks, of each seed."""
+    return {label: [row['by_epoch'] for row in rec.rows('seeds') if row['system'] == name]
+            for label, name in (('ours', 'vjp'), ('torch.nn', 'vjp, torch.nn'))}
+
+
+def frameworks(curves: dict) -> dict:
+    """How far ours ends ahead of torch.nn from the same weights: the mean of the seeds and its standard error."""
+    gaps = [one[-1] - other[-1] for one, other in zip(*curves.values())]
+    if len(gaps) < 2:
+        return {'seeds': '0', 'gap': '–'}
+    return {'seeds': str(len(gaps)),
+            'gap': f'{signed(statistics.mean(gaps))} ± {fixed(statistics.stdev(gaps) / len(gaps) ** 0.5)}'}
+
+
 def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
-    """The same of report_2.typ, which shows no photograph."""
-    models, found, trained = evaluation(rec), search(rec, 2), training(rec, 2, SHIPPED[2])
-    noisy, ours, single = models['noisy input'], models['project 2'], models['project 2, no ensemble']
-    pairs = {'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
-             'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch16_lr12': 'mixed_lr12',
-             'batch8_lr8': 'batch16_lr8'}
-    rows = [['noisy images', *(fixed(noisy[name]['psnr']) for name in SETS), fixed(NOISY)],
-            ['*this project*', *(f"*{fixed(ours[name]['psnr'])}*" for name in SETS), ''],
-            ['without averaging', *(fixed(single[name]['psnr']) for name in SETS), ''],
-            [BEST_2['name'], '', '', fixed(BEST_2['real']), fixed(BEST_2['reported'])]]
+    """The same of report_2.typ, which does not show the noise of a photograph."""
+    found, curves = search(rec, 2), by_epoch(rec)
     values = {
-        'parameters': f"{found['base'][0]['parameters']:,}",
-        'images': {name: f"{ours[name]['images']:,}" for name in SETS},
-        'noisy': scores(noisy), 'p2': scores(ours), 'best': {'real': fixed(BEST_2['real'])}, 'exact': exactness(rec),
-        'ensemble': between([ours[n]['psnr'] - single[n]['psnr'] for n in SETS]),
-        'training': in_words(trained), 'mixed': mixed_training(rec, 2), 'last': in_words(training(rec, 2, LAST[2])),
-        'speed': speed(rec),
-        'speed_table': speed_table(rec), 'twin': twin(rec), 'numbers': numbers(found, SEARCH_2 + LONGER_2),
-        'search': {name: compare(found, name, base) for name, base in pairs.items()}, 'table': rows,
-        'seeds': seeds(rec, SEEDS_2), 'pooling': pooling(rec),
-        'noises': other_noise(rec.last('noises'), 'project 2'),
+        **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2), 'visible': least_visible(search(rec, 1)),
+        'parameters': f"{found['base'][0]['parameters']:,}", 'exact': exactness(rec), 'speed': speed(rec),
+        'speed_table': speed_table(rec), 'twin': twin(rec), 'seeds': seeds(rec, SEEDS_2),
+        'frameworks': frameworks(curves),
     }
     drawings = {
         'network_2': lambda: figures.network_2(found['base'][0]['channels']),
         'convolution': figures.convolution, 'winograd': figures.winograd,
         'exactness': lambda: figures.exactness(rec.last('exactness')), 'speed': lambda: figures.speed(bench(rec)[1]),
         'variants': lambda: figures.variants(groups(found, SEARCH_2), 'PSNR on centre squares (dB)'),
+        **shared_figures(2, pictures),
     }
+    if all(curves.values()):
+        drawings['epochs'] = lambda: figures.epochs(curves, 'PSNR on val_data (dB)')
     return values, drawings
