@@ -279,8 +279,8 @@ def variants(groups: list, label: str):
     axes = place(figure, 1.72, 0.33, COLUMN - 1.76, H - 0.39)
     y, ticks = 0, []
     for title, rows in groups:
-        axes.text(0, y, title, transform=axes.get_yaxis_transform(), ha='right', va='center', size=7.5, weight='bold',
-                  clip_on=False)
+        axes.annotate(title, (0, y), (-1.7 * 72, 0), axes.get_yaxis_transform(), 'offset points', va='center', size=7.5,
+                      weight='bold')
         y += 1
         base = rows[0][1]
         mean = sum(base) / len(base)
@@ -306,8 +306,8 @@ def variants(groups: list, label: str):
 def saturation(curves: list, points: list, label: str):
     """PSNR against the pairs seen, on a logarithmic axis. curves: (name, [(pairs, dB)]), of one training each; points:
     (name, [(pairs, dB)]), a training of its own each."""
-    figure = new_figure(COLUMN, 2.13)
-    axes = place(figure, 0.42, 0.34, COLUMN - 0.48, 1.3)
+    figure = new_figure(COLUMN, 1.98)
+    axes = place(figure, 0.42, 0.34, COLUMN - 0.48, 1.15)
     for (name, line), colour in zip(curves, (BLUE, RED, GREEN, PINK)):
         axes.plot(*zip(*line), color=colour, label=name)
     for (name, dots), colour, marker in zip(points, (BLUE, BLUE, SKY), 'os^'):
@@ -345,7 +345,7 @@ def epochs(curves: dict, label: str):
 def noises(rows: list):
     """Gain over the noisy input, of the best blur and both projects, for each kind of noise; hollow: weights that
     were trained on the course's noise alone."""
-    figure = new_figure(COLUMN, 0.54 + 0.128 * len(rows))
+    figure = new_figure(COLUMN, 0.54 + 0.12 * len(rows))
     H = figure.get_size_inches()[1]
     axes = place(figure, 1.06, 0.33, COLUMN - 1.12, H - 0.54)
     ys = range(len(rows))

@@ -57,9 +57,7 @@ SEARCH_1 = [
     ('batches of 64, learning rate 2e-3', [
         ('base', 'weighted loss'), ('mse', 'plain MSE'), ('oracle', 'clean targets (oracle)'), ('lr1', 'rate 1e-3'),
         ('lr4', 'rate 4e-3'), ('lr8', 'rate 8e-3'), ('batch16', 'batches of 16, rate 1e-3'),
-        ('narrow', 'widths 32, 96, 256'), ('narrow_lr4', 'the same, rate 4e-3'),
-        ('twofull', 'widths 48, 96, 96, 2 fine blocks'), ('average', 'averaged weights'),
-        ('batchnorm', 'batch norm')]),
+        ('narrow', 'widths 32, 96, 256'), ('average', 'averaged weights')]),
     ('batches of 32, learning rate 1.5e-3', [
         ('batch32', 'weighted loss'), ('mse_b32', 'plain MSE'), ('batch32_lr3', 'rate 3e-3'),
         ('narrow_b32', 'widths 32, 96, 256'), ('twofull_b32', 'widths 48, 96, 96, 2 fine blocks'),
@@ -85,7 +83,7 @@ LONGER_1 = [
         ('cuda_L_24_4221', '24-48-96-192, 4-2-2-1'), ('cuda_N_32_3221', '32-48-96-192, 3-2-2-1')]),
     ('14 epochs on an H200, the same, gradients not clipped', [
         ('cuda_plain', '48-96-192, 1-1-1'), ('cuda_batchnorm', 'the same, batch norm'),
-        ('cuda_wide_lr1', '96-192-384, 1-1-1, learning rate 1e-3')]),
+        ('cuda_wide_lr1', '96-192-384, 1-1-1, half the rate')]),
     ('1 epoch on an H200, 48-96-192, 1-1-1', [
         ('cuda_1_batch16_lr2', 'batches of 16, 2e-3'), ('cuda_1_batch16_lr2_batchnorm', 'the same, batch norm'),
         ('cuda_1_batch32_lr1.5', 'batches of 32, 1.5e-3'),
