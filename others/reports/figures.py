@@ -42,6 +42,11 @@ def drawn(draw: Callable) -> Callable:
     return svg
 
 
+def in_symbols(noise: str) -> str:
+    """The name of a noise as it is printed."""
+    return noise.replace(' x ', ' × ').replace('sigma', 'σ')
+
+
 def new_figure(width: float, height: float, **options):
     from matplotlib.figure import Figure
 
@@ -274,7 +279,7 @@ def variants(groups: list, label: str):
     """Trainings of equal length, a line each. groups: (title, [(name, [dB of each seed])], the first name is what
     the others of the group differ from by one thing)."""
     lines = sum(len(rows) + 1 for _, rows in groups)
-    figure = new_figure(COLUMN, 0.41 + 0.122 * (lines + 0.4 * len(groups)))
+    figure = new_figure(COLUMN, 0.41 + 0.116 * (lines + 0.4 * len(groups)))
     H = figure.get_size_inches()[1]
     axes = place(figure, 1.72, 0.33, COLUMN - 1.76, H - 0.39)
     y, ticks = 0, []
@@ -356,7 +361,7 @@ def noises(rows: list):
         axes.plot([row[name] - row['noisy input'] for row in rows], ys, marker, color=colour,
                   label=None if hollow else name, mfc='none' if hollow else colour,
                   markersize=7 if marker == '|' else 3.5, mew=1.2 if marker == '|' else 0.7 * hollow)
-    axes.set_yticks(ys, [row['noise'].replace(' x ', ' × ').replace('sigma', 'σ') for row in rows], size=7)
+    axes.set_yticks(ys, [in_symbols(row['noise']) for row in rows], size=7)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis='y', length=0)
     axes.tick_params(axis='x', labelsize=7)

@@ -12,6 +12,7 @@ from typing import Callable, Optional
 from Miniproject_1.model import Model
 from others.common import records, storage
 from others.reports import figures
+from others.studies import readme_picture
 
 # The best of the public submissions: what its author reports on the course's validation set, and what its weights give
 # on the genuine pairs, in dB. Constants: no record here has them.
@@ -345,7 +346,8 @@ def shared(rec: Records, project: int, best: dict) -> dict:
             'ensemble': between([ours[key]['psnr'] - single[key]['psnr'] for key in SETS]),
             'training': in_words(training(rec, project, SHIPPED[project])), 'mixed': mixed_training(rec, project),
             'last': in_words(training(rec, project, LAST[project])), 'pooling': pooling(rec),
-            'noises': other_noise(rec.last('noises'), name)}
+            'noises': other_noise(rec.last('noises'), name),
+            'squares': str(readme_picture.IMAGES * len(readme_picture.SQUARES))}
 
 
 def shared_figures(project: int, pictures: Callable) -> dict:
@@ -441,12 +443,19 @@ def ablation(found: dict) -> dict:
             'epochs': f"{found['both'][0]['epochs']:g}"}
 
 
+def noise_table(rows: list) -> list:
+    names = ('noisy input', 'best blur', 'project 1, given', 'project 1', 'project 2, given', 'project 2')
+    return [[figures.in_symbols(row['noise']),
+             *('–' if (row['noise'], name) == (CLEAN_ROW, 'noisy input') else fixed(row[name]) for name in names)]
+            for row in rows]
+
+
 def other_noise(rows: list, project: str) -> dict:
     """What a project does to other noise, now and with the weights that were trained on the course's noise alone
     ("given"): its PSNR without noise, its gain where there is some, and where it is behind its input or the blur."""
     none, noisy = rows[0], rows[1:]
     gains, earlier = ([row[name] - row['noisy input'] for row in noisy] for name in (project, f'{project}, given'))
-    words = [row['noise'].replace('sigma', 'σ').replace(' x ', ' × ') for row in noisy]
+    words = [figures.in_symbols(row['noise']) for row in noisy]
     behind = {kind: '; '.join(f'{word} ({fixed(row[kind] - row[project])} dB)' for word, row in zip(words, noisy)
                               if row[kind] > row[project]) or 'none' for kind in ('noisy input', 'best blur')}
     ahead = [now - then for now, then in zip(gains, earlier)]
@@ -573,7 +582,7 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2), 'visible': least_visible(search(rec, 1)),
         'parameters': f"{found['base'][0]['parameters']:,}", 'exact': exactness(rec), 'speed': speed(rec),
         'speed_table': speed_table(rec), 'twin': twin(rec), 'seeds': seeds(rec, SEEDS_2),
-        'frameworks': frameworks(curves),
+        'frameworks': frameworks(curves), 'noise_table': noise_table(rec.last('noises')),
     }
     drawings = {
         'network_2': lambda: figures.network_2(found['base'][0]['channels']),
