@@ -351,12 +351,12 @@ def shared(rec: Records, project: int, best: dict) -> dict:
 
 
 def shared_figures(project: int, pictures: Callable) -> dict:
-    """Photographs, and the worst, the median and the best of small images: (noisy, ours, clean)."""
+    """Photographs, two in Report 1 and one in Report 2; the worst, the median and the best of small images."""
     def squares() -> bytes:
         rows = pictures('squares')[3 * (project - 1):3 * project]
         return figures.squares([[row[0], row[project], row[-1]] for row in rows], ['noisy', 'denoised', 'clean'])
 
-    return {'pictures': lambda: figures.pictures(pictures('tiles'), VERSIONS, PARTS), 'squares': squares}
+    return {'pictures': lambda: figures.pictures(pictures('tiles')[:3 - project], VERSIONS, PARTS), 'squares': squares}
 
 
 # ------------------------------------------------------------------------------------------- report 1
