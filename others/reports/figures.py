@@ -284,8 +284,8 @@ def variants(groups: list, label: str):
     axes = place(figure, 1.72, 0.33, COLUMN - 1.76, H - 0.39)
     y, ticks = 0, []
     for title, rows in groups:
-        axes.annotate(title, (0, y), (-1.7 * 72, 0), axes.get_yaxis_transform(), 'offset points', va='center', size=7.5,
-                      weight='bold')
+        axes.annotate(title, (0, y), (-1.7 * 72, 0), axes.get_yaxis_transform(), 'offset points', va='center',
+                      size=7.5, weight='bold')
         y += 1
         base = rows[0][1]
         mean = sum(base) / len(base)
@@ -328,8 +328,8 @@ def saturation(curves: list, points: list, label: str):
 
 @drawn
 def epochs(curves: dict, label: str):
-    """PSNR by epoch of several seeds, a line each, the same seed dashed where it is the second one's. curves: {name:
-    [[dB], one list for each seed]}."""
+    """PSNR by epoch of several seeds, a line each, and their mean; the second system's dashed. curves: {name: [[dB],
+    one list for each seed]}."""
     figure = new_figure(COLUMN, 1.62)
     axes = place(figure, 0.42, 0.34, COLUMN - 0.48, 1.1)
     for (name, seeds), colour, style in zip(curves.items(), (BLUE, RED), ('-', '--')):

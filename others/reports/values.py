@@ -7,7 +7,7 @@ import collections
 import re
 import statistics
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable
 
 from Miniproject_1.model import Model
 from others.common import records, storage
@@ -186,10 +186,10 @@ def both(row: dict) -> str:
 
 
 def scores(rows: dict) -> dict:
-    """{set: dB, set_both, set_gain, set_ssim, ..} of a model, as text."""
+    """{set: dB, set_pooled, set_gain, set_ssim, ..} of a model, as text."""
     text = {}
     for name, row in rows.items():
-        text.update({name: fixed(row['psnr']), f'{name}_both': both(row), f'{name}_pooled': fixed(row['pooled']),
+        text.update({name: fixed(row['psnr']), f'{name}_pooled': fixed(row['pooled']),
                      f'{name}_ssim': fixed(row['ssim'], 3), f'{name}_worst': fixed(row['worst'], 1)})
         if 'gain' in row:
             text[f'{name}_gain'] = f"{fixed(row['gain'])} ± {fixed(row['gain_error'])}"
@@ -221,24 +221,20 @@ def groups(found: dict, wanted: list) -> list:
 
 
 def numbers(found: dict, wanted: list) -> list:
-    """Rows of a table: name, parameters in millions, thousands of pairs seen, seeds, dB on two sets; a group's title is
-    a row of one."""
+    """Rows of a table: name, parameters in millions, thousands of pairs seen, seeds, dB on two sets; a group's title
+    is a row of one."""
     table = []
     for title, names in wanted:
         table.append([f'*{title}*'])
         for name, label in names:
             rows = found.get(name, [])
             if rows:
+                scores = [statistics.mean(row['psnr'][key] for row in rows) if key in rows[0]['psnr'] else None
+                          for key in ('val_data', 'real_val')]
                 table.append([label, fixed(rows[0]['parameters'] / 1e6),
                               fixed(statistics.mean(row['pairs_seen'] for row in rows) / 1000, 0), str(len(rows)),
-                              *(fixed(mean_of([row['psnr'].get(key) for row in rows]), 3)
-                                for key in ('val_data', 'real_val'))])
+                              *(fixed(score, 3) for score in scores)])
     return table
-
-
-def mean_of(values: list) -> Optional[float]:
-    """None of such as were not measured."""
-    return None if None in values else statistics.mean(values)
 
 
 def differences(found: dict, wanted: dict) -> dict:
@@ -264,7 +260,7 @@ def least_visible(found: dict) -> str:
 
 
 def training(rec: Records, project: int, name: str) -> dict:
-    """The training of that name: its curve, [(epoch, dB)], and what it took, its pace where it began."""
+    """The training of that name: its curve, [(epoch, dB)], and what it took."""
     runs = [run for run in rec.runs('training')
             if (run['rows'][0]['project'], run['rows'][0]['training']) == (project, name)]
     if not runs:
@@ -276,9 +272,8 @@ def training(rec: Records, project: int, name: str) -> dict:
     return {'curve': [(row['epoch'], row['val_psnr']) for row in rows], 'epochs': str(len(rows)),
             'where': ' and '.join(f'{epochs} on an {place}' for place, epochs in places.items()),
             'parts': str(len(runs)), 'rate': peak_rate(runs),
-            'dirty': ', the first from a working copy with uncommitted changes' * any(
-                run['revision'].endswith('-dirty') for run in runs[:1]), 'begun': str(rows[0]['planned_epochs']), 'end': fixed(rows[-1]['val_psnr']),
-            'pace': fixed(statistics.median(row['seconds'] for row in runs[0]['rows']), 1),
+            'dirty': ', the first with uncommitted changes in the code' * runs[0]['revision'].endswith('-dirty'),
+            'begun': str(rows[0]['planned_epochs']), 'end': fixed(rows[-1]['val_psnr']),
             'minutes': fixed(sum(row['seconds'] for row in rows) / 60, 1),
             'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
             'processor': runs[0]['machine']['processor']}
@@ -298,8 +293,7 @@ def mixed_training(rec: Records, project: int) -> dict:
     before, after = ({Path(row['file']).stem: row['psnr'] for row in run['rows'] if row['model'] == model}
                      for run in rec.runs('evaluation')[BEFORE_MIXED:BEFORE_MIXED + 2])
     return {'epochs': str(len(rows)), 'cycles': str(len({row['training'] for row in rows})),
-            'rate': peak_rate(runs),
-            'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
+            'rate': peak_rate(runs), 'hours': fixed(sum(row['seconds'] for row in rows) / 3600, 1),
             'cost': signed(after['real_val'] - before['real_val']),
             'cost_val': signed(after['val_data'] - before['val_data'])}
 
@@ -351,24 +345,31 @@ def shared(rec: Records, project: int, best: dict) -> dict:
 
 
 def shared_figures(project: int, pictures: Callable) -> dict:
-    """Photographs, two in Report 1 and one in Report 2; the worst, the median and the best of small images."""
+    """A photograph, another one in each report; the worst, the median and the best of small images."""
+    shown = slice(2 - project, 3 - project)
+
+    def photograph() -> bytes:
+        return figures.pictures(pictures('tiles')[shown], VERSIONS, PARTS[shown])
+
     def squares() -> bytes:
         rows = pictures('squares')[3 * (project - 1):3 * project]
         return figures.squares([[row[0], row[project], row[-1]] for row in rows], ['noisy', 'denoised', 'clean'])
 
-    return {'pictures': lambda: figures.pictures(pictures('tiles')[:3 - project], VERSIONS, PARTS), 'squares': squares}
+    return {'pictures': photograph, 'squares': squares}
 
 
 # ------------------------------------------------------------------------------------------- report 1
 
 def the_noise(rec: Records) -> dict:
     """The numbers about the noise of the genuine pairs."""
-    row = next(row for row in rec.last('residual') if row['file'] == 'real_val.pkl')
+    ours, row = (next(row for row in rec.last('residual') if row['file'] == f'{name}.pkl')
+                 for name in ('val_data', 'real_val'))
     around = [value for line in row['neighbours'] for value in line if value < 0.999]
     flat, busy = row['by_contrast'][0][1], row['by_contrast'][-1][1]
     return {'mean': f"{signed(row['mean'])} ± {fixed(row['mean_error'])}", 'low': signed(min(around), 3),
             'high': signed(max(around), 3), 'error': fixed(row['neighbour_error'], 3),
-            'red_green': fixed(row['red_green']), 'flat': fixed(flat, 1), 'busy': fixed(busy, 1),
+            'red_green': fixed(row['red_green']), 'red_blue': fixed(row['red_blue']),
+            'red_blue_ours': fixed(ours['red_blue']), 'flat': fixed(flat, 1), 'busy': fixed(busy, 1),
             'ratio': fixed(busy / flat, 0)}
 
 
@@ -399,21 +400,16 @@ def courses(rec: Records, found: dict) -> tuple:
 
     ours = short('batch32', 'batch32_900')
     norm = short('batchnorm_b32', 'new', 'batchnorm_900')
-    return [('4 blocks at full resolution', shipped), ('T. Mery, reproduced', slow), ('1 block, 3 levels', shallow)], [
-        ('short trainings', sorted(ours)), ('the same, batch norm', sorted(norm))]
-
-
-def raced(rec: Records) -> tuple:
-    """The rows of the slow system, and ours of the newest run."""
-    return ([row for row in rec.rows('speedrun') if row['system'] != 'project 1'],
-            [row for row in rec.last('speedrun') if row['system'] == 'project 1'])
+    return ([('4 blocks at full resolution', shipped), ('T. Mery, reproduced', slow), ('1 block, 3 levels', shallow)],
+            [('short trainings', sorted(ours)), ('the same, batch norm', sorted(norm))])
 
 
 def speedrun(rec: Records) -> dict:
-    """How long until the PSNR at which the slow system ends; and how long it takes itself to the mean of its last three
-    epochs, since its PSNR goes up and down."""
-    slow, ours = raced(rec)
-    fast = {row['precision']: row for row in ours if row['psnr'] >= slow[-1]['psnr']}
+    """How long until the PSNR at which the slow system ends; and how long it takes itself to the mean of its last
+    three epochs, since its PSNR goes up and down."""
+    slow = [row for row in rec.rows('speedrun') if row['system'] != 'project 1']
+    fast = {row['precision']: row for row in rec.last('speedrun')
+            if row['system'] == 'project 1' and row['psnr'] >= slow[-1]['psnr']}
     level = statistics.mean(row['psnr'] for row in slow[-3:])
     first = next(row for row in slow if row['psnr'] >= level)
 
@@ -531,7 +527,7 @@ def speed(rec: Records) -> dict:
               for task in ('step', 'predict', 'memory')}
     products = [between([100 * row['products'] for row in some if 'products' in row], 0) for some in (rows, gpu_rows)]
     return {**ratios, 'list': ', '.join(f'{ratio} ({name})' for name, ratio in steps.items()),
-            'nearest': steps['N'], 'merged': steps.get('N merged', ''),
+            'merged': steps.get('N merged', ''),
             'networks': '; '.join(NETWORKS[name] for name in steps), 'gpu_machine': gpu['machine']['processor'],
             'products': products[0], 'gpu_products': products[1], 'revision': (run['revision'] or '–')[:7],
             'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
@@ -555,7 +551,8 @@ def twin(rec: Records) -> dict:
                   f"× {fixed(ours['seconds'] / theirs['seconds'])}"])
     run = rec.runs('compare_torch')[-1]
     layout = 'default' if run['revision'][:7] in DEFAULT_FORMAT else 'faster'
-    return {'table': table, 'layout': layout, 'pairs': f"{ours['pairs']:,}", 'ratio': fixed(ours['seconds'] / theirs['seconds']),
+    return {'table': table, 'layout': layout, 'pairs': f"{ours['pairs']:,}",
+            'ratio': fixed(ours['seconds'] / theirs['seconds']),
             'gap': fixed(max(theirs['psnr'][name] - ours['psnr'][name] for name in ours['psnr'])),
             'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
 
@@ -579,10 +576,10 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     """The same of report_2.typ, which does not show the noise of a photograph."""
     found, curves = search(rec, 2), by_epoch(rec)
     values = {
-        **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2), 'visible': least_visible(search(rec, 1)),
-        'parameters': f"{found['base'][0]['parameters']:,}", 'exact': exactness(rec), 'speed': speed(rec),
-        'speed_table': speed_table(rec), 'twin': twin(rec), 'seeds': seeds(rec, SEEDS_2),
-        'frameworks': frameworks(curves), 'noise_table': noise_table(rec.last('noises')),
+        **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2),
+        'visible': least_visible(search(rec, 1)), 'parameters': f"{found['base'][0]['parameters']:,}",
+        'exact': exactness(rec), 'speed': speed(rec), 'speed_table': speed_table(rec), 'twin': twin(rec),
+        'seeds': seeds(rec, SEEDS_2), 'frameworks': frameworks(curves), 'noise_table': noise_table(rec.last('noises')),
     }
     drawings = {
         'network_2': lambda: figures.network_2(found['base'][0]['channels']),
