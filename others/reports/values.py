@@ -41,8 +41,8 @@ CLEAN_ROW, HELD_OUT = 'no noise', 6                            # of `noises`: th
 SHIPPED, SHALLOW, FRESH = {1: 'cuda_deep', 2: 'shipped'}, 'cuda_1', 'fresh_1'
 LAST = {1: 'deep_1', 2: 'long_2'}                              # the last of them, on a GPU
 BEFORE_MIXED = 3                                               # of the evaluations; the next is with other noise
-# What a record does not say: at these revisions project 1 had 4 blocks at the full resolution, not 8; at this one
-# compare_torch took torch.nn's default memory format, not the faster one.
+# What a record does not say: at these revisions project 1 had 4 blocks at the full resolution, not 8, and averaged over
+# 8 flips and rotations, not 4; at this one compare_torch took torch.nn's default memory format, not the faster one.
 FOUR_BLOCKS, DEFAULT_FORMAT = ('8d72cd1', 'e949b8e'), ('ddb7360',)
 
 # Those whose speed is measured, in the order in which they are shown.
@@ -424,7 +424,7 @@ def speedrun(rec: Records) -> dict:
 
 def with_network(run: dict) -> str:
     """What is to be said of project 1's network in a run of an earlier revision."""
-    return ' (with 4 blocks at the full resolution)' if run['revision'][:7] in FOUR_BLOCKS else ''
+    return ', with 4 blocks at the full resolution' if run['revision'][:7] in FOUR_BLOCKS else ''
 
 
 def ablation(found: dict) -> dict:
@@ -467,7 +467,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     """-> what report_1.typ says, and its figures: {name: a function that gives it as SVG}. photograph() -> uint8
     (3, 224, 224); pictures(name of a file) -> for each image in it the pairs (image, dB) of its VERSIONS."""
     found, checks = search(rec, 1), grading(rec, 1)
-    net = Model().net
+    net, earlier = Model().net, with_network(rec.runs('test')[-1])
     values = {
         **shared(rec, 1, BEST_1), 'search': choices_1(found), 'numbers': numbers(found, LONGER_1),
         'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}',
@@ -477,7 +477,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'shallow': in_words(training(rec, 1, SHALLOW)), 'seeds': seeds(rec, SEEDS_1), 'speedrun': speedrun(rec),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
                  'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1),
-                 'network': with_network(rec.runs('test')[-1])},
+                 'network': earlier + ' and 8 flips and rotations' * bool(earlier)},
     }
     real = next(row for row in rec.last('residual') if row['file'] == 'real_val.pkl')
     drawings = {

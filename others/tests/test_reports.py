@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch.nn import functional
 
 from others import package
 from others.common import storage
 from others.reports import build as reports, values
+from others.studies import readme_picture
 
 BOTH = pytest.mark.parametrize('k', reports.REPORTS)
 
@@ -28,7 +31,9 @@ def test_the_same_bytes_again(tmp_path):
                    stdout=subprocess.DEVNULL, env={'PYTHONHASHSEED': '1', 'PATH': ''})
     for k in reports.REPORTS:
         numbers, drawings, _ = reports.content(k)
-        assert reports.typeset(k, numbers, drawings) == reports.target(k, tmp_path).read_bytes()
+        pdf = reports.typeset(k, numbers, drawings)
+        assert pdf == reports.target(k, tmp_path).read_bytes()
+        assert package.count_pages(pdf) <= package.MOST_PAGES
 
 
 @pytest.fixture
@@ -53,7 +58,10 @@ def test_a_record_changes(k, results):
 @BOTH
 def test_a_record_is_missing(k, results):
     (results / 'seeds.json').unlink(missing_ok=True)
-    assert reports.content(k, results)[2] == ['seeds']
+    numbers, drawings, missing = reports.content(k, results)
+    assert missing == ['seeds']
+    box = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+    assert reports.typeset(k, numbers, {name: lambda: box for name in drawings})
     (results / 'search.json').unlink()
     (results / 'evaluation.json').unlink()
     with pytest.raises(storage.UserError, match='evaluation.json is missing'):
@@ -76,6 +84,37 @@ def test_the_listing_is_the_code():
         return re.sub(r'[\s\\]', '', lines)
 
     assert without_spaces(listing) in without_spaces(code)
+
+
+def test_the_example_of_fewer_products():
+    text = (reports.SOURCES / 'report_2.typ').read_text(encoding='utf-8')
+    text = text[text.index('_An example_'):]
+    pixels, taps = (torch.tensor([[[float(digit) for digit in re.findall(r'\d', part)]]])
+                    for part in re.search(r'pixels ([\d |]+) and taps ([\d |]+)', text).groups())
+    outputs = [int(value) for value in re.findall(r'y_[01] = [-\d+ ]+ = (\d+)', text)]
+    assert outputs == functional.conv1d(pixels, taps, stride=2).flatten().tolist()
+
+
+def test_a_difference_is_that_of_the_means():
+    found = {'a': [{'psnr': {'centre': 25.0}}, {'psnr': {'centre': 25.5}}], 'b': [{'psnr': {'centre': 25.0}}]}
+    assert values.differences(found, {'gain': ('a', 'b', 'centre'), 'none': ('a', 'c', 'centre')}) == {
+        'gain': '+0.25', 'none': '–'}
+
+
+def test_the_spread_of_seeds():
+    rng = torch.Generator().manual_seed(0)
+    draws = 25 + 0.02 * torch.randn(400, 3, generator=rng, dtype=torch.double)
+    found = {str(k): [{'psnr': {'centre': value}} for value in row] for k, row in enumerate(draws.tolist())}
+    found['single'] = [{'psnr': {'centre': 20.0}}]
+    assert values.spread_of_seeds(found) == pytest.approx(0.02, rel=0.06)
+    differences = (draws[:, 0] - draws[:, 1]).abs()
+    assert (differences > float(values.least_visible(found))).double().mean() == pytest.approx(0.05, abs=0.02)
+
+
+def test_the_worst_the_median_and_the_best():
+    clean = torch.full((5, 3, 8, 8), 100.)
+    errors = torch.tensor([3., 9., 1., 5., 2.])
+    assert readme_picture.extremes(clean + errors.view(-1, 1, 1, 1), clean).tolist() == [1, 0, 2]
 
 
 def test_the_readme_is_a_page_of_what_the_records_say():
