@@ -41,8 +41,8 @@ CLEAN_ROW, HELD_OUT = 'no noise', 6                            # of `noises`: th
 SHIPPED, SHALLOW, FRESH = {1: 'cuda_deep', 2: 'shipped'}, 'cuda_1', 'fresh_1'
 LAST = {1: 'deep_1', 2: 'long_2'}                              # the last of them, on a GPU
 BEFORE_MIXED = 3                                               # of the evaluations; the next is with other noise
-# What a record does not say: at these revisions project 1 had 4 blocks at the full resolution, not 8, and averaged over
-# 8 flips and rotations, not 4; at this one compare_torch took torch.nn's default memory format, not the faster one.
+# What a record does not say: at these revisions project 1 had 4 blocks at the full resolution, not 8, and averaged
+# over 8 flips and rotations, not 4; at this one compare_torch took torch.nn's default memory format, not the faster.
 FOUR_BLOCKS, DEFAULT_FORMAT = ('8d72cd1', 'e949b8e'), ('ddb7360',)
 
 # Those whose speed is measured, in the order in which they are shown.
@@ -442,7 +442,7 @@ def ablation(found: dict) -> dict:
 def noise_table(rows: list) -> list:
     names = ('noisy input', 'best blur', 'project 1, given', 'project 1', 'project 2, given', 'project 2')
     return [[figures.in_symbols(row['noise']),
-             *('–' if (row['noise'], name) == (CLEAN_ROW, 'noisy input') else fixed(row[name]) for name in names)]
+             *('–' if row['noise'] == CLEAN_ROW and name in names[:2] else fixed(row[name]) for name in names)]
             for row in rows]
 
 
