@@ -4,10 +4,11 @@
     python -m pytest others/tests -m "slow or not slow" --hypothesis-profile=long --record
 
 The second command runs kills, every truncation and thousands of random inputs, and appends what it tried to
-others/results/reliability.json.
+others/results/reliability.json. Up to four processes share the tests; -n 0 runs them all in this one.
 """
 import collections
 import json
+import os
 import signal
 import time
 
@@ -137,42 +138,51 @@ def assert_same_run(a, b, epochs: int) -> None:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
 
-# -------------------------------------------------------------------------- the count of what was tried
+# ---------------------------------------------------- the processes that share the tests, and what was tried
 
 tried = collections.Counter()       # name of a test function -> inputs
 failed = set()                      # names of test functions
 
 
-def function(nodeid: str) -> str:
-    """FILE::NAME, without the parameters."""
-    return nodeid.split('[')[0].split('/')[-1]
-
-
 @pytest.fixture
 def tally(request):
-    """tally() counts an input, or a kill, that the test has tried."""
-    def count(inputs: int = 1) -> None:
-        tried[function(request.node.nodeid)] += inputs
-
-    return count
+    """tally() counts an input, or a kill, that the test has tried: part of the report of its teardown, which comes to
+    the process that writes the record."""
+    total = []
+    yield lambda inputs=1: total.append(inputs)
+    request.node.user_properties.append(('inputs', sum(total)))
 
 
 def pytest_addoption(parser) -> None:
     parser.addoption('--record', action='store_true', help=f'append what was tried to {RECORD.name}')
 
 
+def pytest_xdist_setupnodes(specs) -> None:
+    """Each of the processes has its part of the threads, and so has what it starts."""
+    os.environ['OMP_NUM_THREADS'] = str(max(1, torch.get_num_threads() // len(specs)))
+
+
+def is_recorded(session) -> bool:
+    """By the process that was called, not by those that it started."""
+    return session.config.getoption('--record') and not hasattr(session.config, 'workerinput')
+
+
 def pytest_sessionstart(session) -> None:
     session.config.started = time.monotonic()
-    if session.config.getoption('--record'):
+    if is_recorded(session):
         records.revision()                      # of what is run, whatever is written meanwhile
 
 
 def pytest_runtest_logreport(report) -> None:
+    name = report.nodeid.split('[')[0].split('/')[-1]           # FILE::NAME, without the parameters
     if report.failed:
-        failed.add(function(report.nodeid))
+        failed.add(name)
+    if report.when == 'teardown':
+        tried.update({name: sum(value for key, value in report.user_properties if key == 'inputs')})
 
 
 def pytest_sessionfinish(session) -> None:
-    if session.config.getoption('--record'):
-        rows = [{'test': name, 'inputs': inputs, 'passed': name not in failed} for name, inputs in tried.items()]
+    if is_recorded(session):
+        rows = [{'test': name, 'inputs': inputs, 'passed': name not in failed}
+                for name, inputs in sorted(tried.items()) if inputs]
         records.append(RECORD, rows, time.monotonic() - session.config.started)
