@@ -56,7 +56,8 @@ def commands(options) -> list:
     for project in (1, 2):
         found.append((f'mixed_{project}', 150, ['-m', 'others.train', '--project', str(project), *mixed,
                                                 '--weights', 'pretrained', '--epochs', '1' if tiny else '20',
-                                                '--batch', '256' if project == 1 else '64', '--out', str(out / f'mixed_{project}')]))
+                                                '--batch', '256' if project == 1 else '64',
+                                                '--out', str(out / f'mixed_{project}')]))
     for seed in SEEDS[:1] if tiny else SEEDS:
         for name, without in AUGMENTATIONS.items():
             found.append((f'augment_{name}_{seed}', 60, ['-m', 'others.studies.search', f'augment_{name}_{seed}',

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from others import train
+from others import data, train
 from others.common import denoisers, plots, storage
+from others.common.metrics import load_pairs
 from others.tests.conftest import assert_same_run, bits, new_model, noisy_set, same
 
-EPOCHS, PAIRS, BATCH = 3, 24, 8     # 3 steps an epoch
+EPOCHS, PAIRS, BATCH = 2, 24, 8     # 3 steps an epoch
 pytestmark = pytest.mark.usefixtures('no_cuda')
 
 
@@ -91,6 +92,8 @@ def survive(project: int, kills: int, seed: int) -> None:
     torch.set_num_threads(1)                    # a fork has no other threads
     plots.training_curves = plots.montage = lambda *arguments, **options: None      # longer than the training
     here, rng = Path.cwd(), random.Random(seed)
+    pairs = load_pairs(here / data.TRAIN_FILE)
+    denoisers.new_model(project).train(*pairs, 1, batch_size=BATCH, verbose=False)   # compiles, for forks
     start = time.monotonic()
     assert ended(begin(arguments(here, here / 'whole', project), count=True)) == 0
     duration, operations = time.monotonic() - start, int(Path('operations').read_text())

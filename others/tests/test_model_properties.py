@@ -105,7 +105,8 @@ def test_predict(trained, tally, x, mode, ensemble):
 
 
 @given_a_model
-@given(x=image_batches(N=st.integers(1, 3), values=st.just('bytes')), pixels=st.sampled_from([64, 16 ** 2, 40 ** 2]))
+@given(x=image_batches(N=st.integers(1, 3), side=st.integers(1, 40), values=st.just('bytes')),
+       pixels=st.sampled_from([64, 16 ** 2, 30 ** 2]))
 def test_predict_is_independent_of_the_split(trained, tally, x, pixels):
     """Image by image, in small chunks, in tiles, within a larger image whose last row and column are repeated."""
     tally()
@@ -142,13 +143,13 @@ def test_predict_by_threads_after_save_and_load_elsewhere(trained, project, tmp_
 
 def train(model, pairs: tuple, seed: int, **options) -> None:
     torch.manual_seed(seed)
-    model.train(*pairs, 1, verbose=False, **options)
+    model.train(*pairs, 1, batch_size=2, verbose=False, **options)
 
 
 @st.composite
 def pairs(draw):
     """Two batches of one shape."""
-    N, side = st.just(draw(st.sampled_from([1, 2, 33]))), st.integers(1, 9)
+    N, side = st.just(draw(st.sampled_from([1, 2, 5]))), st.integers(1, 9)
     kinds = st.sampled_from(['bytes', 'constant', '0', '255', 'outside'])
     first = draw(image_batches(N, side, kinds))
     assume(bool(first.detach().float().isfinite().all()))       # beyond its range float8_e4m3fn is NaN in torch 2.11

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from others import data, package
+from others import package
 from others.common import storage
+from others.tests.conftest import noisy_set
 
 SCIPERS = ['--scipers', '111111', '222222', '333333']
 PAGE = b'1 0 obj\n<</Type /Page /Parent 2 0 R>>\nendobj\n'
@@ -96,8 +97,8 @@ def test_a_report_is_too_long(compressed, project):
 def test_what_fails_is_not_written(project, tmp_path_factory, monkeypatch):
     """By the real test.py, in a process of its own: a model.py that cannot be imported."""
     (project / 'Miniproject_2' / 'model.py').write_text('raise SystemExit(3)')
-    archive, small = package.pack(project, package.collect(project)), tmp_path_factory.mktemp('data')
+    archive = package.pack(project, package.collect(project))
     monkeypatch.undo()                                          # of storage.ROOT
-    data.make_demo(small, train=4, val=4)
+    small = noisy_set(tmp_path_factory.mktemp('data'), 4, 32, val=4)
     with pytest.raises(storage.UserError, match='does not pass'):
         package.check(archive, 'Proj_111111_222222_333333', small)

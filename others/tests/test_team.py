@@ -52,7 +52,7 @@ def torchrun(*arguments, **environment) -> tuple:
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """A small set without validation images, and the script."""
-    folder = noisy_set(tmp_path_factory.mktemp('data'), 33, 16)
+    folder = noisy_set(tmp_path_factory.mktemp('data'), 33, 8)
     (folder / 'script.py').write_text(SCRIPT)
     return folder
 
@@ -76,25 +76,19 @@ def assert_same_weights(project: int, a, b) -> None:
             torch.testing.assert_close(weight, theirs[name], rtol=1e-4, atol=1e-5, msg=lambda text: f'{name}: {text}')
 
 
-@pytest.mark.parametrize('project', [1, 2])
-def test_two_processes_train_like_one(folder, tmp_path, project):
+@pytest.mark.parametrize('project, dies', [(1, False), (2, True)])
+def test_two_processes_train_like_one(folder, tmp_path, project, dies):
+    """Also if one dies, which ends the run: it then resumes from its last complete epoch, with one process."""
     one, two = tmp_path / 'one', tmp_path / 'two'
     assert train.main([str(option) for option in options(folder, project, one)]) == 0
-    status, out, error = torchrun(folder / 'script.py', *options(folder, project, two))
-    assert status == 0, error
+    status, out, error = torchrun(folder / 'script.py', *options(folder, project, two), **{'DIE': '1'} if dies else {})
+    assert status == dies, error
     assert out == (two / 'log.txt').read_text() and out.count('stopped; to resume') == 1     # one process speaks
+    if dies:
+        again = f'--resume {two}'
+        assert re.search(f'another process has ended .*; to resume: python -m others.train {again}', out), error
+        assert train.main(again.split()) == 0
     assert_same_weights(project, one, two)
-
-
-def test_a_process_that_dies_ends_the_run(folder, tmp_path):
-    """Which then goes on from its last complete epoch, with one process."""
-    one, two = tmp_path / 'one', tmp_path / 'two'
-    assert train.main([str(option) for option in options(folder, 2, one)]) == 0
-    status, out, error = torchrun(folder / 'script.py', *options(folder, 2, two), DIE='1')
-    assert status == 1
-    assert re.search(f'another process has ended .*; to resume: python -m others.train --resume {two}', out), error
-    assert train.main(['--resume', str(two)]) == 0
-    assert_same_weights(2, one, two)
 
 
 def test_two_processes_share_a_folder(tmp_path):

@@ -36,9 +36,11 @@ def run_here(monkeypatch, capsys, threads):
     return call
 
 
-def test_list():
-    status, out, error = run('others')
-    assert (status, error) == (0, '')
+def test_list(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, 'others.__main__')
+    runpy.run_module('others', run_name='__main__')
+    out, error = capsys.readouterr()
+    assert error == ''
     listed = dict(line.split(maxsplit=3)[2:] for line in out.splitlines() if line.startswith('    '))
     names = ('data', 'train', 'evaluate', 'denoise', 'studies.search', 'studies.readme_picture')
     assert listed.keys() >= {f'others.{name}' for name in names}

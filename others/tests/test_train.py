@@ -15,13 +15,13 @@ from others import data, train
 from others.common import cli, datasets, denoisers, plots, records, storage
 from others.tests.conftest import assert_same_run, images, metrics, noisy_set
 
-EPOCHS, PAIRS, BATCH = 2, 40, 8     # 5 steps an epoch
+EPOCHS, PAIRS, BATCH, SIDE = 2, 40, 8, 8    # 5 steps an epoch
 pytestmark = pytest.mark.usefixtures('threads')
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    return noisy_set(tmp_path_factory.mktemp('data'), PAIRS, 16, val=PAIRS)
+    return noisy_set(tmp_path_factory.mktemp('data'), PAIRS, SIDE, val=PAIRS)
 
 
 @pytest.fixture(scope='module')
@@ -212,7 +212,7 @@ def test_the_data_may_move_but_not_change(folder, whole, tmp_path, no_pictures):
         assert content(run) == before
 
     other.mkdir()
-    refused(noisy_set(other, PAIRS, 16, val=PAIRS, seed=1), 'val_data.pkl holds something else')
+    refused(noisy_set(other, PAIRS, SIDE, val=PAIRS, seed=1), 'val_data.pkl holds something else')
     shutil.copy(folder / data.VAL_FILE, other)
     refused(other, 'train_data.pkl holds something else')
     (other / data.VAL_FILE).unlink()
