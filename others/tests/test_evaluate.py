@@ -123,7 +123,7 @@ def test_figures(run, same_process, val_data, tmp_path):
 def test_weights_beside_the_shipped_ones(run, same_process, val_data, tmp_path):
     model = denoisers.new_model(2)
     model.save(tmp_path / 'best.pth')
-    options = ('--project', 2, '--weights', tmp_path / 'best.pth', denoisers.checkpoint(2))
+    options = ('--project', 2, '--threads', 1, '--weights', tmp_path / 'best.pth', denoisers.checkpoint(2))
     status, out, _ = run(*options, '--record', tmp_path / 'record.json')
     rows = records.read(tmp_path / 'record.json')[0]['rows']
     assert status == 0 and [row['model'] for row in rows] == ['noisy input', 'project 2', str(tmp_path / 'best.pth'),
@@ -329,7 +329,7 @@ def test_foreign_submissions_are_alone(run, tmp_path):
     assert failures == [f"{three} failed: ModuleNotFoundError: No module named 'others'"]
 
 
-@pytest.mark.parametrize('name', ['json', 'my.写真'])
+@pytest.mark.parametrize('name', ['my.model', 'json', '写真'])
 def test_a_submission_may_be_called_anything(tmp_path, name):
     folder = submission(tmp_path / name, 'import json, sys\nfrom .net import Model\nprint("写真")\n'
                                          'print("写真", file=sys.stderr)')

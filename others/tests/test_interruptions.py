@@ -93,7 +93,7 @@ def survive(project: int, kills: int, seed: int) -> None:
     plots.training_curves = plots.montage = lambda *arguments, **options: None      # longer than the training
     here, rng = Path.cwd(), random.Random(seed)
     pairs = load_pairs(here / data.TRAIN_FILE)
-    denoisers.new_model(project).train(*pairs, 1, batch_size=BATCH, verbose=False)   # compiles, for forks
+    denoisers.new_model(project).train(*pairs, 1, batch_size=BATCH, verbose=False)  # compiled once, not in each fork
     start = time.monotonic()
     assert ended(begin(arguments(here, here / 'whole', project), count=True)) == 0
     duration, operations = time.monotonic() - start, int(Path('operations').read_text())
