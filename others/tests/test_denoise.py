@@ -448,7 +448,7 @@ def test_limit_of_pixels(tmp_path):
     for name, size in (('a.png', (13, 10)), ('a.tif', (13, 10)), ('a.npy', (13, 10))):
         images.write(tmp_path / name, images.Picture(values('uint16', 10, 13, 3), None, {}))
         assert images.read(tmp_path / name, max_pixels=130).values.shape == (10, 13, 3)
-        with pytest.raises(storage.UserError, match=f'{name}: 13 x 10 are 130 pixels, expected at most 129 .*--max-pi'):
+        with pytest.raises(storage.UserError, match=f'{name}: 13 x 10 are 130 pixels, expected at most 129 .*--max'):
             images.read(tmp_path / name, max_pixels=129)
 
 
