@@ -5,13 +5,12 @@
 Each stack of residual blocks keeps those of OLD, and behind them come new ones whose second convolution is zero, so
 the identity (Net2Net, Chen et al. 2016, https://arxiv.org/abs/1511.05641).
 """
-import sys
 from pathlib import Path
 
 import torch
 
-from Miniproject_1.model import Model
-from others.common import cli
+from Miniproject_1.model import Model, read_archive
+from others.common import cli, storage
 
 
 def deepen(old: dict, new: dict) -> dict:
@@ -27,11 +26,14 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     model = Model()
-    old = torch.load(options.old, map_location='cpu', weights_only=True)['weights']
-    model.set_weights(deepen(old, model.weights()))
+    try:
+        old = read_archive(options.old.read_bytes())
+        model.set_weights(deepen(old['weights'], model.weights()))
+    except Exception as error:                      # a damaged archive may raise almost anything
+        raise storage.UserError(f'OLD: {options.old} holds no weights of project 1 ({error})') from error
     model.save(options.new)
     return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    cli.run(main)

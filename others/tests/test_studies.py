@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from Miniproject_1 import model as project_1
 from Miniproject_2 import model as framework
 from others import data
 from others.common import datasets, denoisers, records, storage
 from others.common.metrics import psnr
-from others.studies import compare_torch, exactness, noises, residual, search, speedrun, variants
+from others.studies import compare_torch, deepen, exactness, noises, residual, search, speedrun, variants
 from others.tests.conftest import images, noisy_set, parameters
 
 
@@ -295,3 +296,17 @@ def test_exactness_of_a_right_and_a_wrong_block(block, monkeypatch):
     for name in ('output', 'gradient of the input'):
         assert [errors[name][0] for errors in found] == pytest.approx([1e-3] * 5, rel=0.01)
     assert max(errors['gradient of the input'][2] for errors in found) > 1e-6   # one direction alone may miss it
+
+
+def test_a_deeper_network_computes_the_same(tmp_path, no_cuda):
+    shallow = project_1.SkipAutoencoder(blocks=(1, 2, 1))
+    torch.save({'widths': list(shallow.widths), 'weights': shallow.state_dict()}, tmp_path / 'old.pth')
+    assert deepen.main([str(tmp_path / 'old.pth'), str(tmp_path / 'new.pth')]) == 0
+    deep, x = project_1.Model(), images(2, 3, 16, 24).float() / 255
+    deep.load(tmp_path / 'new.pth')
+    with torch.no_grad():
+        assert (shallow(x) - x).abs().max() > 0.01
+        torch.testing.assert_close(deep.net(x), shallow(x))
+    (tmp_path / 'old.pth').write_bytes(b'no archive')
+    with pytest.raises(storage.UserError, match='OLD: .*old.pth holds no weights'):
+        deepen.main([str(tmp_path / 'old.pth'), str(tmp_path / 'other.pth')])
