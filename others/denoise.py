@@ -266,7 +266,7 @@ def main(arguments=None) -> int:
     option('--residual', type=Path, metavar='FOLDER',
            help='save what was removed, too, as pictures where the middle of the range is no difference')
     option('--no-ensemble', action='store_true',
-           help='no average over rotations (and, project 2, flips): 4 and 8 times faster, a little worse')
+           help='do not average over rotations and flips: 4 (project 1) or 8 times faster, a little worse')
     option('--max-pixels', type=cli.integer(1), default=images.MAX_PIXELS, metavar='N',
            help='refuse larger images, which take some 70 bytes of memory a pixel (default: %(default)s)')
     option('--force', action='store_true', help='replace files that are there')

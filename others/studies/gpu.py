@@ -25,7 +25,7 @@ AUGMENTATIONS = {'both': [], 'turn': ['--without', 'swap'], 'swap': ['--without'
                  'none': ['--without', 'swap', 'turn']}                         # by what is left
 BLOCKS = {                                                                      # about equal products
     'ours': [],
-    'wide_3221': ['--widths', '32', '48', '96', '192', '--encoder', '3', '2', '2', '1', '--decoder', '3', '2', '2'],
+    'wide_4221': ['--widths', '32', '48', '96', '192', '--encoder', '4', '2', '2', '1', '--decoder', '4', '2', '2'],
     'fine_16221': ['--widths', '16', '48', '96', '192', '--encoder', '16', '2', '2', '1', '--decoder', '16', '2', '2'],
 }
 AS_A_GRADER = '''
