@@ -28,7 +28,7 @@ from typing import Callable, Iterator, Optional, Sequence
 
 import torch
 
-from others.common import cli, pairs, storage
+from others.common import cli, noise, pairs, storage
 from others.common.datasets import TRAIN_FILE, VAL_FILE, VAL_PAIRS_FILE
 from others.common.dead_leaves import dead_leaves
 from others.common.metrics import psnr
@@ -42,7 +42,10 @@ SMALLEST_PHOTO = 64     # below, a block would be a single pixel: no noise at al
 VAL_SHARE = 0.1         # of the photographs, kept for validation
 OTHER_BLOCKS = (2, 6)   # pixels on a side of a block of other noise: smaller than the course's
 LARGEST_SIGMA = 50      # of Gaussian noise, on the scale 0..255
+REACHES = (0.4, 2)      # pixels: of the blur that correlates it
 PHOTONS = (8, 2000)     # of a white pixel, on average: Poisson noise
+QUALITIES = (20, 95)    # of JPEG files
+JPEG_BLOCK = 16         # pixels on a side, of a JPEG file whose colours have half the resolution
 ALIKE = 0.4             # correlation of noisy shots of a scene: .45 to 1 in microscopes' and renders'
 SPLIT_SEED = 0          # of that choice, where a set is to go with others: the default seed of a set
 SQUARES_PER_CANVAS = 10 # of dead leaves, a picture
@@ -71,37 +74,41 @@ def point_sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
 def other_sample(photo: torch.Tensor, generator: torch.Generator) -> tuple:
     """A square of (3, H, W) with noise that is not the course's: (noisy, noisy, clean), each uint8 (3, 32, 32).
 
-    With equal chances no noise, Gaussian noise (a standard deviation of 50 u^2, u uniform, so small ones are
-    frequent), Poisson noise (8 to 2,000 photons for a white pixel, log-uniform), or the course's with blocks of
-    2 to 6 pixels on a side. The noise is independent between pixels, colours and the two versions, and clipped.
+    With equal chances one of six kinds, whose strengths are random, too:
+
+    - no noise;
+    - the course's, with blocks of 2 to 6 pixels on a side;
+    - Gaussian noise, sigma = 50 u^2 with u uniform in 0..1, so that weak noise is frequent;
+    - the same, correlated by a blur of 0.4 to 2 pixels;
+    - Poisson noise, 8 to 2,000 photons for a white pixel, log-uniform;
+    - JPEG of the qualities 20 to 95. Its error is the same in each file of an image, but not in files whose
+      blocks begin elsewhere: the two versions' do.
+
+    The two versions' noise is independent; it is clipped to 0..255.
     """
-    kind = uniform(0, 3, generator)
+    kind, strength = uniform(0, 5, generator), float(torch.rand((), generator=generator))
     if kind == 0:
         low, high = OTHER_BLOCKS
         blocks = low, min(high, min(photo.shape[1:]) // SIZE)
         return point_sample(random_square(photo, generator, blocks), generator)
     clean = point_sample(random_square(photo, generator), generator)[2]
-    if kind == 1:
-        return clean, clean, clean
-    strength = float(torch.rand((), generator=generator))
-    add = gaussian_noise if kind == 2 else poisson_noise
-    parameter = (LARGEST_SIGMA * strength ** 2 if kind == 2 else
-                 PHOTONS[0] * (PHOTONS[1] / PHOTONS[0]) ** strength)
-    return add(clean, parameter, generator), add(clean, parameter, generator), clean
+    sigma = LARGEST_SIGMA * strength ** 2
+    reach = REACHES[0] + (REACHES[1] - REACHES[0]) * float(torch.rand((), generator=generator))
+    quality = uniform(*QUALITIES, generator)
 
+    def version() -> torch.Tensor:
+        corner = uniform(0, JPEG_BLOCK - 1, generator), uniform(0, JPEG_BLOCK - 1, generator)
+        if kind == 1:
+            return clean
+        if kind == 2:
+            return noise.gaussian_noise(clean, sigma, generator)
+        if kind == 3:
+            return noise.correlated_noise(clean, sigma, reach, generator)
+        if kind == 4:
+            return noise.poisson_noise(clean, PHOTONS[0] * (PHOTONS[1] / PHOTONS[0]) ** strength, generator)
+        return noise.jpeg(clean, quality, corner)
 
-def gaussian_noise(clean: torch.Tensor, sigma: float, generator: torch.Generator) -> torch.Tensor:
-    """uint8 -> uint8 of the same shape; sigma is the standard deviation, on the scale 0..255."""
-    return to_bytes(clean + sigma * torch.randn(clean.shape, generator=generator))
-
-
-def poisson_noise(clean: torch.Tensor, photons: float, generator: torch.Generator) -> torch.Tensor:
-    """uint8 -> uint8 of the same shape: each value counts photons, on average `photons` where the image is white."""
-    return to_bytes(torch.poisson(clean / 255 * photons, generator=generator) / photons * 255)
-
-
-def to_bytes(images: torch.Tensor) -> torch.Tensor:
-    return images.round().clamp(0, 255).byte()
+    return version(), version(), clean
 
 
 def uniform(low: int, high: int, generator: torch.Generator) -> int:

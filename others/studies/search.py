@@ -9,8 +9,8 @@ equally many pairs, on CUDA where there is one. PSNR is that of val_data.pkl and
 ensembling.
 
 --oracle trains towards the clean images instead, which nobody who denoises has: what is then missing is due to
-the network and to the noise in its input, not to the noise in its targets. --without leaves out an augmentation, to
-measure what it is worth; few pairs and many epochs show it, less than an epoch cannot.
+the network and to the noise in its input, not to the noise in its targets. --without leaves out a part of the recipe,
+to measure what it is worth; few pairs and many epochs show it, less than an epoch cannot.
 """
 import argparse
 import math
@@ -27,14 +27,22 @@ from others.common import cli, datasets, denoisers, graphs, records, storage
 from others.studies.variants import BLOCKS, Network, network_2
 
 
+LOSSES = {'squared': torch.nn.MSELoss, 'absolute': torch.nn.L1Loss}
+
+
 class Variant1(project_1.Model):
     """Project 1's `Model` around a `Network`."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__()
-        self.net = Network(options.widths, options.encoder, options.decoder, options.block)
+        self.net = Network(options.widths, options.encoder, options.decoder, options.block, options.without)
+        self.loss = LOSSES[options.loss]()
+        if 'clipping' in options.without:
+            self.LONGEST_GRADIENT = math.inf
         self.to(self.device if options.epochs else 'cpu')       # its time is the processor's
-        self.optimizer = torch.optim.Adam(self.net.parameters(), betas=self.BETAS)
+        weights = self.net.parameters()
+        self.optimizer = (torch.optim.Adam(weights, betas=self.BETAS) if options.optimizer == 'adam' else
+                          torch.optim.SGD(weights, lr=1, momentum=0.9, nesterov=True))
 
     def parameters(self) -> list:
         return list(self.net.parameters())
@@ -135,8 +143,10 @@ def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
     return *images, clean
 
 
+OF_NETWORK_1 = ('residual', 'skips', 'clipping')        # what --without leaves out of project 1 alone
 OF_PROJECT = {
-    1: {'widths': [24, 48, 96, 192], 'encoder': [8, 2, 2, 1], 'decoder': [8, 2, 2], 'block': 'plain'},
+    1: {'widths': [24, 48, 96, 192], 'encoder': [8, 2, 2, 1], 'decoder': [8, 2, 2], 'block': 'plain', 'loss': 'squared',
+        'optimizer': 'adam'},
     2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed'},
 }
 
@@ -153,8 +163,10 @@ def parse(arguments) -> argparse.Namespace:
     option('--hold', action='store_true', help='the rate: hold it, and lower it at the end, instead of one cycle')
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
-    option('--without', choices=('swap', 'turn'), nargs='+', default=[],
-           help='leave out the exchange of pixels between the two versions, or the flips and transpositions')
+    option('--without', choices=('swap', 'turn', *OF_NETWORK_1), nargs='+', default=[], metavar='PART',
+           help='leave out: swap, the exchange of pixels between the two versions; turn, the flips and transpositions; '
+                'and of project 1 residual, the input in the output; skips, between encoder and decoder; clipping, of '
+                'the gradient')
     option('--lr', type=cli.positive, help="peak learning rate (default: the project's own)")
     option('--batch', type=cli.integer(1), metavar='N', help="(default: the project's own)")
     option('--precision', choices=('float32', 'mixed'),
@@ -168,6 +180,8 @@ def parse(arguments) -> argparse.Namespace:
     option('--decoder', type=cli.integer(0), nargs='*', metavar='N',
            help='blocks of each level but the bottom on the way up, the finest first (default: 8 2 2)')
     option('--block', choices=BLOCKS, help='kind of block (default: plain)')
+    option('--loss', choices=LOSSES, help='mean squared or mean absolute error (default: squared)')
+    option('--optimizer', choices=('adam', 'sgd'), help='sgd: with Nesterov momentum of 0.9 (default: adam)')
     option = parser.add_argument_group('project 2').add_argument
     option('--channels', type=cli.integer(1), nargs=2, metavar='N', help='at half and quarter size (default: 128 256)')
     option('--kernel', type=cli.integer(2), metavar='N',
@@ -184,6 +198,8 @@ def parse(arguments) -> argparse.Namespace:
             elif number != options.project and getattr(options, name) is not None:
                 raise storage.UserError(f'--{name} is of project {number}, '
                                       f'expected none with --project {options.project}')
+    if options.project == 2 and (left := sorted(set(options.without) & set(OF_NETWORK_1))):
+        raise storage.UserError(f'--without: {left[0]} is of project 1, expected swap or turn with --project 2')
     model = VARIANTS[options.project][0].Model
     options.lr, options.batch = options.lr or model.PEAK_LR, options.batch or model.BATCH_SIZE
     if options.project == 1 and not len(options.widths) == len(options.encoder) == len(options.decoder) + 1:

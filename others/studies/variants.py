@@ -1,5 +1,6 @@
 """The networks that studies compare: ours with other blocks, widths, kernels, and their twins in torch.nn."""
 from functools import partial
+from typing import Collection
 
 import torch
 from torch import nn
@@ -28,12 +29,14 @@ class Network(nn.Module):
     """A residual U-Net like project 1's, with any number of blocks at each level.
 
     widths: channels of each level, the finest first. encoder, decoder: blocks of each level, the encoder's last
-    is the bottom, which the decoder has not. Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`.
-    Values: 0..1.
+    is the bottom, which the decoder has not. without: 'residual', the output is added to the input; 'skips', the
+    encoder's outputs are added to the decoder's inputs. Shape: (N, 3, H, W) -> the same, H and W multiples of
+    `multiple`. Values: 0..1.
     """
 
-    def __init__(self, widths: list, encoder: list, decoder: list, block: str) -> None:
+    def __init__(self, widths: list, encoder: list, decoder: list, block: str, without: Collection = ()) -> None:
         super().__init__()
+        self.residual, self.skips = 'residual' not in without, 'skips' not in without
         self.multiple = 2 ** (len(widths) - 1)
 
         def blocks(width: int, count: int) -> nn.Sequential:
@@ -55,8 +58,8 @@ class Network(nn.Module):
             y = down(y)
         y = self.encoder[-1](y)
         for block, up in zip(reversed(self.decoder), reversed(self.up)):
-            y = block(up(y) + skips.pop())
-        return x + self.tail(y)
+            y = block(up(y) + skips.pop() if self.skips else up(y))
+        return (x if self.residual else 0.5) + self.tail(y)
 
 
 # ---------------------------------------------------------------------------------------- project 2
