@@ -430,7 +430,7 @@ def main(arguments: Optional[Sequence] = None) -> int:
         option('--force', action='store_true', help='replace files that are there')
     photos.add_argument('--other-noise', type=cli.share, default=0., metavar='SHARE',
                         help='give this share of the training pairs, 0 to 1, other noise than the course: none, '
-                             'Gaussian, Poisson, smaller blocks (%(default)s)')
+                             'Gaussian, correlated, Poisson, JPEG, smaller blocks (%(default)s)')
     centre = commands.add_parser('centre', help='(noisy, clean) of the middle of photographs, for measuring',
                                  epilog='example: python -m others.data centre Pictures --out data/centre.pkl')
     centre.set_defaults(make=make_centre)

@@ -6,11 +6,11 @@
 
 The rows "blocks" have the course's noise with blocks of other sizes, from squares of the photographs that others.data
 keeps out of training. The others begin with the clean images of val_data.pkl, as they are, or with noise that is
-rounded to 0..255: Gaussian and Poisson noise, noise that correlates, and JPEG, of which the pairs of `others.data photos
---other-noise` have some; then noise that no training has, which shows what is learned for noise in general. Beside the two projects: the noisy input,
-and a Gaussian blur whose width is the best for that row, which is more than a real blur could know. All numbers are
-PSNR in dB, means over the images; where nothing differs, "no noise", the PSNR has the bound of `metrics.psnr_bound`.
-A last line names the noises with which a model's output is worse than its input.
+rounded to 0..255: Gaussian, Poisson and correlated noise and JPEG, of which the pairs of `others.data photos
+--other-noise` have some; then noise that no training has, which shows what is learned for noise in general. Beside the
+two projects: the noisy input, and a Gaussian blur whose width is the best for that row, which is more than a real blur
+could know. All numbers are PSNR in dB, means over the images; where nothing differs, "no noise", the PSNR has the
+bound of `metrics.psnr_bound`. A last line names the noises with which a model's output is worse than its input.
 """
 import time
 from pathlib import Path

@@ -145,8 +145,8 @@ def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
 
 OF_NETWORK_1 = ('residual', 'skips', 'clipping')        # what --without leaves out of project 1 alone
 OF_PROJECT = {
-    1: {'widths': [24, 48, 96, 192], 'encoder': [8, 2, 2, 1], 'decoder': [8, 2, 2], 'block': 'plain', 'loss': 'squared',
-        'optimizer': 'adam'},
+    1: {'widths': [24, 48, 96, 192], 'encoder': [8, 2, 2, 1], 'decoder': [8, 2, 2], 'block': 'plain',
+        'loss': 'squared', 'optimizer': 'adam'},
     2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed'},
 }
 
@@ -164,9 +164,9 @@ def parse(arguments) -> argparse.Namespace:
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
     option('--without', choices=('swap', 'turn', *OF_NETWORK_1), nargs='+', default=[], metavar='PART',
-           help='leave out: swap, the exchange of pixels between the two versions; turn, the flips and transpositions; '
-                'and of project 1 residual, the input in the output; skips, between encoder and decoder; clipping, of '
-                'the gradient')
+           help='leave out swap, the exchange of pixels between the two versions; turn, the flips and transpositions; '
+                'in project 1 residual, the input in the output; skips, between encoder and decoder; clipping, of the '
+                'gradient')
     option('--lr', type=cli.positive, help="peak learning rate (default: the project's own)")
     option('--batch', type=cli.integer(1), metavar='N', help="(default: the project's own)")
     option('--precision', choices=('float32', 'mixed'),

@@ -1,18 +1,16 @@
 """The studies: the search for a network, against torch, the speedrun, kinds of noise, exactness."""
 import copy
-import math
 
-import numpy
 import pytest
 import torch
 from PIL import Image
-from scipy import ndimage
 
 from Miniproject_1 import model as project_1
 from Miniproject_2 import model as framework
 from others import data
 from others.common import datasets, denoisers, records, storage
 from others.common.metrics import psnr
+from others.common.noise import gaussian_blur
 from others.studies import compare_torch, deepen, exactness, noises, residual, search, speedrun, variants
 from others.tests.conftest import images, noisy_set, parameters
 
@@ -131,6 +129,30 @@ def test_steps_of_the_default_variant_are_those_of_the_mean_squared_error(projec
         torch.testing.assert_close(weight.detach(), other.detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_parts_of_the_recipe_that_are_left_out_or_replaced():
+    """The first step of plain gradient descent on the mean absolute error, without clipping, is its whole gradient."""
+    torch.manual_seed(0)
+    variant = search.Variant1(search.parse(['x', '--project', '1', '--loss', 'absolute', '--optimizer', 'sgd',
+                                            '--without', 'residual', 'skips', 'clipping']))
+    net, (noisy, target) = variant.net, torch.rand(2, 2, 3, 8, 8)
+    variant.optimizer.param_groups[0].update(momentum=0, nesterov=False)
+    y = net.head(noisy - 0.5)
+    for blocks, down in zip(net.encoder, net.down):
+        y = down(blocks(y))
+    y = net.encoder[-1](y)
+    for up, blocks in zip(reversed(net.up), reversed(net.decoder)):
+        y = blocks(up(y))
+    loss = (0.5 + net.tail(y) - target).abs().mean()
+    gradients = torch.autograd.grad(loss, variant.parameters())
+    assert torch.stack([gradient.norm() for gradient in gradients]).norm() > variant.__class__.LONGEST_GRADIENT
+    expected = [(weight - 0.3 * gradient).detach() for weight, gradient in zip(variant.parameters(), gradients)]
+    assert variant.fit(noisy, target, 0.3) == pytest.approx(loss.item(), rel=1e-5)
+    for weight, other in zip(variant.parameters(), expected):
+        torch.testing.assert_close(weight.detach(), other, rtol=1e-4, atol=1e-5)
+    with pytest.raises(storage.UserError, match='--without: skips is of project 1, expected swap or turn'):
+        search.parse(['x', '--project', '2', '--without', 'turn', 'skips'])
+
+
 # ------------------------------------------------------------------------------------ against torch
 
 def test_the_two_trainings_end_alike(pairs, tmp_path, threads, capsys):
@@ -181,39 +203,6 @@ def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path
 
 # ------------------------------------------------------------------------------------------- noises
 
-def test_gaussian_blur_against_scipy():
-    images = torch.rand(2, 3, 20, 25) * 255
-    ours = noises.gaussian_blur(images, 1.3).numpy()
-    theirs = ndimage.gaussian_filter(images.double().numpy(), (0, 0, 1.3, 1.3), mode='mirror', radius=(0, 0, 6, 6))
-    numpy.testing.assert_allclose(ours, theirs, atol=1e-3)
-
-
-@pytest.mark.parametrize('make, level, variance', [
-    (data.gaussian_noise, 12, 144),
-    (data.poisson_noise, 100, 100 * 255 / 100),       # of a value of 100: 100 / 255 of the photons
-    (lambda *arguments: noises.correlated_noise(*arguments[:2], 1, arguments[2]), 15, 225),
-])
-def test_added_noise_has_its_mean_and_variance(make, level, variance):
-    clean = torch.full((4, 3, 64, 64), 100, dtype=torch.uint8)
-    noisy = make(clean, level, torch.Generator().manual_seed(0))
-    assert noisy.dtype is torch.uint8
-    assert abs(noisy.double().mean() - 100) < 0.5
-    assert abs(noisy.double().var() / variance - 1) < 0.05
-
-
-def test_noise_that_no_training_has():
-    clean = images(5, 3, 40, 40, low=100, high=110)
-    noise = noises.correlated_noise(clean, 15, 1, torch.Generator().manual_seed(0)).double() - clean
-    rows = (noise[..., 1:] * noise[..., :-1]).mean(), (noise[..., 1:, :] * noise[..., :-1, :]).mean()
-    assert [x / noise.var() for x in rows] == pytest.approx([math.exp(-0.25)] * 2, abs=0.03)    # of two Gaussians
-    impulses = noises.impulse_noise(clean, 10, torch.Generator().manual_seed(0))
-    hit = impulses != clean
-    assert torch.equal(hit.all(1), hit.any(1)) and hit.double().mean() == pytest.approx(0.1, abs=0.01)
-    assert set(impulses[hit].tolist()) == {0, 255} and impulses[hit].double().mean() == pytest.approx(127, abs=15)
-    fine, coarse = (psnr(noises.jpeg(clean, quality), clean).mean() for quality in (90, 30))
-    assert 30 < coarse < fine
-
-
 def test_noises_as_a_command(pairs, tmp_path, threads, monkeypatch, capsys):
     class Shift:
         def __init__(self, project, weights):
@@ -231,7 +220,7 @@ def test_noises_as_a_command(pairs, tmp_path, threads, monkeypatch, capsys):
     assert noises.main(arguments) == 0
     table = capsys.readouterr().out
     rows = records.read(record)[-1]['rows']
-    assert [row['noise'] for row in rows][::len(rows) - 1] == ['no noise', 'JPEG, quality 30']
+    assert [row['noise'] for row in rows][::len(rows) - 1] == ['no noise', 'impulses, 10 %']
     assert rows[0]['noisy input'] == pytest.approx(89.03, abs=0.01) and 'no noise: ' not in table
     assert rows[0]['project 1'] == pytest.approx(48.13, abs=0.01)          # an error of 1
     assert rows[0]['project 2, given'] == pytest.approx(42.11, abs=0.01)   # of 2
@@ -247,7 +236,7 @@ def test_block_noise_is_of_the_photographs():
 def test_the_best_blur_is_the_best(pairs):
     noisy, clean = datasets.read_pairs('--data', pairs / data.VAL_FILE)
     row = noises.figures(noisy, clean, {})
-    scores = [psnr(noises.gaussian_blur(noisy, sigma), clean).mean().item() for sigma in noises.BLURS]
+    scores = [psnr(gaussian_blur(noisy, sigma), clean).mean().item() for sigma in noises.BLURS]
     assert row['best blur'] == max(scores) > row['noisy input']
     assert row['blur sigma'] == noises.BLURS[scores.index(max(scores))]
 
