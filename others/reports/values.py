@@ -89,8 +89,13 @@ LONGER_1 = [
         ('cuda_1_batch16_lr2', 'batches of 16, 2e-3'), ('cuda_1_batch16_lr2_batchnorm', 'the same, batch norm'),
         ('cuda_1_batch32_lr1.5', 'batches of 32, 1.5e-3'),
         ('cuda_1_batch32_lr3_batchnorm', 'the same, 3e-3, batch norm')]),
-    ('20 epochs of 5,000 pairs on an H200: the augmentations', [
-        ('both', 'both'), ('turn', 'pixels not swapped'), ('swap', 'no flips, no transpositions')]),
+    ('20 epochs of 5,000 pairs on an H200', [
+        ('both', 'the recipe'), ('turn', 'pixels not swapped'), ('swap', 'no flips, no transpositions')]),
+    ('the same, of 5,000 other pairs', [
+        ('whole', 'the recipe'), ('none', 'no augmentation at all'), ('no_skips', 'no skips'),
+        ('no_residual', 'no input in the output'), ('no_clipping', 'gradients not clipped'),
+        ('absolute', 'mean absolute error'), ('sgd_1', 'SGD with momentum, rate 1'), ('sgd_4', 'the same, rate 4'),
+        ('sgd_16', 'the same, rate 16')]),
 ]
 SEARCH_2 = [
     ('float32, learning rate 6', [('base', 'weighted loss'), ('mse', 'plain MSE')]),
@@ -209,7 +214,10 @@ def search(rec: Records, project: int) -> dict:
     found = {}
     for row in rec.rows('search'):
         if row['project'] == project:
-            found.setdefault(re.sub(r'_\d$', '', row['name']), []).append(row)
+            name = re.sub(r'_\d$', '', row['name'])
+            if name == 'both' and 'loss' in row:                    # of the later 5,000 pairs
+                name = 'whole'
+            found.setdefault(name, []).append(row)
     return found
 
 
@@ -428,14 +436,15 @@ def with_network(run: dict) -> str:
 
 
 def ablation(found: dict) -> dict:
-    """What each augmentation brings on val_data.pkl, of the means of the seeds, and for each seed."""
-    both, turn, swap = ([row['psnr']['val_data'] for row in found[name]] for name in ('both', 'turn', 'swap'))
-
-    def gain(without: list) -> str:
-        gains = [a - b for a, b in zip(both, without)]
+    """What each part of the recipe brings on val_data.pkl: {name: the mean over seeds, and its range}."""
+    def gain(whole: str, without: str) -> str:
+        gains = [a['psnr']['val_data'] - b['psnr']['val_data'] for a, b in zip(found[whole], found[without])]
         return f'{signed(statistics.mean(gains), 3)} dB ({between(gains, 3)})'
 
-    return {'swap': gain(turn), 'turn': gain(swap), 'seeds': str(len(both)),
+    names = ('none', 'no_residual', 'no_skips', 'no_clipping', 'absolute')
+    best = max(found[name][0]['psnr']['val_data'] for name in ('sgd_1', 'sgd_4', 'sgd_16'))
+    return {'swap': gain('both', 'turn'), 'turn': gain('both', 'swap'), **{name: gain('whole', name) for name in names},
+            'sgd': signed(best - found['whole'][0]['psnr']['val_data']), 'seeds': str(len(found['both'])),
             'epochs': f"{found['both'][0]['epochs']:g}"}
 
 
