@@ -1,4 +1,4 @@
-"""Build the two reports, Miniproject_1/Report_1.pdf and Miniproject_2/Report_2.pdf, from the records.
+"""Build the reports, one of each mini-project and one of the predecessors, from the records.
 
     python -m others.reports
     python -m others.reports --out out --png
@@ -14,7 +14,7 @@ from others.reports import build
 
 def main(arguments=None) -> int:
     parser = cli.parser('reports', __doc__)
-    parser.add_argument('--out', type=Path, metavar='FOLDER', help='(default: beside each mini-project)')
+    parser.add_argument('--out', type=Path, metavar='FOLDER', help='(default: beside each mini-project, and others/results)')
     parser.add_argument('--png', action='store_true', help='write the pages as pictures, too')
     options = parser.parse_args(arguments)
     for k in build.REPORTS:

@@ -16,12 +16,12 @@ SOURCES = Path(__file__).resolve().parent
 RESULTS = storage.ROOT / 'others' / 'results'
 PICTURES = storage.ROOT / 'others' / 'pictures'
 FACE = (0, 110, 224)                # top, left and side of the square of `astronaut` that shows the noise
-REPORTS = {1: values.report_1, 2: values.report_2}
+REPORTS = {1: values.report_1, 2: values.report_2, 'predecessors': values.predecessors}
 
 
-def target(k: int, out=None) -> Path:
-    """Where report k goes: beside its mini-project, or into a folder."""
-    return Path(out or storage.ROOT / f'Miniproject_{k}', f'Report_{k}.pdf')
+def target(k, out=None) -> Path:
+    """Where report k goes: beside its mini-project or, of the predecessors, the records; or into a folder."""
+    return Path(out or (RESULTS if k == 'predecessors' else storage.ROOT / f'Miniproject_{k}'), f'Report_{k}.pdf')
 
 
 def photograph():
@@ -43,18 +43,18 @@ def pictures(name: str) -> list:
              for i, image in enumerate(row)] for row in rows]
 
 
-def content(k: int, results: Path = RESULTS) -> tuple:
+def content(k, results: Path = RESULTS) -> tuple:
     """Of report k: the values, with the digest; {name: a function that draws it}; the names of missing records."""
     rec = values.Records(results)
     numbers, drawings = REPORTS[k](rec, photograph, pictures)
     return {**numbers, 'digest': digest(k, rec)}, drawings, rec.missing()
 
 
-def digest(k: int, rec: values.Records) -> str:
+def digest(k, rec: values.Records) -> str:
     """Of the report's sources, of the pictures and of the records that it was made from."""
     total = hashlib.sha256()
     own = sorted(path for path in SOURCES.glob('*.*') if path.suffix in ('.py', '.typ'))
-    own.remove(SOURCES / f'report_{3 - k}.typ')
+    own = [path for path in own if path.suffix == '.py' or path.name in ('style.typ', f'report_{k}.typ')]
     shown = [PICTURES / name for name in ('tiles.png', 'squares.png')]
     for path in (*own, *shown, *(rec.path(name) for name in sorted(rec.asked))):
         content = path.read_bytes() if path.exists() else b''
@@ -62,7 +62,7 @@ def digest(k: int, rec: values.Records) -> str:
     return total.hexdigest()
 
 
-def typeset(k: int, numbers: dict, drawings: dict, **options):
+def typeset(k, numbers: dict, drawings: dict, **options):
     """Compile report k -> the bytes of a PDF, or with format='png' a list of a picture's bytes for each page."""
     import typst
 

@@ -347,6 +347,27 @@ def epochs(curves: dict, label: str):
 
 
 @drawn
+def sweeps(panels: list):
+    """Lines side by side, two in a row. panels: (title, label of the horizontal axis, [(name, [(x, dB)])]);
+    what is 'reported' is black and hollow."""
+    rows = -(-len(panels) // 2)
+    figure = new_figure(COLUMN, 1.5 * rows)
+    for k, (title, label, lines) in enumerate(panels):
+        axes = place(figure, 0.4 + (COLUMN / 2) * (k % 2), 1.5 * (rows - 1 - k // 2) + 0.34, COLUMN / 2 - 0.45, 0.93)
+        for (name, points), colour, style in zip(lines, (BLUE, RED, GREEN, PINK), ('-', '--', '-.', ':')):
+            reported = name == 'reported'
+            axes.plot(*zip(*points), 'o' + style, color='black' if reported else colour, label=name, lw=0.9,
+                      markersize=2.5, mfc='white' if reported else colour)
+        axes.set_title(title, size=7.5)
+        axes.set_xlabel(label, size=7)
+        axes.tick_params(labelsize=6.5)
+        axes.grid()
+        if len(lines) > 1:
+            axes.legend(fontsize=6, handlelength=1.8, labelspacing=0.2)
+    return figure
+
+
+@drawn
 def noises(rows: list):
     """Gain over the noisy input, of the best blur and both projects, for each kind of noise; hollow: weights that
     were trained on the course's noise alone."""

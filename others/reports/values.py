@@ -28,18 +28,22 @@ SEEDS_1 = [('skip', 'T. Mery: 4 layers, one skip'), ('course, 8 convolutions', '
            ('course, box of 3 x 3', 'course, “simple”: mean of 3 × 3'),
            ('course, one 3 x 3 convolution', 'one 3 × 3 convolution'),
            ('course, one 7 x 7 convolution', 'one 7 × 7 convolution'),
-           ('course, two 3 x 3 convolutions', 'two 3 × 3 convolutions'),
-           *((f'skip, {n} layers', f'T. Mery: {n} layers, 5,000 pairs') for n in (4, 6, 8, 10, 12)),
-           ('skip, with', '4 layers, skip, 25 epochs'), ('skip, without', '4 layers, 25 epochs')]
+           ('course, two 3 x 3 convolutions', 'two 3 × 3 convolutions')]
 SEEDS_2 = [('vjp', 'Gravina, Palermo'), ('vjp, torch.nn', 'the same in torch.nn'), ('nearest', 'Béchaz et al.'),
-           *((f'nearest, kernel {n}', f'1,000 pairs, kernel {n}') for n in (3, 5, 7)),
-           ('five', 'Gillyboeuf et al.'), ('five, rate 2', 'the same, rate 2')]
+           ('five', 'Gillyboeuf et al.')]
+SWEPT = [*SEEDS_1[:1], ('skip, initial', 'initial: 5,000 pairs, 32 channels'), ('skip, with', '25 epochs, with skip'),
+         ('skip, without', '25 epochs, without'), *((f'skip, {n} layers', f'{n} layers') for n in (4, 6, 8, 10, 12)),
+         SEEDS_2[0], SEEDS_2[1], ('vjp, as in their code', 'as in their code'), SEEDS_2[2],
+         ('nearest, as in their code', 'as in their code'),
+         *((f'nearest, kernel {n}', f'1,000 pairs, kernel {n}') for n in (3, 5, 7)), SEEDS_2[3],
+         ('five, as in their code', 'as in their code'), ('five, rate 2', 'learning rate 2'), *SEEDS_1[1:]]
 
-CLEAN_ROW, HELD_OUT = 'no noise', 6                            # of `noises`: the first; how many last are held out
+CLEAN_ROW, HELD_OUT = 'no noise', {'project 1': 3, 'project 2': 6}     # of `noises`: the first; how many last no
+                                                                       # training of the project had
 # The first trainings of the weights that ship; of an earlier network of project 1, one block at each of three levels;
 # one epoch from fresh weights in float32.
 SHIPPED, SHALLOW, FRESH = {1: 'cuda_deep', 2: 'shipped'}, 'cuda_1', 'fresh_1'
-LAST = {1: 'deep_1', 2: 'long_2'}                              # the last of them, on a GPU
+DEEPER, LAST = 'deep_1', {1: 'wide_1', 2: 'long_2'}            # the last of them, on a GPU
 BEFORE_MIXED = 3                                               # of the evaluations; the next is with other noise
 # What a record does not say: at these revisions project 1 had 4 blocks at the full resolution, not 8, and averaged
 # over 8 flips and rotations, not 4; at this one compare_torch took torch.nn's default memory format, not the faster.
@@ -89,13 +93,6 @@ LONGER_1 = [
         ('cuda_1_batch16_lr2', 'batches of 16, 2e-3'), ('cuda_1_batch16_lr2_batchnorm', 'the same, batch norm'),
         ('cuda_1_batch32_lr1.5', 'batches of 32, 1.5e-3'),
         ('cuda_1_batch32_lr3_batchnorm', 'the same, 3e-3, batch norm')]),
-    ('20 epochs of 5,000 pairs on an H200', [
-        ('both', 'the recipe'), ('turn', 'pixels not swapped'), ('swap', 'no flips, no transpositions')]),
-    ('the same, of 5,000 other pairs', [
-        ('whole', 'the recipe'), ('none', 'no augmentation at all'), ('no_skips', 'no skips'),
-        ('no_residual', 'no input in the output'), ('no_clipping', 'gradients not clipped'),
-        ('absolute', 'mean absolute error'), ('sgd_1', 'SGD with momentum, rate 1'), ('sgd_4', 'the same, rate 4'),
-        ('sgd_16', 'the same, rate 16')]),
 ]
 SEARCH_2 = [
     ('float32, learning rate 6', [('base', 'weighted loss'), ('mse', 'plain MSE')]),
@@ -442,7 +439,7 @@ def ablation(found: dict) -> dict:
         return f'{signed(statistics.mean(gains), 3)} dB ({between(gains, 3)})'
 
     names = ('none', 'no_residual', 'no_skips', 'no_clipping', 'absolute')
-    best = max(found[name][0]['psnr']['val_data'] for name in ('sgd_1', 'sgd_4', 'sgd_16'))
+    best = max(row['psnr']['val_data'] for row in (*found['sgd'], *found['sgd_16']))       # of three learning rates
     return {'swap': gain('both', 'turn'), 'turn': gain('both', 'swap'), **{name: gain('whole', name) for name in names},
             'sgd': signed(best - found['whole'][0]['psnr']['val_data']), 'seeds': str(len(found['both'])),
             'epochs': f"{found['both'][0]['epochs']:g}"}
@@ -466,7 +463,7 @@ def other_noise(rows: list, project: str) -> dict:
     ahead = [now - then for now, then in zip(gains, earlier)]
     least = min(range(len(noisy)), key=lambda k: gains[k])
     return {'images': str(max(row['images'] for row in rows)), 'none': fixed(none[project], 1),
-            'held': str(HELD_OUT), 'none_before': fixed(none[f'{project}, given'], 1), 'ahead': between(ahead, 1),
+            'held': str(HELD_OUT[project]), 'none_before': fixed(none[f'{project}, given'], 1), 'ahead': between(ahead, 1),
             'least': words[least], 'least_gain': signed(gains[least]), 'worst_before': fixed(min(earlier), 1),
             'worst_noise': words[min(range(len(noisy)), key=lambda k: earlier[k])],
             'below_input': behind['noisy input'], 'below_blur': behind['best blur']}
@@ -482,7 +479,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}',
                    'longest': str(Model.LONGEST_GRADIENT)},
         'parameters': f'{sum(weight.numel() for weight in net.parameters()):,}', 'noise': the_noise(rec),
-        'ablation': ablation(found), 'fresh': in_words(training(rec, 1, FRESH)),
+        'deeper': in_words(training(rec, 1, DEEPER)), 'ablation': ablation(found), 'fresh': in_words(training(rec, 1, FRESH)),
         'shallow': in_words(training(rec, 1, SHALLOW)), 'seeds': seeds(rec, SEEDS_1), 'speedrun': speedrun(rec),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
                  'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1),
@@ -600,3 +597,38 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     if all(curves.values()):
         drawings['epochs'] = lambda: figures.epochs(curves, 'PSNR on val_data (dB)')
     return values, drawings
+
+
+# ----------------------------------------------------------------------------------- the predecessors
+
+def predecessors(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
+    """The same of report_predecessors.typ, on the systems that the project grew from and their authors' sweeps."""
+    found = {row['system']: row for row in rec.rows('seeds')}
+
+    def line(names: list, key: str = 'val_data') -> list:
+        return [(x, found[name][key]) for x, name in names if name in found and found[name][key] is not None]
+
+    def epochs(name: str) -> list:
+        return list(enumerate(found[name]['by_epoch'], 1)) if name in found else []
+
+    depths, kernels = ([(n, name.format(n)) for n in ns] for ns, name in (
+        ((4, 6, 8, 10, 12), 'skip, {} layers'), ((3, 5, 7), 'nearest, kernel {}')))
+    widths = (32, 64, 128, 256)
+    panels = [
+        ('Mery: depth', 'layers', [('reported', line(depths, 'reported')), ('here', line(depths))]),
+        ('Mery: the skip', 'epoch', [('with', epochs('skip, with')), ('without', epochs('skip, without'))]),
+        ('Mery: channels', 'channels', [('here', line([(n, f'skip, {n} channels') for n in range(10, 401, 10)]))]),
+        ('Mery: batches', 'images in a batch', [('here', line([(n, f'skip, batches of {n}') for n in range(1, 51)]))]),
+        ('Mery: epochs', 'epoch', [('here', epochs('skip, epochs'))]),
+        ('Béchaz et al.: kernel', 'pixels on a side', [('reported', line(kernels, 'reported')),
+                                                       ('here', line(kernels))]),
+        ('Béchaz et al.: channels', 'of the first layer', [
+            (f'second {b}', line([(a, f'nearest, channels {a} {b}') for a in widths])) for b in widths]),
+    ]
+    panels = [(title, label, [one for one in lines if one[1]]) for title, label, lines in panels]
+    panels = [panel for panel in panels if panel[2]]
+    values = {'noisy': scores(evaluation(rec)['noisy input']), 'seeds': seeds(rec, SWEPT), 'panels': str(len(panels)),
+              'pooling': pooling(rec), 'systems': str(len(found)),
+              'runs': str(len([row for row in rec.rows('seeds')])),
+              'hours': fixed(sum(row['processor_seconds'] or 0 for row in rec.rows('seeds')) / 3600, 1)}
+    return values, {'sweeps': lambda: figures.sweeps(panels)}
