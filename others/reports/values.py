@@ -445,6 +445,16 @@ def ablation(found: dict) -> dict:
             'epochs': f"{found['both'][0]['epochs']:g}"}
 
 
+def draws(rec: Records, project: str) -> dict:
+    """The parts of the error, in per cent of it, and how many draws of the noise have the PSNR of one denoised."""
+    means, row = ({row['model']: row for row in rec.last('draws')}[name] for name in ('mean of draws', project))
+    error = row['variance'] + row['squared_bias']
+    return {'variance': fixed(100 * row['variance'] / error, 0), 'bias': fixed(100 * row['squared_bias'] / error, 0),
+            'images': str(row['images']), 'draws': str(row['draws']),
+            'worth': fixed(10 ** ((row['psnr']['1'] - means['psnr']['1']) / 10), 1),
+            'training': fixed(row['training_error'], 0), 'validation': fixed(row['validation_error'], 0)}
+
+
 def noise_table(rows: list) -> list:
     names = ('noisy input', 'best blur', 'project 1, given', 'project 1', 'project 2, given', 'project 2')
     return [[figures.in_symbols(row['noise']),
@@ -479,6 +489,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}',
                    'longest': str(Model.LONGEST_GRADIENT)},
         'parameters': f'{sum(weight.numel() for weight in net.parameters()):,}', 'noise': the_noise(rec),
+        'draws': draws(rec, 'project 1'),
         'deeper': in_words(training(rec, 1, DEEPER)), 'ablation': ablation(found), 'fresh': in_words(training(rec, 1, FRESH)),
         'shallow': in_words(training(rec, 1, SHALLOW)), 'seeds': seeds(rec, SEEDS_1), 'speedrun': speedrun(rec),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
