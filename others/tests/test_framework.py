@@ -69,8 +69,8 @@ HALF, FLOATS = (torch.float16, torch.bfloat16), (torch.float32, torch.float64)
 @pytest.mark.parametrize('target', [*HALF, *FLOATS, torch.uint8, torch.int64, torch.bool], ids=str)
 @pytest.mark.parametrize('shape', [(), (70_000,)], ids=str)
 def test_mse_of_types(prediction, target, shape):
-    """The loss has the type that the two are promoted to, the gradient that of the prediction. (Before 2.12, torch
-    itself does not differentiate a loss of two types.)"""
+    """The loss has the type that the two are promoted to, the gradient that of the prediction. (Some versions of
+    torch do not differentiate a loss of two types.)"""
     a, b = torch.ones(shape).to(prediction), torch.zeros(shape).to(target)
     loss, twin, common = MSE(), a.clone().requires_grad_(), torch.promote_types(prediction, target)
     expected = F.mse_loss(twin.to(common), b.to(common))
