@@ -12,17 +12,15 @@ torch.nn runs in its own memory format and with channels last; "mixed" and "auto
 products in bfloat16. Each has a process of its own, as a training has, and all take turns, so that a ratio means
 something on a noisy machine; the figures are medians. "ratio" is ours to torch.nn's better format, both in float32,
 with the quartiles of its rounds; "products" the share of our step that is matrix products, which no other code can
-save. Peak memory is that of some training steps, less what the imports take.
-
---beside-load times it beside a process that multiplies matrices on all cores all the time.
+save. Peak memory is that of some training steps, less what the imports take; on the CPU Linux alone tells it.
 """
 import contextlib
+import functools
+import math
 import multiprocessing
-import resource
-import subprocess
-import sys
+import re
 import time
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -41,6 +39,7 @@ NETWORKS = {      # name -> (arguments of network_2, batch)
 VARIANTS = ('ours', 'torch.nn', 'channels-last', 'ours mixed', 'autocast')     # the last two in bfloat16
 
 
+@functools.lru_cache(maxsize=None)
 def workload(name: str, variant: str, device: str) -> dict:
     """{'step': one step of training, 'predict': one prediction}, functions without arguments."""
     torch.manual_seed(0)
@@ -56,7 +55,7 @@ def workload(name: str, variant: str, device: str) -> dict:
         return {'step': lambda: step_2(ours, optimizer, noisy, target), 'predict': lambda: ours.infer(noisy)}
 
     layout = torch.contiguous_format if variant == 'torch.nn' else torch.channels_last
-    precision = partial(torch.autocast, device, torch.bfloat16, enabled=variant == 'autocast')
+    precision = functools.partial(torch.autocast, device, torch.bfloat16, enabled=variant == 'autocast')
     net = (merged_twin if name == 'N merged' else torch_twin)(ours).to(device, memory_format=layout)
     noisy, target = noisy.contiguous(memory_format=layout), target.contiguous(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
@@ -89,6 +88,8 @@ def merged_twin(ours: framework.Sequential) -> nn.Sequential:
     return net
 
 
+# -------------------------------------------- what each variant's process is asked for
+
 def seconds(function, device: str) -> float:
     """One call, to its end on the device."""
     start = time.perf_counter()
@@ -98,130 +99,94 @@ def seconds(function, device: str) -> float:
     return time.perf_counter() - start
 
 
-def serve(pipe, name: str, variant: str, device: str) -> None:
-    """In a process of its own: send the peak memory of some steps, in MB, of the device; then for each task received
-    its time in ms, or the share of products in a step; None ends it."""
+def milliseconds(task: str, name: str, variant: str, device: str) -> float:
+    return 1000 * seconds(workload(name, variant, device)[task], device)
+
+
+def peak_memory(name: str, variant: str, device: str) -> float:
+    """MB of the device, of the first steps; NaN on a CPU without Linux."""
     before, work = peak_so_far(), workload(name, variant, device)
     for _ in range(WARM_UP):
         work['step']()
-    pipe.send(torch.cuda.max_memory_allocated() / 2 ** 20 if device == 'cuda' else peak_so_far() - before)
+    memory = torch.cuda.max_memory_allocated() / 2 ** 20 if device == 'cuda' else peak_so_far() - before
     work['predict']()
-    for task in iter(pipe.recv, None):
-        if task == 'products':
-            pipe.send(share_of_products(work['step'], device))
-        else:
-            pipe.send(1000 * seconds(work[task], device))
+    return memory
 
 
-@contextlib.contextmanager
-def processes(name: str, device: str):
-    """Inside `with`: {variant: the pipe to its process}."""
-    context, started = multiprocessing.get_context('spawn'), {}
-    for variant in VARIANTS:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, name, variant, device), daemon=True)
-        process.start()
-        theirs.close()                              # so that the end of the process ends what is received
-        started[variant] = ours, process
-    try:
-        yield {variant: pipe for variant, (pipe, _) in started.items()}
-    finally:
-        for pipe, process in started.values():
-            with contextlib.suppress(OSError):
-                pipe.send(None)
-            process.join()
+def peak_so_far() -> float:
+    """MB of this process: VmHWM, since ru_maxrss counts what the process was forked from, too."""
+    status = Path('/proc/self/status')
+    return int(re.search(r'VmHWM:\s*(\d+)', status.read_text())[1]) / 1024 if status.exists() else math.nan
 
 
-def measure(name: str, device: str, rounds: int) -> dict:
-    """{task: row of the table}: each variant's median in ms, and the quartiles of ours / torch.nn's better format; of
-    the task 'memory', the MB."""
-    with processes(name, device) as pipes:
-        rows = {'step': {}, 'predict': {}, 'memory': {variant: pipe.recv() for variant, pipe in pipes.items()}}
-
-        def ask(variant: str, task: str) -> float:
-            pipes[variant].send(task)
-            return pipes[variant].recv()
-
-        measured = {task: {variant: [] for variant in VARIANTS} for task in ('step', 'predict')}
-        for _ in cli.progress(range(rounds), rounds, f'rounds of {name} on {device}'):
-            for task, by_variant in measured.items():
-                for variant, values in by_variant.items():
-                    values.append(ask(variant, task))
-        rows['step']['products'] = ask('ours', 'products')
-    for task, by_variant in measured.items():
-        rows[task] = {**{variant: median(values) for variant, values in by_variant.items()}, **rows[task]}
-    for task, row in rows.items():
-        best = min(('torch.nn', 'channels-last'), key=row.get)
-        if task == 'memory':
-            row['ratio'] = row['ours'] / row[best]
-        else:
-            ratios = [a / b for a, b in zip(measured[task]['ours'], measured[task][best])]
-            row.update(zip(('ratio_low', 'ratio', 'ratio_high'), quantiles(ratios * 2, n=4)))
-    return rows
-
-
-def share_of_products(step, device: str, steps: int = 5) -> float:
+def share_of_products(name: str, variant: str, device: str, steps: int = 5) -> float:
     """The part of a step's time that is spent in the framework's matrix products."""
     spent, multiply = [], framework.multiply
 
     def timed(out, *arguments, **options):
-        spent.append(seconds(partial(multiply, out, *arguments, **options), device))
+        spent.append(seconds(lambda: multiply(out, *arguments, **options), device))
         return out
 
     framework.multiply = timed
     try:
-        total = sum(seconds(step, device) for _ in range(steps))
+        total = sum(seconds(workload(name, variant, device)['step'], device) for _ in range(steps))
     finally:
         framework.multiply = multiply
     return sum(spent) / total
 
 
-@contextlib.contextmanager
-def load():
-    """Beside `with`: a process that multiplies matrices on all cores."""
-    code = 'import torch\na = torch.rand(1000, 1000)\nwhile True: a @ a'
-    process = subprocess.Popen([sys.executable, '-c', code])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
+# -------------------------------------------------------------------------- the table
 
+def measure(name: str, device: str, rounds: int) -> dict:
+    """{task: row of the table}: each variant's median in ms, and the quartiles of ours / torch.nn's better format; of
+    the task 'memory', the MB."""
+    with contextlib.ExitStack() as stack:
+        spawn = multiprocessing.get_context('spawn')
+        pools = {variant: stack.enter_context(ProcessPoolExecutor(1, spawn)) for variant in VARIANTS}
 
-def peak_so_far() -> float:
-    """MB of this process. Linux counts in ru_maxrss what the process was forked from, in VmHWM not."""
-    try:
-        lines = Path('/proc/self/status').read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) / 1024
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        def ask(variant: str, function, *arguments):
+            return pools[variant].submit(function, *arguments, name, variant, device)
+
+        memory = {variant: ask(variant, peak_memory) for variant in VARIANTS}           # all start at once
+        memory = {variant: answer.result() for variant, answer in memory.items()}
+        times = {task: {variant: [] for variant in VARIANTS} for task in ('step', 'predict')}
+        for _ in cli.progress(range(rounds), rounds, f'rounds of {name} on {device}'):
+            for task, by_variant in times.items():
+                for variant, values in by_variant.items():
+                    values.append(ask(variant, milliseconds, task).result())
+        products = ask('ours', share_of_products).result()
+    rows = {}
+    for task, by_variant in times.items():
+        row = rows[task] = {variant: median(values) for variant, values in by_variant.items()}
+        best = min(('torch.nn', 'channels-last'), key=row.get)
+        ratios = [a / b for a, b in zip(by_variant['ours'], by_variant[best])]
+        row.update(zip(('ratio_low', 'ratio', 'ratio_high'), quantiles(ratios * 2, n=4)))
+    rows['step']['products'] = products
+    rows['memory'] = {**memory, 'ratio': memory['ours'] / min(memory['torch.nn'], memory['channels-last'])}
+    return rows
 
 
 def line(row: dict) -> list:
     """The cells of a table row."""
-    ratios = [row.get(name) for name in ('ratio', 'ratio_low', 'ratio_high')]
     return [' '.join((row['device'], row['network'], row['task'], row['unit'])),
             *(f'{row[variant]:.1f}' for variant in VARIANTS),
-            '{:.2f} ({:.2f} to {:.2f})'.format(*ratios) if None not in ratios else f'{ratios[0]:.2f}',
+            '{ratio:.2f} ({ratio_low:.2f} to {ratio_high:.2f})'.format(**row) if 'ratio_low' in row else
+            f"{row['ratio']:.2f}",
             f"{row['products']:.0%}" if 'products' in row else '']
 
 
 def main(arguments=None) -> int:
     parser = cli.parser('studies.bench_framework', __doc__)
     parser.add_argument('--rounds', type=cli.integer(1), default=21, metavar='N', help='(default: %(default)s)')
-    parser.add_argument('--beside-load', action='store_true', help='beside a busy process')
     devices = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
     parser.add_argument('--device', choices=devices, help='(default: the CPU and, if there is one, CUDA)')
     cli.add_options(parser, 'record')
     options = parser.parse_args(arguments)
     for device in [options.device] if options.device else devices:
-        rows, start = [], time.monotonic()
-        with load() if options.beside_load else contextlib.nullcontext():
-            for name in NETWORKS:
-                for task, values in measure(name, device, options.rounds).items():
-                    rows.append({'device': device, 'network': name, 'task': task,
-                                 'unit': 'MB' if task == 'memory' else 'ms', 'beside_load': options.beside_load,
-                                 **{key: round(value, 3) for key, value in values.items()}})
+        start = time.monotonic()
+        rows = [{'device': device, 'network': name, 'task': task, 'unit': 'MB' if task == 'memory' else 'ms',
+                 **{key: round(value, 3) for key, value in values.items()}}
+                for name in NETWORKS for task, values in measure(name, device, options.rounds).items()]
         ran = records.circumstances(device)
         print(f"torch {torch.__version__}, {ran['machine']['processor']}, {torch.get_num_threads()} threads, "
               f'medians of {options.rounds} rounds')

@@ -17,14 +17,12 @@ from torch import nn
 
 from Miniproject_2 import model as framework
 from others.common import cli, records
-from others.studies.variants import TORCH
+from others.studies.variants import torch_twin
 
 STEP = 1e-3                     # of the finite differences; a convolution is linear in each of its arguments
 SHARES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)        # the quantiles that are recorded
-
-
-BLOCKS = {kind.__name__: (kind, TORCH[kind])
-          for kind in (framework.Conv2d, framework.TransposeConv2d, framework.Upsampling)}
+BLOCKS = ('Conv2d', 'TransposeConv2d', 'Upsampling')
+QUANTITIES = ('output', 'gradient of the input', 'gradient of the weight', 'gradient of the bias')
 
 
 def draw(low: int, high: int) -> int:
@@ -53,59 +51,41 @@ def configuration(block: str) -> tuple:
     return (*channels, options), (max(1, draw(-3, 12)), channels[0], max(1, H), max(1, W))
 
 
-def parameters(module) -> list:
-    """[(parameter, gradient)] of a module of either kind."""
-    if isinstance(module, nn.Module):
-        return [(parameter, parameter.grad) for parameter in module.parameters()]
-    return module.param()
-
-
-def results(module, x: torch.Tensor, gradient: torch.Tensor) -> dict:
-    """The output and the gradients. Those of the parameters begin at zero."""
+def results(module, x: torch.Tensor, gradient: torch.Tensor) -> list:
+    """The QUANTITIES of a module of either kind, whose own gradients are zero."""
     if isinstance(module, nn.Module):
         x = x.clone().requires_grad_()
         with torch.enable_grad():
             y = module(x)
-            y.backward(gradient)
-        dx = x.grad
-    else:
-        y, vjp = module.forward_and_vjp(x)
-        dx = vjp(gradient)
-    names = ('gradient of the weight', 'gradient of the bias')
-    return {'output': y.detach(), 'gradient of the input': dx,
-            **{name: gradient.detach() for name, (_, gradient) in zip(names, parameters(module))}}
+        return [y.detach(), *torch.autograd.grad(y, [x, *module.parameters()], gradient)]
+    y, vjp = module.forward_and_vjp(x)
+    return [y, vjp(gradient), *(found for _, found in module.param())]
 
 
 def errors(block: str) -> dict:
     """{quantity: (framework's error, torch.nn's error, finite differences' error)} of a random configuration."""
-    ours, theirs = BLOCKS[block]
     (inputs, outputs, options), shape = configuration(block)
-    ours = ours(inputs, outputs, **options)
-    theirs = theirs(inputs, outputs, **options)
-    with torch.no_grad():
-        for (parameter, _), (weight, _) in zip(parameters(theirs), ours.param()):
-            parameter.copy_(weight)
+    ours = getattr(framework, block)(inputs, outputs, **options)
+    theirs = torch_twin(framework.Sequential(ours))
     x = torch.randn(shape)
     gradient = torch.randn_like(ours.infer(x))
-    ours_double, theirs_double = copy.deepcopy(ours).to(torch.float64), copy.deepcopy(theirs).double()
-    truth = results(theirs_double, x.double(), gradient.double())
-    found, yardstick = results(ours, x, gradient), results(theirs, x, gradient)
-    finite = finite_differences(ours_double, x.double(), gradient.double())
+    double = x.double(), gradient.double()
+    finite = finite_differences(copy.deepcopy(ours).to(torch.float64), *double)
+    truth = results(copy.deepcopy(theirs).double(), *double)
 
-    def error(got: torch.Tensor, expected: torch.Tensor) -> float:
-        return ((got.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-300)).item()
+    def relative(found: list) -> list:
+        return [((got.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-300)).item()
+                for got, expected in zip(found, truth)]
 
-    return {name: (error(found[name], truth[name]), error(yardstick[name], truth[name]), finite.get(name))
-            for name in truth}
+    return dict(zip(QUANTITIES, zip(relative(results(ours, x, gradient)), relative(results(theirs, x, gradient)),
+                                    [None, *finite])))
 
 
-def finite_differences(module, x: torch.Tensor, gradient: torch.Tensor) -> dict:
-    """{quantity: error of its gradient along a random direction, relative to the two vectors' lengths}"""
-    found = results(module, x, gradient)
-    variables = {'gradient of the input': x}
-    variables.update(zip(('gradient of the weight', 'gradient of the bias'), (weight for weight, _ in module.param())))
-    relative = {}
-    for name, variable in variables.items():
+def finite_differences(module, x: torch.Tensor, gradient: torch.Tensor) -> list:
+    """Of each gradient the error along a random direction, relative to the two vectors' lengths."""
+    _, *gradients = results(module, x, gradient)
+    relative = []
+    for found, variable in zip(gradients, [x, *(weight for weight, _ in module.param())]):
         direction = torch.randn_like(variable)
         values = []
         for sign in (1, -2):                                # + STEP, then - STEP
@@ -113,8 +93,8 @@ def finite_differences(module, x: torch.Tensor, gradient: torch.Tensor) -> dict:
             values.append((module.infer(x) * gradient).sum())
         variable.add_(direction, alpha=STEP)
         slope = (values[0] - values[1]) / (2 * STEP)
-        expected = (found[name] * direction).sum()
-        relative[name] = (abs(slope - expected) / (found[name].norm() * direction.norm())).item()
+        expected = (found * direction).sum()
+        relative.append((abs(slope - expected) / (found.norm() * direction.norm())).item())
     return relative
 
 
@@ -128,7 +108,7 @@ def main(arguments=None) -> int:
     start, found = time.monotonic(), {}
     with torch.no_grad():
         for i in range(options.configurations):
-            block = list(BLOCKS)[i % len(BLOCKS)]
+            block = BLOCKS[i % len(BLOCKS)]
             for name, triple in errors(block).items():
                 found.setdefault((block, name), []).append(triple)
     rows, shares = [], torch.tensor(SHARES).double()

@@ -11,6 +11,7 @@ of it at small sizes, on the CPU where there is no GPU: a rehearsal.
 OUT, which can be resumed elsewhere.
 """
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -20,14 +21,6 @@ import torch
 
 from others.common import cli, storage
 
-SEEDS = (0, 1, 2)
-AUGMENTATIONS = {'both': [], 'turn': ['--without', 'swap'], 'swap': ['--without', 'turn'],
-                 'none': ['--without', 'swap', 'turn']}                         # by what is left
-BLOCKS = {                                                                      # about equal products
-    'ours': [],
-    'wide_4221': ['--widths', '32', '48', '96', '192', '--encoder', '4', '2', '2', '1', '--decoder', '4', '2', '2'],
-    'fine_16221': ['--widths', '16', '48', '96', '192', '--encoder', '16', '2', '2', '1', '--decoder', '16', '2', '2'],
-}
 AS_A_GRADER = '''
 import sys, time, torch
 from others.common.denoisers import measure, new_model
@@ -42,33 +35,41 @@ print(f'project {project}: {seconds:.0f} s, {scores}')
 '''
 
 
-def commands(options) -> list:
-    """[(name, seconds it may take, arguments for Python)]"""
-    tiny, out = options.tiny, options.out
-    data, mixed = ['--data', str(options.data)], ['--data', str(options.mixed)]
-    record = ['--record', str(out / 'search.json')]
-    length = ['--epochs', '0.02'] if tiny else ['--epochs', '10']
-    found = [('tests', 60, ['-m', 'pytest', '-q', 'others/tests', '-k', 'cuda or device', '-p', 'no:cacheprovider']),
-             ('grader', 90, ['test.py', '--quick', '-d', str(options.data)]),
-             ('bench', 90, ['-m', 'others.studies.bench_framework', '--rounds', '1' if tiny else '15',
-                            '--device', 'cuda' if torch.cuda.is_available() else 'cpu',
-                            '--record', str(out / 'bench_framework.json')])]
-    for project in (1, 2):
-        found.append((f'mixed_{project}', 150, ['-m', 'others.train', '--project', str(project), *mixed,
-                                                '--weights', 'pretrained', '--epochs', '1' if tiny else '20',
-                                                '--batch', '256' if project == 1 else '64',
-                                                '--out', str(out / f'mixed_{project}')]))
-    for seed in SEEDS[:1] if tiny else SEEDS:
-        for name, without in AUGMENTATIONS.items():
-            found.append((f'augment_{name}_{seed}', 60, ['-m', 'others.studies.search', f'augment_{name}_{seed}',
-                                                         '--project', '1', '--batch', '64', '--seed', str(seed),
-                                                         *length, *without, *data, *record]))
-    for project in (1, 2):
-        found.append((f'train_{project}', 120, ['-c', AS_A_GRADER, str(project), str(options.data), *['1'] * tiny]))
-    for name, blocks in BLOCKS.items():
-        found.append((f'blocks_{name}', 90, ['-m', 'others.studies.search', f'blocks_{name}', '--project', '1',
-                                             '--batch', '64', *length, *blocks, *data, *record]))
-    return found
+def commands(options) -> dict:
+    """{name: (seconds it may take, the command line of Python)}"""
+    tiny, device = options.tiny, 'cuda' if torch.cuda.is_available() else 'cpu'
+    data, mixed, out = (shlex.quote(str(path)) for path in (options.data, options.mixed, options.out))
+    train = f'-m others.train --weights pretrained --data {mixed} --epochs {1 if tiny else 20}'
+    search = (f'-m others.studies.search --project 1 --batch 64 --epochs {0.02 if tiny else 10} --data {data} '
+              f'--record {out}/search.json')
+    parts = {'both': '', 'turn': '--without swap', 'swap': '--without turn', 'none': '--without swap turn'}
+    return {
+        'tests': (60, '-m pytest -q others/tests -k "cuda or device" -p no:cacheprovider'),
+        'grader': (90, f'test.py --quick -d {data}'),
+        'bench': (90, f'-m others.studies.bench_framework --rounds {1 if tiny else 15} --device {device} '
+                      f'--record {out}/bench_framework.json'),
+        'mixed_1': (150, f'{train} --project 1 --batch 256 --out {out}/mixed_1'),
+        'mixed_2': (150, f'{train} --project 2 --batch 64 --out {out}/mixed_2'),
+        **{f'augment_{left}_{seed}': (60, f'{search} augment_{left}_{seed} --seed {seed} {without}')
+           for seed in range(1 if tiny else 3) for left, without in parts.items()},      # by what is left
+        **{f'train_{k}': (120, f'-c {shlex.quote(AS_A_GRADER)} {k} {data} ' + '1' * tiny) for k in (1, 2)},
+        **{f'blocks_{name}': (90, f'{search} blocks_{name} {blocks}') for name, blocks in {
+            'ours': '', 'wide_4221': '--widths 32 48 96 192 --encoder 4 2 2 1 --decoder 4 2 2',
+            'fine_16221': '--widths 16 48 96 192 --encoder 16 2 2 1 --decoder 16 2 2'}.items()},
+    }
+
+
+def run(command: str, limit: float, output: Path) -> str:
+    """The exit status, or that it was stopped."""
+    with open(output, 'w', encoding='utf-8') as file:
+        process = subprocess.Popen([sys.executable, *shlex.split(command)], cwd=storage.ROOT, stdout=file,
+                                   stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': str(storage.ROOT)})
+        try:
+            return str(process.wait(limit))
+        except subprocess.TimeoutExpired:
+            process.terminate()                         # others.train saves what it has
+            process.wait()
+            return f'stopped after {limit} s'
 
 
 def main(arguments=None) -> int:
@@ -82,28 +83,18 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     options.data, options.mixed, options.out = (path.resolve() for path in (options.data, options.mixed, options.out))
     planned = commands(options)
-    names = [name for name, _, _ in planned]
-    unknown = [name for name in options.only or () if name not in names]
+    unknown = [name for name in options.only or () if name not in planned]
     if unknown:
-        raise storage.UserError(f'--only: {unknown[0]}, expected some of {", ".join(names)}')
+        raise storage.UserError(f'--only: {unknown[0]}, expected some of {", ".join(planned)}')
     options.out.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for number, (name, limit, command) in enumerate(planned, 1):
-        if options.only and name not in options.only:
-            continue
-        start = time.monotonic()
-        with open(options.out / f'{number:02}_{name}.txt', 'w', encoding='utf-8') as output:
-            process = subprocess.Popen([sys.executable, *command], cwd=storage.ROOT, stdout=output,
-                                       stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': str(storage.ROOT)})
-            try:
-                status = str(process.wait(limit))
-            except subprocess.TimeoutExpired:
-                process.terminate()                     # others.train saves what it has
-                process.wait()
-                status = f'stopped after {limit} s'
-        failed += status != '0'
-        print(f'{number:2} {name:<18} {time.monotonic() - start:6.1f} s  {status}', flush=True)
-    return int(failed > 0)
+    failed = False
+    for number, (name, (limit, command)) in enumerate(planned.items(), 1):
+        if name in (options.only or planned):
+            start = time.monotonic()
+            status = run(command, limit, options.out / f'{number:02}_{name}.txt')
+            failed |= status != '0'
+            print(f'{number:2} {name:<18} {time.monotonic() - start:6.1f} s  {status}', flush=True)
+    return int(failed)
 
 
 if __name__ == '__main__':

@@ -20,8 +20,7 @@ import torch
 from others import data
 from others.common import cli, datasets, denoisers, records
 from others.common.metrics import psnr
-from others.common.noise import (correlated_noise, gaussian_blur, gaussian_noise, impulse_noise, jpeg,
-                                 poisson_noise)
+from others.common.noise import correlated_noise, gaussian_blur, gaussian_noise, impulse_noise, jpeg, poisson_noise
 
 BLOCKS = (2, 4, 8, 16)                      # pixels on a side
 SIGMAS = (5, 15, 25, 50)                    # of Gaussian noise, on the scale 0..255
@@ -39,10 +38,29 @@ def block_noise(photos: list, b: int, n: int, generator: torch.Generator) -> tup
     side, pairs = data.SIZE * b, []
     for i in range(n):
         photo = photos[i % len(photos)]
-        top, left = (int(torch.randint(length - side + 1, (), generator=generator)) for length in photo.shape[1:])
+        top, left = (data.uniform(0, length - side, generator) for length in photo.shape[1:])
         noisy, _, clean = data.point_sample(photo[:, top:top + side, left:left + side], generator)
         pairs.append((noisy, clean))
     return tuple(map(torch.stack, zip(*pairs)))
+
+
+def all_noises(photos: list, clean: torch.Tensor, n: int, generator: torch.Generator) -> dict:
+    """{kind of noise: (noisy, clean)}; blocks, of which there are n images, where a photograph is large enough."""
+    pairs = {NONE: (clean, clean)}
+    for b in BLOCKS:
+        large = [photo for photo in photos if min(photo.shape[1:]) >= data.SIZE * b]
+        if large:
+            pairs[f'blocks of {b} x {b}'] = block_noise(large, b, n, generator)
+    noisy = {f'Gaussian, sigma {sigma}': gaussian_noise(clean, sigma, generator) for sigma in SIGMAS}
+    for photons in PHOTONS:
+        noisy[f'Poisson, {photons} photons'] = poisson_noise(clean, photons, generator)
+    noisy[f'correlated, sigma {CORRELATED}'] = correlated_noise(clean, CORRELATED, REACH, generator)
+    for quality in QUALITIES:
+        noisy[f'JPEG, quality {quality}'] = torch.stack([jpeg(image, quality) for image in clean])
+    noisy[f'Gaussian, sigma {STRONGER}'] = gaussian_noise(clean, STRONGER, generator)
+    for percent in IMPULSES:
+        noisy[f'impulses, {percent} %'] = impulse_noise(clean, percent, generator)
+    return {**pairs, **{name: (images, clean) for name, images in noisy.items()}}
 
 
 def figures(noisy: torch.Tensor, clean: torch.Tensor, models: dict) -> dict:
@@ -71,29 +89,10 @@ def main(arguments=None) -> int:
                    for k, weights in ((1, options.weights_1), (2, options.weights_2)) if weights})
     clean = datasets.read_pairs('--data', options.data / data.VAL_FILE)[1][:options.images]
     _, paths = data.split_photos(options.photos, torch.Generator().manual_seed(data.SPLIT_SEED), '--photos')
-    photos = list(map(data.read_photo, paths))
-    generator = torch.Generator().manual_seed(options.seed)
-
-    def noises():
-        yield NONE, (clean, clean)
-        for b in BLOCKS:
-            large = [photo for photo in photos if min(photo.shape[1:]) >= data.SIZE * b]
-            if large:
-                yield f'blocks of {b} x {b}', block_noise(large, b, options.images, generator)
-        for sigma in SIGMAS:
-            yield f'Gaussian, sigma {sigma}', (gaussian_noise(clean, sigma, generator), clean)
-        for photons in PHOTONS:
-            yield f'Poisson, {photons} photons', (poisson_noise(clean, photons, generator), clean)
-        yield f'correlated, sigma {CORRELATED}', (correlated_noise(clean, CORRELATED, REACH, generator), clean)
-        for quality in QUALITIES:
-            yield f'JPEG, quality {quality}', (torch.stack([jpeg(image, quality) for image in clean]), clean)
-        yield f'Gaussian, sigma {STRONGER}', (gaussian_noise(clean, STRONGER, generator), clean)
-        for percent in IMPULSES:
-            yield f'impulses, {percent} %', (impulse_noise(clean, percent, generator), clean)
-
-    kinds = 3 + sum(map(len, (BLOCKS, SIGMAS, PHOTONS, QUALITIES, IMPULSES)))
+    pairs = all_noises(list(map(data.read_photo, paths)), clean, options.images,
+                       torch.Generator().manual_seed(options.seed))
     rows = [{'noise': name, **figures(*pair, models)}
-            for name, pair in cli.progress(noises(), kinds, 'kinds of noise')]
+            for name, pair in cli.progress(pairs.items(), len(pairs), 'kinds of noise')]
     columns = ('noisy input', 'best blur', *models)
     print(cli.table([['', *columns],
                      *([row['noise'], *(f'{row[column]:.2f}' for column in columns)] for row in rows)]))

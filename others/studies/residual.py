@@ -43,25 +43,19 @@ def describe(noisy: torch.Tensor, clean: torch.Tensor) -> dict:
     clean = clean.double()
     noise = noisy.double() - clean
     red, green, blue = noise.unbind(1)
-    steps = range(-REACH, REACH + 1)
-    products = torch.mul(*shifted(noise.mean(1, keepdim=True), 0, 1))
-    power = noise.mean(1).square().mean()
-    groups = zip(*(values.tensor_split(GROUPS) for values in sort_by(
-        contrast(clean).flatten(), noise[:, :, 1:-1, 1:-1].square().mean(1).flatten())))
+    grey, steps = noise.mean(1, keepdim=True), range(-REACH, REACH + 1)
+    products = torch.mul(*shifted(grey, 0, 1))
+    busy, power = contrast(clean).flatten(), noise[:, :, 1:-1, 1:-1].square().mean(1).flatten()
     return {
         'images': len(clean), 'mean': noise.mean().item(),
         'mean_error': noise.mean((1, 2, 3)).std().item() / len(clean) ** 0.5,
         'rms': noise.square().mean().sqrt().item(),
         'red_green': correlation(red, green), 'red_blue': correlation(red, blue),
-        'neighbours': [[correlation(*shifted(noise.mean(1, keepdim=True), dy, dx)) for dx in steps] for dy in steps],
-        'neighbour_error': (products.square().sum().sqrt() / products.numel() / power).item(),
-        'by_contrast': [[x.mean().item(), y.mean().sqrt().item()] for x, y in groups],
+        'neighbours': [[correlation(*shifted(grey, dy, dx)) for dx in steps] for dy in steps],
+        'neighbour_error': (products.square().sum().sqrt() / products.numel() / grey.square().mean()).item(),
+        'by_contrast': [[busy[group].mean().item(), power[group].mean().sqrt().item()]
+                        for group in busy.argsort(stable=True).tensor_split(GROUPS)],
     }
-
-
-def sort_by(keys: torch.Tensor, values: torch.Tensor) -> tuple:
-    order = keys.argsort(stable=True)
-    return keys[order], values[order]
 
 
 def main(arguments=None) -> int:

@@ -280,7 +280,7 @@ def test_exactness_of_a_right_and_a_wrong_block(block, monkeypatch):
         def wrong(self, x):
             y, vjp = right(self, x)
             return 1.001 * y, lambda dy: 0.999 * vjp(dy)
-        monkeypatch.setattr(exactness.BLOCKS[block][0], 'forward_and_vjp', wrong)
+        monkeypatch.setattr(getattr(framework, block), 'forward_and_vjp', wrong)
         found = [exactness.errors(block) for _ in range(5)]
     for name in ('output', 'gradient of the input'):
         assert [errors[name][0] for errors in found] == pytest.approx([1e-3] * 5, rel=0.01)
