@@ -16,7 +16,7 @@ import argparse
 import math
 import time
 from pathlib import Path
-from typing import Callable, Collection, Iterable, Iterator, Optional
+from typing import Collection, Iterator, Optional
 
 import torch
 
@@ -25,7 +25,6 @@ from Miniproject_2 import model as project_2
 from others import data
 from others.common import cli, datasets, denoisers, graphs, records, storage
 from others.studies.variants import BLOCKS, Network, network_2
-
 
 LOSSES = {'squared': torch.nn.MSELoss, 'absolute': torch.nn.L1Loss}
 
@@ -78,10 +77,14 @@ class Variant2(project_2.Model):
 VARIANTS = {1: (project_1, Variant1), 2: (project_2, Variant2)}
 
 
-def shares_of(seconds: float) -> Iterator:
-    """The part of `seconds` of the processor's time that has gone by, ever again, until it is over."""
+def shares_of(options: argparse.Namespace, pairs: int) -> Iterator:
+    """The part of the training that is done, 0..1, before each step: of --epochs, or of the processor's time."""
+    if options.epochs:
+        steps = math.ceil(options.epochs * pairs / options.batch)
+        yield from (step / steps for step in range(steps))
+        return
     start = time.process_time()
-    while (share := (time.process_time() - start) / seconds) < 1:
+    while (share := (time.process_time() - start) / options.seconds) < 1:
         yield share
 
 
@@ -90,20 +93,16 @@ def held(share: float, peak: float) -> float:
     return peak * min(20 * share + 0.05, 1, (1 - share) / 0.3)
 
 
-def train_for(shares: Iterable, variant, project, rate: Callable, batch_size: int, first: torch.Tensor,
-              second: torch.Tensor, clean: Optional[torch.Tensor] = None, without: Collection = ()) -> list:
-    """A step on a random batch for each of `shares`, 0..1, the part of the training that is done -> the losses.
-
-    project: the module with the arithmetic. rate: of a share. clean: for the oracle, what the output is to be
-    compared with instead of another noisy version. without: see `pair_of`.
-    """
-    losses = []
+def train(variant, options: argparse.Namespace, images: tuple) -> list:
+    """A step on a random batch for each of `shares_of` -> the losses. images: first, second, clean of `pair_of`."""
+    losses, (project, _) = [], VARIANTS[options.project]
+    schedule = held if options.hold else project.one_cycle
     bar = cli.progress_bar('training', 100, unit=' %')
-    for share in shares:
+    for share in shares_of(options, len(images[0])):
         bar.update(int(100 * share) - bar.n)
-        batch = torch.randint(len(first), (batch_size,))
-        images = [images[batch].to(variant.device) for images in (first, second, clean) if images is not None]
-        losses.append(variant.fit(*pair_of(project, *images, without=without), rate(share)))
+        batch = torch.randint(len(images[0]), (options.batch,))
+        pair = pair_of(project, *(part[batch].to(variant.device) for part in images), without=options.without)
+        losses.append(variant.fit(*pair, schedule(share, options.lr)))
         if not math.isfinite(losses[-1]):
             raise storage.UserError(f'--lr: the loss is not finite after {len(losses)} steps, expected a lower rate')
     bar.close()
@@ -112,22 +111,16 @@ def train_for(shares: Iterable, variant, project, rate: Callable, batch_size: in
 
 def pair_of(project, first: torch.Tensor, second: torch.Tensor, clean: Optional[torch.Tensor] = None,
             without: Collection = ()) -> tuple:
-    """(input, target) for a step, 0..1, of a batch of pairs; the target is of `clean`, where that is not None.
+    """(input, target) for a step, 0..1, of a batch of pairs; the target is `clean`, where that is not None.
 
-    All (N, 3, H, W), uint8 the arguments. without: which of the augmentations, 'swap' and 'turn', are left out.
+    All (N, 3, H, W), uint8 the arguments. project: the module with the arithmetic. without: which of the
+    augmentations, 'swap' and 'turn', are left out.
     """
-    def augment(*pair: torch.Tensor) -> tuple:
-        pair = (project.to_unit(images, first.device) for images in pair)
-        for name, function in (('swap', project.swap_noise), ('turn', project.turn)):
-            pair = pair if name in without else function(*pair)
-        return tuple(pair)
-
-    random = torch.get_rng_state()
-    noisy, target = augment(first, second)
-    if clean is not None:
-        torch.set_rng_state(random)                     # turned as the noisy ones are
-        target, _ = augment(clean, clean)
-    return noisy, target
+    first, second, *clean = (project.to_unit(images, first.device) for images in (first, second, clean)
+                             if images is not None)
+    pair = (first, second) if 'swap' in without else project.swap_noise(first, second)
+    pair = (pair[0], *clean) if clean else pair
+    return pair if 'turn' in without else project.turn(*pair)
 
 
 def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
@@ -190,7 +183,6 @@ def parse(arguments) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.epochs:
         options.seconds = options.seconds or 420
-
     for number, defaults in OF_PROJECT.items():
         for name, default in defaults.items():
             if number == options.project and getattr(options, name) is None:
@@ -217,15 +209,10 @@ def main(arguments=None) -> int:
 
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    project, kind = VARIANTS[options.project]
-    variant = kind(options)
+    variant = VARIANTS[options.project][1](options)
     precision = denoisers.set_precision(variant, options.precision)
     graphs.accelerate(variant)
-    steps = math.ceil((options.epochs or 0) * len(images[0]) / options.batch)
-    shares = (step / steps for step in range(steps)) if options.epochs else shares_of(options.seconds)
-    schedule = held if options.hold else project.one_cycle
-    losses = train_for(shares, variant, project, lambda share: schedule(share, options.lr), options.batch, *images,
-                       without=options.without)
+    losses = train(variant, options, images)
     scores = denoisers.measure(variant, sets)
     decibels = ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items())
     print(f'{options.name}: {len(losses)} steps, {decibels}')

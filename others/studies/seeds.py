@@ -47,67 +47,61 @@ class System:
     framework: str = 'ours'                 # or 'torch.nn'
     skip: bool = False                      # the last convolution sees the first one's activation, too
     reported: Optional[float] = None        # dB, on the course's validation set
-    reported_parameters: Optional[int] = None
     full: bool = True                       # trained on as much as the authors say
     seeds: int = 1
     chosen: str = ''                        # where the text leaves something open, and why a row is there at all
 
 
+def chain(*layers: tuple, last: tuple = (('Sigmoid',),)) -> tuple:
+    """The layers with ReLU in between, and what comes `last`."""
+    return (*(part for layer in layers for part in (layer, ('ReLU',))),)[:-1] + last
+
+
 def mery(*channels: int, skip: bool = False) -> tuple:
     """3 x 3 convolutions, then as many transposed ones, without padding."""
-    half, layers = len(channels) // 2, []
-    for i, (before, after) in enumerate(zip((3, *channels), channels)):
-        last = i == len(channels) - 1
-        kind = 'Conv2d' if i < half else 'TransposeConv2d'
-        layers += [(kind, before + channels[0] * (skip and last), after, 3), ('Sigmoid',) if last else ('ReLU',)]
-    return tuple(layers)
+    half, before = len(channels) // 2, [3, *channels[:-1]]
+    before[-1] += channels[0] * skip
+    kinds = ['Conv2d'] * half + ['TransposeConv2d'] * half
+    return chain(*((kind, a, b, 3) for kind, a, b in zip(kinds, before, channels)))
 
 
-def nearest(first: int, second: int, kernel: int = 3) -> tuple:
+def nearest(a: int, b: int, kernel: int = 3) -> tuple:
     p = kernel // 2
-    return (('Conv2d', 3, first, kernel, 2, p), ('ReLU',), ('Conv2d', first, second, kernel, 2, p), ('ReLU',),
-            ('Upsampling', second, first, kernel, 1, p), ('ReLU',), ('Upsampling', first, 3, kernel, 1, p),
-            ('Sigmoid',))
+    return chain(('Conv2d', 3, a, kernel, 2, p), ('Conv2d', a, b, kernel, 2, p),
+                 ('Upsampling', b, a, kernel, 1, p), ('Upsampling', a, 3, kernel, 1, p))
 
 
 def five(a: int, b: int, c: int, d: int) -> tuple:
-    return (('Conv2d', 3, a, 3, 2, 1), ('ReLU',), ('Conv2d', a, b, 3, 2, 1), ('ReLU',),
-            ('Upsampling', b, c, 3, 1, 1), ('ReLU',), ('Upsampling', c, d, 3, 1, 1), ('ReLU',),
-            ('Conv2d', d, 3, 3, 1, 1), ('Sigmoid',))
+    return chain(('Conv2d', 3, a, 3, 2, 1), ('Conv2d', a, b, 3, 2, 1), ('Upsampling', b, c, 3, 1, 1),
+                 ('Upsampling', c, d, 3, 1, 1), ('Conv2d', d, 3, 3, 1, 1))
 
 
 def transposed(a: int, b: int, kernel: int = 4) -> tuple:
     how = kernel, 2, kernel // 2 - 1
-    return (('Conv2d', 3, a, *how), ('ReLU',), ('Conv2d', a, b, *how), ('ReLU',),
-            ('TransposeConv2d', b, a, *how), ('ReLU',), ('TransposeConv2d', a, 3, *how), ('Sigmoid',))
+    return chain(('Conv2d', 3, a, *how), ('Conv2d', a, b, *how), ('TransposeConv2d', b, a, *how),
+                 ('TransposeConv2d', a, 3, *how))
 
 
 def plain(*channels: int) -> tuple:
-    """3 x 3 convolutions with padding, ReLU in between, the last one linear."""
-    layers = [layer for before, after in zip((3, *channels), channels)
-              for layer in (('Conv2d', before, after, 3, 1, 1), ('ReLU',))]
-    return tuple(layers[:-1])
+    """3 x 3 convolutions with padding, the last one linear."""
+    return chain(*(('Conv2d', before, after, 3, 1, 1) for before, after in zip((3, *channels), channels)), last=())
 
 
 # T. Mery, "Noise2Noise auto-encoder using PyTorch Framework": sections 3.1 to 4, tables 2 and 3, figures 1, 3 and 4.
 SKIP = System('skip', mery(100, 100, 100, 3, skip=True), batch=8, lr=1e-3, optimizer='Adam', project=1,
-              framework='torch.nn', skip=True, reported=25.32, reported_parameters=188_403)
+              framework='torch.nn', skip=True, reported=25.32)
 INITIAL = System('skip, initial', mery(32, 32, 32, 3), batch=50, lr=1e-3, pairs=5_000, optimizer='Adam',
-                 project=1, framework='torch.nn', reported_parameters=20_259)
+                 project=1, framework='torch.nn')
 DEPTH = tuple(replace(INITIAL, name=f'skip, {len(channels)} layers', layers=mery(*channels), reported=reported,
-                      reported_parameters=parameters, chosen='the number of epochs is not said: 10')
-              for channels, parameters, reported in (
-    ((32, 32, 32, 3), 20_259, 23.69),
-    ((26, 22, 22, 22, 26, 3), 20_533, 22.63),
-    ((20, 20, 18, 18, 18, 20, 20, 3), 20_729, 20.91),
-    ((18, 16, 16, 16, 16, 16, 16, 16, 18, 3), 20_131, 20.10),
-    ((16, 16, 14, 14, 14, 14, 14, 14, 14, 16, 16, 3), 20_253, 19.31)))
+                      chosen='the number of epochs is not said: 10')
+              for channels, reported in (
+    ((32, 32, 32, 3), 23.69), ((26, 22, 22, 22, 26, 3), 22.63), ((20, 20, 18, 18, 18, 20, 20, 3), 20.91),
+    ((18, 16, 16, 16, 16, 16, 16, 16, 18, 3), 20.10), ((16, 16, 14, 14, 14, 14, 14, 14, 14, 16, 16, 3), 19.31)))
 WITH_AND_WITHOUT = (
-    replace(INITIAL, name='skip, with', layers=mery(32, 32, 32, 3, skip=True), skip=True, epochs=25, reported=24.69,
-            reported_parameters=None),
+    replace(INITIAL, name='skip, with', layers=mery(32, 32, 32, 3, skip=True), skip=True, epochs=25, reported=24.69),
     replace(INITIAL, name='skip, without', epochs=25, reported=24.43))
-CHANNELS = tuple(replace(INITIAL, name=f'skip, {n} channels', layers=mery(n, n, n, 3), batch=5, epochs=1,
-                         reported_parameters=None) for n in range(10, 401, 10))
+CHANNELS = tuple(replace(INITIAL, name=f'skip, {n} channels', layers=mery(n, n, n, 3), batch=5, epochs=1)
+                 for n in range(10, 401, 10))
 BATCHES = tuple(replace(INITIAL, name=f'skip, batches of {n}', batch=n, epochs=1, pairs=10_000, full=False,
                         chosen='10,000 pairs and a seed in place of 50,000 and five')
                 for n in (1, 2, 4, 5, 8, 10, 16, 20, 25, 40, 50))
@@ -115,17 +109,16 @@ EPOCHS = (replace(INITIAL, name='skip, epochs', batch=8, epochs=15, pairs=10_000
                   chosen='one run of 15, measured after each: the rate is constant; 10,000 pairs in place of 50,000'),)
 
 # M. Bechaz, T. Castiglione, E. Seiler, "Project 2: Mini Framework for Noise2Noise": section V, table I, figure 4.
-NEAREST = System('nearest', nearest(256, 32), batch=4, lr=1, pairs=3_000, reported=22.50, reported_parameters=161_827,
+NEAREST = System('nearest', nearest(256, 32), batch=4, lr=1, pairs=3_000, reported=22.50,
                  chosen='batch and rate are not said: 4 and 1; ReLU as printed, tanh is not in the listing')
 NEAREST_CODE = replace(NEAREST, name='nearest, as in their code', batch=100, lr=0.1,
                        chosen='batch and rate of the code that they handed in')
 KERNELS = tuple(replace(NEAREST, name=f'nearest, kernel {kernel}', layers=nearest(256, 32, kernel), pairs=1_000,
-                        reported=reported, reported_parameters=parameters,
-                        chosen='1,000 images, as the table before; padding (kernel - 1) / 2 everywhere: with the 1 '
-                               'that is printed for the first layer a kernel of 7 gives 28 x 28')
-                for kernel, reported, parameters in ((3, 22.36, 161_827), (5, 21.50, 448_547), (7, 21.90, 878_627)))
+                        reported=reported, chosen='1,000 images, as the table before; padding (kernel - 1) / 2 '
+                        'everywhere: with the 1 that is printed for the first layer a kernel of 7 gives 28 x 28')
+                for kernel, reported in ((3, 22.36), (5, 21.50), (7, 21.90)))
 PAIRS = tuple(replace(NEAREST, name=f'nearest, channels {first} {second}', layers=nearest(first, second),
-                      pairs=1_000, reported=None, reported_parameters=None)
+                      pairs=1_000, reported=None)
               for first in (32, 64, 128, 256) for second in (32, 64, 128, 256))
 
 # M.-A. Gillyboeuf, R. Mamou, A. Ouanaya, "Mini-project 2: Mini Deep Learning Framework": section 4, table 1.
@@ -157,11 +150,10 @@ SIMPLE = tuple(System(f'course, {name}', layers, batch=32, lr=1e-2, epochs=epoch
     ('two 3 x 3 convolutions', plain(16, 3), 4)))
 
 STUDIES = {'skip': (SKIP,), 'nearest': (NEAREST,), 'five': (FIVE,), 'vjp': (VJP, VJP_TORCH),
-           'course': (COURSE, *SIMPLE), 'skip.initial': (replace(INITIAL, reported=23.88),),
-           'skip.depth': DEPTH, 'skip.with': WITH_AND_WITHOUT, 'skip.channels': CHANNELS, 'skip.batches': BATCHES,
-           'skip.epochs': EPOCHS, 'five.rate': (FIVE_FASTER,), 'five.code': (FIVE_CODE,),
-           'nearest.code': (NEAREST_CODE,), 'vjp.code': (VJP_CODE,),
-           'nearest.kernels': KERNELS, 'nearest.channels': PAIRS}
+           'course': (COURSE, *SIMPLE), 'skip.initial': (replace(INITIAL, reported=23.88),), 'skip.depth': DEPTH,
+           'skip.with': WITH_AND_WITHOUT, 'skip.channels': CHANNELS, 'skip.batches': BATCHES, 'skip.epochs': EPOCHS,
+           'five.rate': (FIVE_FASTER,), 'five.code': (FIVE_CODE,), 'nearest.code': (NEAREST_CODE,),
+           'vjp.code': (VJP_CODE,), 'nearest.kernels': KERNELS, 'nearest.channels': PAIRS}
 
 
 # ------------------------------------------------------------------------------------- the trainer
@@ -178,38 +170,25 @@ class SkipNetwork(nn.Sequential):
 
 
 class Torch:
-    """A system on torch.nn. On a CPU the channels come last in memory, which is a tenth faster."""
+    """A system on torch.nn. The channels come last in memory, which is a tenth faster on a CPU."""
 
     def __init__(self, system: System) -> None:
-        self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        layers = [self.kind(name)(*arguments) for name, *arguments in system.layers]
-        self.net = (SkipNetwork if system.skip else nn.Sequential)(*layers).to(self.device)
-        if self.device == 'cpu':
-            self.net = self.net.to(memory_format=torch.channels_last)
-        kind = {'SGD': torch.optim.SGD, 'Adam': torch.optim.Adam}[system.optimizer]
-        self.optimizer = kind(self.net.parameters(), lr=system.lr) if self.weights() else None
-
-    @staticmethod
-    def kind(name: str) -> Callable:
-        """The twin of our block of this name; what we do not have, torch.nn has."""
-        return TORCH[getattr(framework, name)] if hasattr(framework, name) else getattr(nn, name)
+        self.device = framework.default_device()
+        kinds = {**vars(nn), **{ours.__name__: twin for ours, twin in TORCH.items()}}
+        layers = [kinds[kind](*arguments) for kind, *arguments in system.layers]
+        self.net = (SkipNetwork if system.skip else nn.Sequential)(*layers)
+        self.infer = self.net.to(self.device, memory_format=torch.channels_last)
+        optimizer = {'SGD': torch.optim.SGD, 'Adam': torch.optim.Adam}[system.optimizer]
+        self.optimizer = optimizer(self.weights(), lr=system.lr) if self.weights() else None
 
     def weights(self) -> list:
         return list(self.net.parameters())
-
-    def to_device(self, images: torch.Tensor) -> torch.Tensor:
-        images = images.to(self.device).float() / 255
-        return images.contiguous(memory_format=torch.channels_last) if self.device == 'cpu' else images
 
     def step(self, noisy: torch.Tensor, other: torch.Tensor) -> None:
         loss = nn.functional.mse_loss(self.net(noisy), other)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-
-    @torch.no_grad()
-    def infer(self, noisy: torch.Tensor) -> torch.Tensor:
-        return self.net(noisy)
 
     def state(self) -> dict:
         return {'net': self.net.state_dict(), 'optimizer': self.optimizer.state_dict()}
@@ -224,21 +203,16 @@ class Ours:
 
     def __init__(self, system: System) -> None:
         self.device = framework.default_device()
-        self.net = framework.Sequential(*(getattr(framework, kind)(*arguments)
-                                          for kind, *arguments in system.layers)).to(self.device)
+        layers = [getattr(framework, kind)(*arguments) for kind, *arguments in system.layers]
+        self.net = framework.Sequential(*layers).to(self.device)
+        self.infer = self.net.infer
         self.optimizer = framework.SGD(self.net.param(), lr=system.lr)
 
     def weights(self) -> list:
         return [weight for weight, _ in self.net.param()]
 
-    def to_device(self, images: torch.Tensor) -> torch.Tensor:
-        return images.to(self.device).float() / 255
-
     def step(self, noisy: torch.Tensor, other: torch.Tensor) -> None:
         step_2(self.net, self.optimizer, noisy, other)
-
-    def infer(self, noisy: torch.Tensor) -> torch.Tensor:
-        return self.net.infer(noisy)
 
     def state(self) -> dict:
         return {'weights': [weight.cpu() for weight in self.weights()]}
@@ -253,13 +227,10 @@ def build(system: System) -> Union[Torch, Ours]:
     return (Ours if system.framework == 'ours' else Torch)(system)
 
 
-def parameters(system: System) -> int:
-    return sum(weight.numel() for weight in build(system).weights())
-
-
+@torch.no_grad()
 def predict(runner, noisy: torch.Tensor) -> torch.Tensor:
     """uint8 (N, 3, H, W) -> float32 in 0..255, on the CPU."""
-    return torch.cat([255 * runner.infer(runner.to_device(part)).cpu() for part in noisy.split(100)])
+    return torch.cat([255 * runner.infer(framework.to_unit(part, runner.device)).cpu() for part in noisy.split(100)])
 
 
 def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file: Optional[Path] = None,
@@ -267,7 +238,7 @@ def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file
     """Train to the end, or on from `state_file`. -> what `build` gave, trained, and for each epoch a dict: the
     seconds of training so far, by `clock`, and the PSNR on (noisy, clean) `validation`, which is not timed."""
     torch.manual_seed(seed)
-    runner, history, settings = build(system), [], {'seed': seed, **recipe(system)}
+    runner, history, settings = build(system), [], recipe(system, seed)
     if state_file and state_file.exists():
         saved = torch.load(state_file, map_location=runner.device, weights_only=True)
         if saved['settings'] != settings:
@@ -280,7 +251,7 @@ def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file
         batches = torch.randperm(len(pairs[0])).split(system.batch)
         label = f'{system.name}, seed {seed}, epoch {len(history) + 1} of {system.epochs}'
         for batch in cli.progress(batches, len(batches), f'{label}, steps'):
-            runner.step(*(runner.to_device(images[batch]) for images in pairs))
+            runner.step(*(framework.to_unit(images[batch], runner.device) for images in pairs))
         runner.weights()[-1].sum().item()                           # waits for the device
         seconds = clock() - start + (history[-1]['seconds'] if history else 0)
         figure = psnr(predict(runner, validation[0]), validation[1]).mean().item()
@@ -294,25 +265,19 @@ def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file
 
 # ------------------------------------------------------------------------------------- the record
 
-def recipe(system: System) -> dict:
-    """What a run depends on beside its seed, as it is recorded."""
-    return {'layers': '; '.join(' '.join(map(str, layer)) for layer in system.layers), 'skip': system.skip,
-            'framework': system.framework, 'optimizer': system.optimizer, 'lr': system.lr, 'batch': system.batch,
-            'epochs': system.epochs, 'pairs': system.pairs}
-
-
-def settings_of(system: System, seed: int) -> dict:
-    return {'system': system.name, 'seed': seed, **recipe(system)}
+def recipe(system: System, seed: int) -> dict:
+    """What a run depends on, as it is recorded."""
+    names = ('skip', 'framework', 'optimizer', 'lr', 'batch', 'epochs', 'pairs')
+    return {'seed': seed, 'layers': '; '.join(' '.join(map(str, layer)) for layer in system.layers),
+            **{name: getattr(system, name) for name in names}}
 
 
 def measure(runner, sets: dict) -> dict:
     """sets: {name: (noisy, clean)} -> for each the images' mean PSNR, its standard error, the pooled PSNR."""
     row = {}
     for name, (noisy, clean) in sets.items():
-        denoised = predict(runner, noisy)
-        values = psnr(denoised, clean)
-        row[name] = values.mean().item()
-        row[f'{name}_error'] = (values.std() / len(values) ** 0.5).item()
+        values = psnr(predict(runner, noisy), clean)
+        row[name], row[f'{name}_error'] = datasets.mean_and_error(values)
         row[f'{name}_pooled'] = -10 * (10 ** (-values.double() / 10)).mean().log10().item()
     return row
 
@@ -321,16 +286,16 @@ def run(system: System, seed: int, pairs: tuple, sets: dict, state_file: Optiona
     """Train and measure. -> the row of the record."""
     runner, history = train(system, seed, tuple(images[:system.pairs] for images in pairs),
                             sets[Path(data.VAL_FILE).stem], state_file)
-    return {**settings_of(system, seed), 'full': system.full, 'parameters': parameters(system),
-            'reported': system.reported, 'chosen': system.chosen, **measure(runner, sets),
-            'by_epoch': [epoch['psnr'] for epoch in history],
+    return {'system': system.name, **recipe(system, seed), 'full': system.full,
+            'parameters': sum(weight.numel() for weight in runner.weights()), 'reported': system.reported,
+            'chosen': system.chosen, **measure(runner, sets), 'by_epoch': [epoch['psnr'] for epoch in history],
             'processor_seconds': history[-1]['seconds'] if history else 0}
 
 
 def rows_of(record: Path, system: System) -> list:
     """The rows of a record that this system has, one for each seed."""
     return [row for run in records.read(record) for row in run['rows']
-            if settings_of(system, row.get('seed')).items() <= row.items()]
+            if {'system': system.name, **recipe(system, row.get('seed'))}.items() <= row.items()]
 
 
 def summary(systems: list, record: Path) -> str:
