@@ -43,11 +43,10 @@ def collect(root: Path) -> list:
     """The paths of the files to hand in, relative to `root`. UserError if one is missing or a report too long."""
     paths = [Path(f'Miniproject_{k}', name) for k in (1, 2)
              for name in ('__init__.py', 'model.py', 'bestmodel.pth', f'Report_{k}.pdf')]
-    missing = [str(path) for path in paths if not (root / path).is_file()]
-    if missing:
-        raise storage.UserError(f'{root} has no {", no ".join(missing)}'
-                            + ' (python -m others.reports makes the reports)' * ('.pdf' in ''.join(missing)))
     for path in paths:
+        if not (root / path).is_file():
+            raise storage.UserError(f'{root} has no {path}'
+                                    + ' (python -m others.reports makes it)' * (path.suffix == '.pdf'))
         pages = count_pages((root / path).read_bytes()) if path.suffix == '.pdf' else 1
         if not 1 <= pages <= MOST_PAGES:
             raise storage.UserError(f'{path} has {pages} pages, expected 1 to {MOST_PAGES}')
@@ -56,12 +55,11 @@ def collect(root: Path) -> list:
 
 def pack(root: Path, paths: list) -> bytes:
     content = io.BytesIO()
-    with zipfile.ZipFile(content, 'w', zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(content, 'w') as archive:
         for path in paths:
             entry = zipfile.ZipInfo(path.as_posix(), DATE)
             entry.external_attr = 0o100644 << 16            # a file that all may read
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, (root / path).read_bytes())
+            archive.writestr(entry, (root / path).read_bytes(), zipfile.ZIP_DEFLATED)
     return content.getvalue()
 
 

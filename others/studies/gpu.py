@@ -1,11 +1,10 @@
 """What a quarter of an hour of a GPU is used for: commands in order of their worth, each with its own time limit.
 
     python -m others.studies.gpu --data data --mixed data/mixed --out gpu
-    python -m others.studies.gpu --data data/demo --mixed data/demo --out gpu --tiny
 
 Each command's output goes to OUT/NN_NAME.txt, what it measured to the records in OUT. A command that fails or runs
-out of time is named, and the next one begins; the exit status is 1 then. --only repeats some of them. --tiny runs all
-of it at small sizes, on the CPU where there is no GPU: a rehearsal.
+out of time is named, and the next one begins; the exit status is 1 then. --only repeats some of them. With sets of a
+few pairs it is a rehearsal, on the CPU where there is no GPU.
 
 --mixed is a set with other noise (others.data photos --other-noise). The trainings on it are runs of others.train in
 OUT, which can be resumed elsewhere.
@@ -25,37 +24,35 @@ AS_A_GRADER = '''
 import sys, time, torch
 from others.common.denoisers import measure, new_model
 from others.common.datasets import read_pairs, read_validation
-project, folder, epochs = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+project, folder = int(sys.argv[1]), sys.argv[2]
 pairs = read_pairs('--data', folder + '/train_data.pkl')
 model, start = new_model(project), time.monotonic()
-model.train(*pairs, *map(int, epochs))
+model.train(*pairs)
 seconds = time.monotonic() - start
 scores = measure(model, {'val_data': read_validation('--data', folder + '/val_data.pkl')})
 print(f'project {project}: {seconds:.0f} s, {scores}')
 '''
 
 
-def commands(options) -> dict:
-    """{name: (seconds it may take, the command line of Python)}"""
-    tiny, device = options.tiny, 'cuda' if torch.cuda.is_available() else 'cpu'
-    data, mixed, out = (shlex.quote(str(path)) for path in (options.data, options.mixed, options.out))
-    train = f'-m others.train --weights pretrained --data {mixed} --epochs {1 if tiny else 20}'
-    search = (f'-m others.studies.search --project 1 --batch 64 --epochs {0.02 if tiny else 10} --data {data} '
-              f'--record {out}/search.json')
+def commands(data: str, mixed: str, out: str) -> dict:
+    """{name: (seconds it may take, the command line of Python)}, of three paths that are quoted."""
+    train = f'-m others.train --weights pretrained --data {mixed} --epochs 20'
+    search = f'-m others.studies.search --project 1 --batch 64 --epochs 10 --data {data} --record {out}/search.json'
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     parts = {'both': '', 'turn': '--without swap', 'swap': '--without turn', 'none': '--without swap turn'}
+    blocks = {'ours': '', 'wide_4221': '--widths 32 48 96 192 --encoder 4 2 2 1 --decoder 4 2 2',       # of about
+              'fine_16221': '--widths 16 48 96 192 --encoder 16 2 2 1 --decoder 16 2 2'}            # equal products
     return {
         'tests': (60, '-m pytest -q others/tests -k "cuda or device" -p no:cacheprovider'),
         'grader': (90, f'test.py --quick -d {data}'),
-        'bench': (90, f'-m others.studies.bench_framework --rounds {1 if tiny else 15} --device {device} '
+        'bench': (90, f'-m others.studies.bench_framework --rounds 15 --device {device} '
                       f'--record {out}/bench_framework.json'),
         'mixed_1': (150, f'{train} --project 1 --batch 256 --out {out}/mixed_1'),
         'mixed_2': (150, f'{train} --project 2 --batch 64 --out {out}/mixed_2'),
         **{f'augment_{left}_{seed}': (60, f'{search} augment_{left}_{seed} --seed {seed} {without}')
-           for seed in range(1 if tiny else 3) for left, without in parts.items()},      # by what is left
-        **{f'train_{k}': (120, f'-c {shlex.quote(AS_A_GRADER)} {k} {data} ' + '1' * tiny) for k in (1, 2)},
-        **{f'blocks_{name}': (90, f'{search} blocks_{name} {blocks}') for name, blocks in {
-            'ours': '', 'wide_4221': '--widths 32 48 96 192 --encoder 4 2 2 1 --decoder 4 2 2',
-            'fine_16221': '--widths 16 48 96 192 --encoder 16 2 2 1 --decoder 16 2 2'}.items()},
+           for seed in range(3) for left, without in parts.items()},
+        **{f'train_{k}': (120, f'-c {shlex.quote(AS_A_GRADER)} {k} {data}') for k in (1, 2)},
+        **{f'blocks_{name}': (90, f'{search} blocks_{name} {sizes}') for name, sizes in blocks.items()},
     }
 
 
@@ -78,11 +75,9 @@ def main(arguments=None) -> int:
     option('--mixed', type=Path, required=True, metavar='FOLDER', help='a set with other noise')
     option('--out', type=Path, required=True, metavar='FOLDER', help='for the runs, records and what is printed')
     option('--only', nargs='+', metavar='NAME', help='run those of these names alone')
-    option('--tiny', action='store_true', help='small sizes: a rehearsal')
     cli.add_options(parser, 'data')
     options = parser.parse_args(arguments)
-    options.data, options.mixed, options.out = (path.resolve() for path in (options.data, options.mixed, options.out))
-    planned = commands(options)
+    planned = commands(*(shlex.quote(str(path.resolve())) for path in (options.data, options.mixed, options.out)))
     unknown = [name for name in options.only or () if name not in planned]
     if unknown:
         raise storage.UserError(f'--only: {unknown[0]}, expected some of {", ".join(planned)}')

@@ -234,11 +234,13 @@ def predict(runner, noisy: torch.Tensor) -> torch.Tensor:
 
 
 def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file: Optional[Path] = None,
-          clock: Callable[[], float] = time.process_time) -> tuple:
+          clock: Callable[[], float] = time.process_time, **circumstances) -> tuple:
     """Train to the end, or on from `state_file`. -> what `build` gave, trained, and for each epoch a dict: the
-    seconds of training so far, by `clock`, and the PSNR on (noisy, clean) `validation`, which is not timed."""
+    seconds of training so far, by `clock`, and the PSNR on (noisy, clean) `validation`, which is not timed.
+
+    circumstances: what else must be as it was when the state was saved. UserError if it, or the recipe, is not."""
     torch.manual_seed(seed)
-    runner, history, settings = build(system), [], recipe(system, seed)
+    runner, history, settings = build(system), [], {**recipe(system, seed), **circumstances}
     if state_file and state_file.exists():
         saved = torch.load(state_file, map_location=runner.device, weights_only=True)
         if saved['settings'] != settings:

@@ -13,7 +13,6 @@ The folder --out holds the state of the baseline: after a stop, the same command
 complete epoch.
 """
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from others.common.metrics import psnr
 from others.studies import seeds
 
 EPOCHS = (0.2, 0.25, 0.3, 0.4, 0.6, 1, 2, 4, 8)    # the lengths that ours tries, one after the other
-
 BASELINE = {'system': 'Mery', 'precision': 'float32', 'batch': seeds.SKIP.batch}
 
 
@@ -41,20 +39,15 @@ def train_ours(pairs: tuple, validation: tuple, epochs: float, precision: str, s
     seconds = time.perf_counter() - start
     figure = psnr(model.predict(validation[0], ensemble=False), validation[1]).mean().item()
     print(f'ours      {precision:<8}  {epochs:6.4g} epochs  {seconds:7.1f} s  {figure:.3f} dB', flush=True)
-    return {'precision': precision, 'epochs': epochs, 'seconds': seconds, 'psnr': figure}
+    return {'system': 'project 1', 'batch': model.BATCH_SIZE, 'precision': precision, 'epochs': epochs,
+            'seconds': seconds, 'psnr': figure}
 
 
 def train_baseline(options, common: dict, pairs: tuple, validation: tuple) -> list:
-    """The baseline's rows, one for each epoch."""
-    settings = {'data': str(options.data), **common, 'epochs': options.epochs, 'torch': torch.__version__,
-                **records.machine()}
-    settings_file = options.out / 'settings.json'
-    if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
-        raise storage.UserError(f'--out: {options.out} holds a run with other settings or of another machine, '
-                            'expected a new folder')
-    storage.write_json(settings_file, settings)
+    """The baseline's rows, one for each epoch. UserError if --out has its state from other data or another machine."""
     system = dataclasses.replace(seeds.SKIP, pairs=common['pairs'], epochs=options.epochs)
-    _, history = seeds.train(system, options.seed, pairs, validation, options.out / 'baseline.pt', time.perf_counter)
+    _, history = seeds.train(system, options.seed, pairs, validation, options.out / 'baseline.pt', time.perf_counter,
+                             data=str(options.data), torch=str(torch.__version__), **records.machine())
     return [{**BASELINE, 'epochs': i, **row, **common} for i, row in enumerate(history, 1)]
 
 
@@ -86,20 +79,19 @@ def main(arguments=None) -> int:
     common = {'pairs': len(pairs[0]), 'seed': options.seed}
     baseline = recorded(options, common) if options.baseline else train_baseline(options, common, pairs, validation)
     goal, baseline_seconds = baseline[-1]['psnr'], baseline[-1]['seconds']
-    ours = []
-    has_fast_bfloat16 = denoisers.has_fast_bfloat16(denoisers.new_model(1).device)
-    for precision in ('float32', 'mixed') if has_fast_bfloat16 else ('float32',):
+    rows = [] if options.baseline else baseline
+    fast = denoisers.has_fast_bfloat16(denoisers.new_model(1).device)
+    for precision in ('float32', 'mixed') if fast else ('float32',):
         for epochs in EPOCHS:
-            ours.append(train_ours(pairs, validation, epochs, precision, options.seed))
-            if ours[-1]['psnr'] >= goal:
+            ours = train_ours(pairs, validation, epochs, precision, options.seed)
+            rows.append({**ours, **common})
+            if ours['psnr'] >= goal:
                 print(f'{goal:.3f} dB: baseline {baseline_seconds:.1f} s, ours in {precision} '
-                      f'{ours[-1]["seconds"]:.1f} s, {baseline_seconds / ours[-1]["seconds"]:.1f} times faster')
+                      f'{ours["seconds"]:.1f} s, {baseline_seconds / ours["seconds"]:.1f} times faster')
                 break
         else:
             print(f'ours in {precision}: {goal:.3f} dB not reached in {EPOCHS[-1]} epochs')
     if options.record:
-        rows = [] if options.baseline else baseline
-        rows += [{'system': 'project 1', 'batch': denoisers.new_model(1).BATCH_SIZE, **row, **common} for row in ours]
         records.append(options.record, rows, time.monotonic() - start)
     return 0
 
