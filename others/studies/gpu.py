@@ -21,16 +21,12 @@ import torch
 from others.common import cli, storage
 
 AS_A_GRADER = '''
-import sys, time, torch
-from others.common.denoisers import measure, new_model
-from others.common.datasets import read_pairs, read_validation
-project, folder = int(sys.argv[1]), sys.argv[2]
-pairs = read_pairs('--data', folder + '/train_data.pkl')
-model, start = new_model(project), time.monotonic()
-model.train(*pairs)
-seconds = time.monotonic() - start
-scores = measure(model, {'val_data': read_validation('--data', folder + '/val_data.pkl')})
-print(f'project {project}: {seconds:.0f} s, {scores}')
+import sys
+from others.common import datasets, denoisers
+project, folder = sys.argv[1:]
+model = denoisers.new_model(int(project))
+model.train(*datasets.read_pairs('--data', folder + '/train_data.pkl'))
+print(denoisers.measure(model, {'val_data': datasets.read_validation('--data', folder + '/val_data.pkl')}))
 '''
 
 

@@ -1,5 +1,5 @@
 """The zip: what is in it, what is refused, and that it is graded before it is written."""
-import re
+import subprocess
 import zipfile
 import zlib
 from pathlib import Path
@@ -46,26 +46,23 @@ def graded(monkeypatch) -> list:
     def run(command):
         folder = Path(command[-1])
         assert command[1:4] == [storage.ROOT / 'test.py', '--quick', '-p']
-        assert re.fullmatch(r'Proj(_\d{6}){3}', folder.name)
         seen.append({path.relative_to(folder).as_posix(): path.read_bytes()
                      for path in folder.rglob('*') if path.is_file()})
-        return type('Done', (), {'returncode': 0})
+        return subprocess.CompletedProcess(command, 0)
+
     monkeypatch.setattr(package.subprocess, 'run', run)
     return seen
 
 
 def test_exactly_the_two_folders(project, graded, capsys):
-    assert package.main([*SCIPERS, '--out', str(project)]) == 0
+    package.main([*SCIPERS, '--out', str(project)])
     path = project / 'Proj_111111_222222_333333.zip'
     assert str(path) in capsys.readouterr().out
     with zipfile.ZipFile(path) as archive:
-        assert archive.testzip() is None
         content = {name: archive.read(name) for name in archive.namelist()}
-    assert sorted(content) == sorted(f'Miniproject_{k}/{name}' for k in (1, 2) for name in (
-        '__init__.py', 'model.py', 'bestmodel.pth', f'Report_{k}.pdf'))
-    assert all(content[name] == (project / name).read_bytes() for name in content)
+    assert content == {f'Miniproject_{k}/{name}': (project / f'Miniproject_{k}' / name).read_bytes() for k in (1, 2)
+                       for name in ('__init__.py', 'model.py', 'bestmodel.pth', f'Report_{k}.pdf')}
     assert graded == [content]
-
     first = path.read_bytes()
     (project / 'Miniproject_1' / 'model.py').touch()
     with pytest.raises(storage.UserError, match='exists.*--force'):

@@ -1,5 +1,4 @@
 """The reports: up to date, the same bytes from the same records, and no number that is not from a record."""
-import json
 import re
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from others import package
-from others.common import storage
+from others.common import records, storage
 from others.reports import build as reports, values
 from others.studies import readme_picture
 
@@ -44,12 +43,11 @@ def results(tmp_path):
 @BOTH
 def test_a_record_changes(k, results):
     before, _, _ = reports.content(k, results)
-    path = results / 'evaluation.json'
-    record = json.loads(path.read_text())
-    row = next(row for row in record['runs'][-1]['rows']
-               if row['model'] == f'project {k}' and row['file'].endswith('real_val.pkl'))
-    row['psnr'] = 31.41
-    path.write_text(json.dumps(record))
+    runs = records.read(results / 'evaluation.json')
+    for row in runs[-1]['rows']:
+        if row['model'] == f'project {k}' and row['file'].endswith('real_val.pkl'):
+            row['psnr'] = 31.41
+    (results / 'evaluation.json').write_text(records.text(runs))
     after, _, _ = reports.content(k, results)
     assert after['digest'] != before['digest']
     assert after[f'p{k}']['real_val'] == '31.41' != before[f'p{k}']['real_val']
@@ -79,11 +77,8 @@ def test_the_listing_is_the_code():
     listing = re.search('```python\n(.*?)```', text, re.S)[1]
     code = (storage.ROOT / 'Miniproject_2' / 'model.py').read_text(encoding='utf-8')
     code = re.sub(r'""".*?"""', '', code, flags=re.S)
-
-    def without_spaces(lines: str) -> str:
-        return re.sub(r'[\s\\]', '', lines)
-
-    assert without_spaces(listing) in without_spaces(code)
+    listing, code = (re.sub(r'[\s\\]', '', lines) for lines in (listing, code))
+    assert listing in code
 
 
 def test_the_example_of_fewer_products():

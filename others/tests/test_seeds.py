@@ -26,9 +26,9 @@ def pairs(tmp_path):
 pytestmark = pytest.mark.usefixtures('threads', 'no_cuda')
 
 
-@pytest.mark.parametrize('name', REPORTED)
-def test_networks_have_as_many_parameters_as_their_authors_report(name):
-    assert sum(weight.numel() for weight in seeds.build(SYSTEMS[name]).weights()) == REPORTED[name]
+@pytest.mark.parametrize('name, count', REPORTED.items())
+def test_networks_have_as_many_parameters_as_their_authors_report(name, count):
+    assert sum(weight.numel() for weight in seeds.build(SYSTEMS[name]).weights()) == count
 
 
 def test_every_system_has_a_name_of_its_own_and_keeps_the_shape():
@@ -74,9 +74,8 @@ def test_a_stopped_training_goes_on_to_the_same_end(name, pairs, tmp_path, monke
     monkeypatch.setattr(storage, 'write_tensors', stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         seeds.train(system, 1, pairs, pairs, tmp_path / 'state')
-    resumed, history_of_resumed = seeds.train(system, 1, pairs, pairs, tmp_path / 'state')
-    assert len(written) == 3
-    assert [row['psnr'] for row in history] == [row['psnr'] for row in history_of_resumed]
+    resumed, again = seeds.train(system, 1, pairs, pairs, tmp_path / 'state')
+    assert len(written) == 3 and [row['psnr'] for row in history] == [row['psnr'] for row in again]
     assert all(torch.equal(a, b) for a, b in zip(whole.weights(), resumed.weights()))
     with pytest.raises(storage.UserError, match='--out: .* other settings'):
         seeds.train(replace(system, lr=2), 1, pairs, pairs, tmp_path / 'state')
@@ -86,7 +85,7 @@ def test_all_runs_are_recorded_once(pairs, tmp_path, capsys, monkeypatch):
     torch.save(tuple(images[:4] for images in pairs), tmp_path / data.VAL_FILE)
     record = tmp_path / 'seeds.json'
     arguments = ['all', '--quick', '--seeds', '2', '--data', str(tmp_path), '--record', str(record)]
-    assert seeds.main(arguments) == 0
+    seeds.main(arguments)
     rows = [row for run in records.read(record) for row in run['rows']]
     headlines = [system for name, study in seeds.STUDIES.items() if '.' not in name for system in study]
     assert [(row['system'], row['seed']) for row in rows] == [(s.name, seed) for s in headlines for seed in (0, 1)]
@@ -94,7 +93,7 @@ def test_all_runs_are_recorded_once(pairs, tmp_path, capsys, monkeypatch):
     table = capsys.readouterr().out.splitlines()[-len(headlines):]
     assert [line.split('  ')[0] for line in table] == [system.name for system in headlines]
     monkeypatch.setattr(seeds, 'run', None)                     # what is recorded is not run again
-    assert seeds.main(arguments) == 0
+    seeds.main(arguments)
     assert capsys.readouterr().out.splitlines()[-len(headlines):] == table
     with pytest.raises(storage.UserError, match='--record: seeds.json holds no rows of --quick'):
         seeds.main(['all', '--quick', '--data', str(tmp_path)])
