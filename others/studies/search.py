@@ -113,13 +113,14 @@ def pair_of(project, first: torch.Tensor, second: torch.Tensor, clean: Optional[
             without: Collection = ()) -> tuple:
     """(input, target) for a step, 0..1, of a batch of pairs; the target is `clean`, where that is not None.
 
-    All (N, 3, H, W), uint8 the arguments. project: the module with the arithmetic. without: which of the
+    All (N, 3, H, W), the arguments in 0..255. project: the module with the arithmetic. without: which of the
     augmentations, 'swap' and 'turn', are left out.
     """
-    first, second, *clean = (project.to_unit(images, first.device) for images in (first, second, clean)
-                             if images is not None)
-    pair = (first, second) if 'swap' in without else project.swap_noise(first, second)
-    pair = (pair[0], *clean) if clean else pair
+    pair = tuple(project.to_unit(images, first.device) for images in (first, second))
+    if 'swap' not in without:
+        pair = project.swap_noise(*pair)
+    if clean is not None:
+        pair = pair[0], project.to_unit(clean, first.device)
     return pair if 'turn' in without else project.turn(*pair)
 
 
@@ -152,7 +153,7 @@ def parse(arguments) -> argparse.Namespace:
     option('--project', type=int, choices=(1, 2), required=True, help='the mini-project')
     length = parser.add_mutually_exclusive_group().add_argument
     length('--seconds', type=cli.integer(1), metavar='N', help='of training (default: 420)')
-    length('--epochs', type=cli.positive, metavar='N', help='instead: so many times the pairs of --data')
+    length('--epochs', type=cli.positive, metavar='N', help='train for N epochs instead of a fixed time')
     option('--hold', action='store_true', help='the rate: hold it, and lower it at the end, instead of one cycle')
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
