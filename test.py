@@ -20,7 +20,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ ROOT = Path(__file__).resolve().parent
 QUICK_PAIRS, QUICK_IMAGES = 2000, 200   # what --quick trains on, and measures on
 TIME_LIMIT = 45 * 60                    # seconds a check may take: the course's for a CPU
 MAY_LOSE = 0.05                         # dB, by an epoch of training from the loaded weights
+MAY_PRINT = 10 ** 8                     # bytes
 TOLERANCE = 1e-4                        # of the largest value; torch's own float32 is up to 1e-5 off float64
 WORKER = '--worker'                     # the first argument of a worker's process
 
@@ -118,12 +118,16 @@ class Outcome(Exception):
         self.result = result
 
 
+def compare_shape(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
+    if got.shape != expected.shape:
+        raise Outcome('FAIL', f'{what} has the shape {tuple(got.shape)}, expected {tuple(expected.shape)}')
+
+
 def compare(what: str, got, expected: torch.Tensor) -> None:
     """Fail, naming `what`, unless `got` is a tensor without a graph that equals `expected`."""
     if not isinstance(got, torch.Tensor):
         raise Outcome('FAIL', f'{what} is of type {type(got).__name__}, expected a tensor')
-    if got.shape != expected.shape:
-        raise Outcome('FAIL', f'{what} has the shape {tuple(got.shape)}, expected {tuple(expected.shape)}')
+    compare_shape(what, got, expected)
     if got.requires_grad:
         raise Outcome('FAIL', f'{what} drags a graph of autograd along')
     error = (got.double() - expected).abs().max() / expected.abs().max()
@@ -134,13 +138,7 @@ def compare(what: str, got, expected: torch.Tensor) -> None:
 def drawing(autograd: bool = False):
     """A function (shape -> float32 normal tensor that requires grad or not), the same every time."""
     generator = torch.Generator().manual_seed(0)
-    return lambda shape: torch.randn(
-        shape, generator=generator, dtype=torch.float32).requires_grad_(autograd)
-
-
-def as_double(x: torch.Tensor) -> torch.Tensor:
-    """A copy for torch to differentiate."""
-    return x.detach().double().requires_grad_()
+    return lambda shape: torch.randn(shape, generator=generator, dtype=torch.float32).requires_grad_(autograd)
 
 
 def copy_parameters(block, parameters: dict) -> None:
@@ -148,12 +146,9 @@ def copy_parameters(block, parameters: dict) -> None:
     pairs = block.param()
     if len(pairs) != len(parameters):
         raise Outcome('FAIL', f'param() has {len(pairs)} pairs, expected {len(parameters)}')
-    with torch.no_grad():
-        for (name, theirs), (ours, _) in zip(parameters.items(), pairs):
-            if ours.shape != theirs.shape:
-                raise Outcome('FAIL', f'{name} has the shape {tuple(ours.shape)}, '
-                                      f'expected {tuple(theirs.shape)}')
-            theirs.copy_(ours)
+    for (name, theirs), (ours, _) in zip(parameters.items(), pairs):
+        compare_shape(name, ours, theirs)
+        theirs.data.copy_(ours)
 
 
 def assign_parameters(block, parameters: dict, draw, autograd: bool) -> None:
@@ -181,7 +176,7 @@ def compare_block(blocks: dict, autograd: bool, source: str, shape: tuple, scale
         copy_parameters(block, parameters)
 
         inputs = [scale * draw(shape) for _ in range(1 + is_loss)]
-        doubles = [as_double(x) for x in inputs]
+        doubles = [x.detach().double().requires_grad_() for x in inputs]
         with torch.enable_grad():
             expected = reference(*doubles)
         compare(f'output{stage}', block.forward(*inputs), expected.detach())
@@ -197,7 +192,7 @@ def compare_optimizer(blocks: dict, autograd: bool, source: str, shapes: list) -
     """Several steps from the same parameters with the same gradients."""
     draw = drawing()
     pairs = [(draw(shape), draw(shape)) for shape in shapes]
-    theirs = [as_double(parameter) for parameter, _ in pairs]
+    theirs = [parameter.double().requires_grad_() for parameter, _ in pairs]
     optimizer = eval(source, blocks, {'params': pairs})
     reference = eval(source, TORCH, {'params': theirs})
     for step in range(1, 5):
@@ -218,47 +213,40 @@ class Submission:
     def __init__(self, project: Path, k: int, data: Path, quick: bool) -> None:
         self.project, self.k, self.folder = project, k, project / f'Miniproject_{k}'
         self.metrics = load_file('graders_metrics', ROOT / 'others' / 'common' / 'metrics.py')
-        self.pairs = self.metrics.load_pairs(data / 'train_data.pkl')
-        self.noisy, self.clean = self.metrics.load_pairs(data / 'val_data.pkl')
-        if quick:
-            self.pairs = tuple(images[:QUICK_PAIRS] for images in self.pairs)
-            self.noisy, self.clean = self.noisy[:QUICK_IMAGES], self.clean[:QUICK_IMAGES]
-        self.module = self.model = self.outputs = self.psnr = None
+        self.pairs, (self.noisy, self.clean) = (
+            [images[:count if quick else None] for images in self.metrics.load_pairs(data / name)]
+            for name, count in (('train_data.pkl', QUICK_PAIRS), ('val_data.pkl', QUICK_IMAGES)))
+        self.module = self.model = self.measured = None
         self.files = set()                      # that the imports brought in, of the mini-project's own
-        self.is_loaded = self.is_trained = False
+        self.passed = set()                     # checks; 'import' if either way to import succeeded
 
     def checks(self) -> Iterator[tuple]:
-        """(name, function) in the order of the table."""
-        yield 'structure', self.structure
-        yield 'report', self.report
-        yield 'from model import ..', lambda: self.import_as('model', self.folder)
-        yield 'package import', lambda: self.import_as(f'{self.folder.name}.model', self.project)
-        yield 'allowed imports', self.allowed_imports
+        """(name, what must have passed before it, function) in the order of the table."""
+        load, train = 'load_pretrained_model', 'train, one epoch'
+        yield 'structure', None, self.structure
+        yield 'report', None, self.report
+        yield 'from model import ..', None, lambda: self.import_as('model', self.folder)
+        yield 'package import', None, lambda: self.import_as(f'{self.folder.name}.model', self.project)
+        yield 'allowed imports', 'import', self.allowed_imports
         if self.k == 2:
-            yield "Conv2d, the course's check", self.course_check
+            yield "Conv2d, the course's check", 'import', self.course_check
             for block in CASES:
-                yield block, lambda block=block: self.block(block)
-        yield 'Model()', self.instantiate
-        yield 'load_pretrained_model', self.load
-        yield 'predict 1x3x512x512', self.predict
-        yield 'PSNR, loaded', lambda: self.measure(self.is_loaded)
-        yield 'train, one epoch', self.train
-        yield 'PSNR, after training', lambda: self.measure(self.is_trained)
-
-    @staticmethod
-    def need(condition, what: str) -> None:
-        if not condition:
-            raise Outcome('skip', f'{what} failed')
+                yield block, 'import', lambda block=block: self.block(block)
+        yield 'Model()', 'import', self.instantiate
+        yield load, 'Model()', self.load
+        yield 'predict 1x3x512x512', load, self.predict
+        yield 'PSNR, loaded', load, self.measure
+        yield train, load, self.train
+        yield 'PSNR, after training', train, self.measure
 
     # -- files and imports
 
     def structure(self) -> str:
         required = ('__init__.py', 'model.py', 'bestmodel.pth')
-        missing = [name for name in required if not (self.folder / name).is_file()]
-        notebooks = [path.name for path in self.folder.rglob('*.ipynb')]
-        if missing or notebooks:
-            raise Outcome('FAIL', '; '.join(f'{what} {", ".join(names)}' for what, names in
-                                            (('no', missing), ('notebooks:', notebooks)) if names))
+        wrong = [f'no {name}' for name in required if not (self.folder / name).is_file()]
+        wrong += [f'the notebook {path.name}' for path in self.folder.rglob('*.ipynb')]
+        if wrong:
+            raise Outcome('FAIL', ', '.join(wrong))
         return ', '.join(required)
 
     def report(self) -> str:
@@ -269,8 +257,7 @@ class Submission:
 
     def own_modules(self) -> dict:
         """What was imported from the folder of the mini-project: name -> module."""
-        return {name: module for name, module in sys.modules.items()
-                if self.folder in file_of(module).parents}
+        return {name: module for name, module in sys.modules.items() if self.folder in file_of(module).parents}
 
     def import_as(self, name: str, path: Path) -> str:
         """Import model.py as `name`, `path` first on sys.path, and nothing of the project so far."""
@@ -283,15 +270,15 @@ class Submission:
             self.files.update(map(file_of, self.own_modules().values()))
         if file_of(module) != self.folder / 'model.py':
             raise Outcome('FAIL', f'{name} is {file_of(module)}')
-        missing = sorted(NAMES[self.k] - set(vars(module)))
         self.module = module
+        self.passed.add('import')
+        missing = sorted(NAMES[self.k] - set(vars(module)))
         if missing:
             raise Outcome('FAIL', f'model.py lacks {", ".join(missing)}')
         return f'import {name}'
 
     def allowed_imports(self) -> str:
         """Of the files that model.py brought in, read from the syntax tree."""
-        self.need(self.module, 'import')
         local = {name for path in self.folder.rglob('*.py') for name in (path.stem, path.parent.name)} - {'torch'}
         allowed = {'torch': {'empty', 'cat', 'arange'}, 'torch.nn.functional': {'fold', 'unfold'}}
         refused = []
@@ -317,7 +304,6 @@ class Submission:
 
     def course_check(self) -> str:
         """The forward of Conv2d at allclose's default tolerances, which a sum in another order fails."""
-        self.need(self.module, 'import')
         torch.manual_seed(0)
         draw, draws = drawing(), 10
         for i in range(draws):
@@ -329,7 +315,6 @@ class Submission:
 
     def block(self, name: str) -> str:
         """Every case of one block, autograd globally off and on."""
-        self.need(self.module, 'import')
         if name in OPTIONAL and not hasattr(self.module, name):
             raise Outcome('skip', 'not there, and need not be')
         run = compare_optimizer if name == 'SGD' else compare_block
@@ -340,8 +325,8 @@ class Submission:
                     with torch.set_grad_enabled(autograd):
                         run(dict(vars(self.module)), autograd, source, *numbers)
                 except Exception as error:
-                    failures.append(f'{source} on {numbers[0]}, autograd '
-                                    f'{"on" if autograd else "off"}: {explain(error, self.folder)}')
+                    switch = 'on' if autograd else 'off'
+                    failures.append(f'{source} on {numbers[0]}, autograd {switch}: {explain(error, self.folder)}')
         count = 2 * len(CASES[name])
         if failures:
             raise Outcome('FAIL', f'{len(failures)} of {count} cases, first {failures[0]}')
@@ -350,18 +335,14 @@ class Submission:
     # -- the model
 
     def instantiate(self) -> str:
-        self.need(self.module, 'import')
         self.model = self.module.Model()
         return 'without an argument'
 
     def load(self) -> str:
-        self.need(self.model, 'Model()')
         self.model.load_pretrained_model()
-        self.is_loaded = True
         return 'from another working directory'
 
     def predict(self) -> str:
-        self.need(self.is_loaded, 'load_pretrained_model')
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(1, 3, 512, 512, generator=generator, dtype=torch.float32) * 255
         output = self.model.predict(x).cpu()
@@ -371,31 +352,25 @@ class Submission:
                                   f'expected floating point {tuple(x.shape)} in 0..255')
         return f'{low:.1f}..{high:.1f}'
 
-    def measure(self, is_ready: bool) -> str:
+    def measure(self) -> str:
         """PSNR on the validation images, which must be better than that of the noisy input."""
-        self.need(is_ready, 'train' if self.is_loaded else 'load_pretrained_model')
-        outputs = torch.cat([self.model.predict(batch).detach().cpu()
-                             for batch in self.noisy.split(100)])
-        noisy, psnr = (float(self.metrics.psnr(images, self.clean).mean())
-                       for images in (self.noisy, outputs))
+        outputs = torch.cat([self.model.predict(batch).detach().cpu() for batch in self.noisy.split(100)])
+        noisy, psnr = (float(self.metrics.psnr(images, self.clean).mean()) for images in (self.noisy, outputs))
+        before, self.measured = self.measured, (outputs, psnr)
         figures = f'{psnr:.2f} dB, noisy input {noisy:.2f} dB ({psnr - noisy:+.2f})'
-        result = 'ok' if psnr > noisy else 'FAIL'
-        if self.outputs is not None:
-            figures += f', by training {psnr - self.psnr:+.3f}'
-            if result == 'ok' and torch.equal(outputs, self.outputs):
-                result, figures = 'warn', f'{figures}: training changed nothing'
-            elif result == 'ok' and psnr < self.psnr - MAY_LOSE:
-                result, figures = 'warn', f'{figures}: training made it worse'
-        self.outputs, self.psnr = outputs, psnr
-        if result != 'ok':
-            raise Outcome(result, figures)
+        if before:
+            figures += f', by training {psnr - before[1]:+.3f}'
+        if not psnr > noisy:
+            raise Outcome('FAIL', figures)
+        if before and torch.equal(outputs, before[0]):
+            raise Outcome('warn', f'{figures}: training changed nothing')
+        if before and psnr < before[1] - MAY_LOSE:
+            raise Outcome('warn', f'{figures}: training made it worse')
         return figures
 
     def train(self) -> str:
-        self.need(self.is_loaded, 'load_pretrained_model')
         takes_epochs = 'num_epochs' in inspect.signature(self.model.train).parameters
         self.model.train(*self.pairs, **({'num_epochs': 1} if takes_epochs else {}))
-        self.is_trained = True
         return f'{len(self.pairs[0])} pairs' + ('' if takes_epochs else ', without num_epochs')
 
 
@@ -418,8 +393,7 @@ def explain(error: BaseException, folder: Path) -> str:
     if isinstance(error, Outcome):
         return str(error)
     last = ''.join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1]
-    places = [f' ({Path(frame.filename).name}:{frame.lineno})'
-              for frame in traceback.extract_tb(error.__traceback__)
+    places = [f' ({Path(frame.filename).name}:{frame.lineno})' for frame in traceback.extract_tb(error.__traceback__)
               if folder in Path(frame.filename).parents]
     return last + ''.join(places[-1:])
 
@@ -431,11 +405,14 @@ def work(results: str, project: str, k: str, data: str, quick: str) -> None:
     submission = Submission(Path(project), int(k), Path(data), bool(quick))
     torch.manual_seed(0)
     with open(results, 'a', encoding='utf-8') as file:
-        for name, check in submission.checks():
+        for name, needed, check in submission.checks():
             print(json.dumps({'name': name, 'seconds': 0}), file=file, flush=True)
             start = time.monotonic()
             try:
+                if needed and needed not in submission.passed:
+                    raise Outcome('skip', f'{needed} failed')
                 result, figures = 'ok', check()
+                submission.passed.add(name)
             except BaseException as error:              # an exit at import is an error like another
                 result = error.result if isinstance(error, Outcome) else 'FAIL'
                 figures = explain(error, submission.folder)
@@ -451,22 +428,13 @@ def run_worker(project: Path, k: int, data: Path, quick: bool, limit: int) -> It
     between the running check without a result, and a failure if the process dies or a check takes
     more than `limit` seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        results = Path(folder, 'results')
+        results, printed = Path(folder, 'results'), Path(folder, 'printed')
         results.touch()
-        process = subprocess.Popen(
-            [sys.executable, '-B', __file__, WORKER, results, project, str(k), data, 'quick' * quick],
-            cwd=folder, env={**os.environ, 'PYTHONIOENCODING': 'utf-8'}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        printed = bytearray()           # only the end of it: a submission may print without end
-
-        def drain() -> None:
-            with process.stdout as pipe:
-                while chunk := pipe.read1():
-                    printed.extend(chunk)
-                    del printed[:-10000]
-
-        reader = threading.Thread(target=drain, daemon=True)
-        reader.start()
+        with open(printed, 'wb') as stdout:
+            process = subprocess.Popen(
+                [sys.executable, '-B', __file__, WORKER, results, project, str(k), data, 'quick' * quick],
+                cwd=folder, env={**os.environ, 'PYTHONIOENCODING': 'utf-8'}, stdin=subprocess.DEVNULL,
+                stdout=stdout, stderr=subprocess.STDOUT)
         row, start, rest, why = {'name': 'start', 'result': ''}, time.monotonic(), '', ''
         try:
             with open(results, encoding='utf-8') as file:
@@ -484,14 +452,15 @@ def run_worker(project: Path, k: int, data: Path, quick: bool, limit: int) -> It
                         why = f'the process ended with status {status}'
                     elif is_running and seconds > limit:
                         why = f'stopped after {limit} seconds'
+                    elif printed.stat().st_size > MAY_PRINT:
+                        why = f'stopped after printing {MAY_PRINT} bytes'
                     elif is_running:
                         yield {**row, 'seconds': seconds}
                     time.sleep(0.1)
         finally:
             process.kill()
             process.wait()
-        reader.join(1)                  # not for ever: a grandchild may hold the pipe open
-        words = printed.decode('utf-8', errors='replace').strip().splitlines() or ['none']
+        words = printed.read_text('utf-8', errors='replace').strip().splitlines() or ['none']
         yield {'name': row['name'], 'result': 'FAIL', 'seconds': seconds,
                'figures': f'{why}, without the later checks; last words: {words[-1]}'}
 
@@ -508,9 +477,8 @@ def main(argv=None) -> int:
     from others.common.storage import UserError
     from others.data import ensure_demo
 
-    parser = OneLineParser(
-        prog='test.py', allow_abbrev=False, description=__doc__.split('\n\nThe file')[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog='test.py', allow_abbrev=False, description=__doc__.split('\n\nThe file')[0],
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('-p', '--project-path', type=Path, default=ROOT, metavar='FOLDER',
                         help='holds Miniproject_1 and Miniproject_2 (default: the folder of test.py)')
     parser.add_argument('-d', '--data-path', type=Path, metavar='FOLDER',
@@ -524,8 +492,7 @@ def main(argv=None) -> int:
 
     project = args.project_path.resolve()
     if not any((project / f'Miniproject_{k}').is_dir() for k in (1, 2)):
-        raise UserError(f'--project-path: {args.project_path} is no folder '
-                        'that holds Miniproject_1 and Miniproject_2')
+        raise UserError(f'--project-path: {args.project_path} is no folder that holds Miniproject_1 and Miniproject_2')
     try:
         data = (args.data_path or ensure_demo(ROOT / 'data' / 'demo')).resolve()
     except UserError as error:
@@ -544,12 +511,11 @@ def main(argv=None) -> int:
             elif sys.stdout.isatty():
                 print(show(**row, result='..'), end='', flush=True)
 
-    failed = [f'{row["name"]} ({k})' for k, row in rows if row['result'] == 'FAIL']
-    warned = [f'{row["name"]} ({k})' for k, row in rows if row['result'] == 'warn']
     print(f'\n{len(rows)} checks')
-    for what, names in (('warnings', warned), ('failed', failed)):
+    for what, result in (('warnings', 'warn'), ('failed', 'FAIL')):
+        names = [f'{row["name"]} ({k})' for k, row in rows if row['result'] == result]
         print(f'{what + ":":<10} {", ".join(names) or "none"}')
-    return 1 if failed else 0
+    return 1 if names else 0
 
 
 if __name__ == '__main__':
