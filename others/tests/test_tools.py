@@ -70,8 +70,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize('command, words', [
-    ('train --epochs 0', '--epochs'), ('train --seed -1 --project 1', '--seed'), ('train --projct 1', '--projct'),
-    ('train --project 3', '--project'), ('train --project 1', '--project and --out'),
+    ('train --epochs 0', '--epochs'), ('train --projct 1', '--projct'), ('train --project 1', '--project and --out'),
     ('train --project 1 --out old', '--out: .* exists'),
     ('train --project 1 --out new --data none', '--data: .*No such file'),
     ('train --project 1 --out new --data data --pairs 41', '--pairs: .* holds 40'),
@@ -84,18 +83,16 @@ def folder(tmp_path_factory):
     ('evaluate --data none', '--data: .*No such file'), ('evaluate --real none', '--real: .*No such file'),
     ('evaluate --floor high', '--floor'), ('evaluate --data data --submission none', '--submission: .* no model.py'),
     ('evaluate --data data --real data/../data/val_data.pkl --pictures new', '--pictures: two files are called'),
-    ('denoise', 'IN'), ('denoise none.png', 'IN: there is no'), ('denoise a.png new.xyz', 'OUT: .*new.xyz'),
+    ('denoise none.png', 'IN: there is no'), ('denoise a.png new.xyz', 'OUT: .*new.xyz'),
     ('denoise a.png new', 'OUT: .*new'), ('denoise a.png a.png', 'OUT: .*a.png exists'),
-    ('denoise a.png alpha.png', 'OUT: .*alpha.png exists'), ('denoise alpha.png new.jpg', 'OUT: .*RGBA'),
+    ('denoise alpha.png new.jpg', 'OUT: .*RGBA'),
     ('denoise deep.png new.jpg', 'OUT: .*uint16'), ('denoise text.jpeg new.png', 'text.jpeg'),
     ('denoise empty new', 'IN: .*empty holds no images'), ('denoise photo a.png', 'OUT: .*a.png is a file, expected'),
     ('denoise a.png empty', 'OUT: .*empty is a folder, expected a file, .*empty/a.png'),
     ('denoise photo photo', 'OUT: .*photo is IN, expected a folder of its own'),
-    ('data', 'photos | demo'), ('data photos', 'FOLDER'),
+    ('data', 'photos | demo'),
     ('data photos none --out new', 'FOLDER: .*none is not a folder'),
     ('data demo --train 0', "--train: expected an integer of at least 1, got '0'"),
-    ('data demo --val -3', "--val: expected an integer of at least 1, got '-3'"),
-    ('data demo --seed -1', "--seed: expected an integer of at least 0, got '-1'"),
     ('data demo --seed 18446744073709551616', '--seed: expected an integer of at least 0'),
     ('data photos . --train many', "--train: expected an integer of at least 1, got 'many'"),
     ('data photos empty --out new', 'FOLDER: .*empty holds 0 usable photographs, expected at least 2$'),
@@ -103,16 +100,12 @@ def folder(tmp_path_factory):
     ('data demo --out a.png', '--out: .* is no folder to write to'),
     ('data demo --out a.png/new', '--out: .* is no folder to write to'),
     ('data demo --out new --train 1000000000000 --val 1', 'not enough memory: '),
-    ('package --data none --scipers 111111 222222', '--scipers'),
-    ('package --data none --scipers 11111 222222 333333', '--scipers'),
     ('package --data none --scipers 1111111 222222 333333', '--scipers'),
-    ('package --data none --scipers 11111a 222222 333333', '--scipers'),
     ('package --data none --scipers ٣٣٣٣٣٣ 222222 333333', '--scipers'),
     ('studies.readme_picture --out a.png', '--out'),
     ('studies.compare_torch --data data --pairs 41', '--pairs: .* holds 40, expected 41'),
     ('studies.search x --project 1 --kernel 3', '--kernel is of project 2'),
     ('studies.search x --project 2 --block plain', '--block is of project 1'),
-    ('studies.search x --project 2 --lr 0', 'argument --lr: 0, expected '),
     ('studies.search x --project 2 --lr nan', 'argument --lr: nan, expected '),
     ('studies.search x --project 2 --data data --batch 4 --lr 1e30', '--lr: the loss is not finite after'),
     ('studies.search x --project 2 --data data --oracle none', '--oracle'),
@@ -162,13 +155,14 @@ def test_nobody_reads_on(monkeypatch, capsys):
 def test_what_the_terminal_cannot_show_ends_nothing(monkeypatch, stream):
     for name in ('stdout', 'stderr'):
         monkeypatch.setattr(sys, name, stream)
+    cli.say('a line of a training')
     with pytest.raises(SystemExit) as stop:
         cli.run(lambda: print('写真.png') or print('café', file=sys.stderr))
     assert not stop.value.code
     if stream is None:
         sys.stdout.close(), sys.stderr.close()              # opened by `run`
     else:
-        assert stream.buffer.getvalue() == '\\u5199\\u771f.png\ncafé\n'.encode('cp1252')
+        assert stream.buffer.getvalue() == 'a line of a training\n\\u5199\\u771f.png\ncafé\n'.encode('cp1252')
 
 
 def test_names_may_be_as_long_as_the_file_system_takes(tmp_path):
