@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from others import data, train
-from others.common import denoisers, plots, storage
+from others.common import denoisers, plots, records, storage
 from others.common.metrics import load_pairs
 from others.tests.conftest import assert_same_run, bits, new_model, noisy_set, same
 
@@ -83,6 +83,7 @@ def loads(run: Path, project: int) -> None:
 def survive(project: int, kills: int, seed: int) -> None:
     """In the working directory, which holds the data."""
     torch.set_num_threads(1)                    # a fork has no other threads
+    records.revision()                          # one for all of them
     plots.training_curves = plots.montage = lambda *arguments, **options: None      # longer than the training
     here, rng = Path.cwd(), random.Random(seed)
     pairs = load_pairs(here / data.TRAIN_FILE)
