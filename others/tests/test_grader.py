@@ -329,15 +329,11 @@ def test_a_submission_may_be_called_and_print_anything(grader, data, tmp_path, m
     assert len(lines) == 1 and lines[0].startswith('allowed imports') and 'import torch' in lines[0]
 
 
-def test_a_worse_training_is_told_and_imports_are_though_one_way_to_import_failed(grade, tmp_path):
+def test_a_training_that_makes_it_worse_is_told(grade, tmp_path):
     write(tmp_path, 1, change(MODEL, 'self.offset += 0.5', 'self.offset += 5'))
-    folder = write(tmp_path, 2, 'from helper import *\n')
-    (folder / 'helper.py').write_text('import numpy\n' + MODEL)
-    status, rows = grade(tmp_path)
+    status, rows = grade(tmp_path, '--project', '1')
     result, figures = rows[1, 'PSNR, after training']
-    assert result == 'warn' and figures.endswith('training made it worse')
-    assert {k for k, _ in failed(rows)} == {2} and rows[2, 'package import'][0] == 'FAIL'
-    assert 'helper.py:1: import numpy' in rows[2, 'allowed imports'][1]
+    assert (status, result) == (0, 'warn') and figures.endswith('training made it worse')
 
 
 def test_a_demo_set_that_cannot_be_made_is_told_in_words(grader, tmp_path, monkeypatch):
