@@ -4,7 +4,6 @@ loads, --resume ends where an uninterrupted run ends, to the last bit, and nothi
 Run as a module, it trains, is killed, and resumes, as often as asked: each training is a fork of this process, which
 has imported everything.
 """
-import json
 import os
 import random
 import shutil
@@ -19,7 +18,7 @@ import torch
 from others import data, train
 from others.common import denoisers, plots, records, storage
 from others.common.metrics import load_pairs
-from others.tests.conftest import assert_same_run, bits, new_model, noisy_set, same
+from others.tests.conftest import assert_same_run, bits, metrics, new_model, noisy_set, same
 
 EPOCHS, PAIRS, BATCH = 2, 24, 8     # 3 steps an epoch
 pytestmark = pytest.mark.usefixtures('no_cuda')
@@ -70,14 +69,12 @@ def train_in_a_fork(options: list, kill_at: int = -1, count: bool = False) -> in
 
 def loads(run: Path, project: int) -> None:
     """Whatever of a killed run is there is whole."""
-    model = denoisers.new_model(project)
-    for name in 'last.pth', 'best.pth':
-        if (run / name).exists():
-            model.load(run / name)
-    if (run / 'state.pt').exists():
-        torch.load(run / 'state.pt', weights_only=True)
-    if (run / 'metrics.jsonl').exists():
-        [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+    for path in run.glob('*.pth'):
+        denoisers.trained_model(project, path)
+    for path in run.glob('state.pt'):
+        torch.load(path, weights_only=True)
+    for path in run.glob('metrics.jsonl'):
+        metrics(run)
 
 
 def survive(project: int, kills: int, seed: int) -> None:
@@ -130,12 +127,9 @@ def disk(tmp_path):
     """A folder on a disk of its own, of 64 MB."""
     folder = tmp_path / 'disk'
     folder.mkdir()
-    try:
-        mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', folder], capture_output=True)
-    except OSError as error:
-        pytest.skip(f'no disk can be mounted here ({error})')
-    if mounted.returncode:
-        pytest.skip(f'no disk can be mounted here ({mounted.stderr.decode().strip()})')
+    command = ['mount', '-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', folder]
+    if not shutil.which('mount') or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip('no disk can be mounted here')
     yield folder
     subprocess.run(['umount', folder], check=True)
 
