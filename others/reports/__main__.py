@@ -14,7 +14,7 @@ from others.reports import build
 
 def main(arguments=None) -> int:
     parser = cli.parser('reports', __doc__)
-    parser.add_argument('--out', type=Path, metavar='FOLDER', help='(default: beside each mini-project, and others/results)')
+    parser.add_argument('--out', type=Path, metavar='FOLDER', help='(default: each beside what it is about)')
     parser.add_argument('--png', action='store_true', help='write the pages as pictures, too')
     options = parser.parse_args(arguments)
     for k in build.REPORTS:

@@ -439,7 +439,8 @@ def ablation(found: dict) -> dict:
 
     names = ('none', 'no_residual', 'no_skips', 'no_clipping', 'absolute')
     best = max(row['psnr']['val_data'] for row in (*found['sgd'], *found['sgd_16']))       # of three learning rates
-    return {'swap': gain('both', 'turn'), 'turn': gain('both', 'swap'), **{name: gain('whole', name) for name in names},
+    return {'swap': gain('both', 'turn'), 'turn': gain('both', 'swap'),
+            **{name: gain('whole', name) for name in names},
             'sgd': signed(best - found['whole'][0]['psnr']['val_data']), 'seeds': str(len(found['both'])),
             'epochs': f"{found['both'][0]['epochs']:g}"}
 
@@ -472,7 +473,8 @@ def other_noise(rows: list, project: str) -> dict:
     ahead = [now - then for now, then in zip(gains, earlier)]
     least = min(range(len(noisy)), key=lambda k: gains[k])
     return {'images': str(max(row['images'] for row in rows)), 'none': fixed(none[project], 1),
-            'held': str(HELD_OUT[project]), 'none_before': fixed(none[f'{project}, given'], 1), 'ahead': between(ahead, 1),
+            'held': str(HELD_OUT[project]), 'none_before': fixed(none[f'{project}, given'], 1),
+            'ahead': between(ahead, 1),
             'least': words[least], 'least_gain': signed(gains[least]), 'worst_before': fixed(min(earlier), 1),
             'worst_noise': words[min(range(len(noisy)), key=lambda k: earlier[k])],
             'below_input': behind['noisy input'], 'below_blur': behind['best blur']}
@@ -488,8 +490,8 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}',
                    'longest': str(Model.LONGEST_GRADIENT)},
         'parameters': f'{sum(weight.numel() for weight in net.parameters()):,}', 'noise': the_noise(rec),
-        'draws': draws(rec, 'project 1'),
-        'deeper': in_words(training(rec, 1, DEEPER)), 'ablation': ablation(found), 'fresh': in_words(training(rec, 1, FRESH)),
+        'draws': draws(rec, 'project 1'), 'deeper': in_words(training(rec, 1, DEEPER)), 'ablation': ablation(found),
+        'fresh': in_words(training(rec, 1, FRESH)),
         'shallow': in_words(training(rec, 1, SHALLOW)), 'seeds': seeds(rec, SEEDS_1), 'speedrun': speedrun(rec),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
                  'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1),

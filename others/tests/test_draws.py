@@ -3,7 +3,6 @@ import pytest
 import torch
 from PIL import Image
 
-from others import data
 from others.common import denoisers, records
 from others.studies import draws
 from others.tests.conftest import images, noisy_set
