@@ -22,10 +22,12 @@ The depth is kept: 8 or 16 bits a channel (PNG, TIFF), floats (TIFF), arrays of 
 (.npy). So are transparency, colour profiles, resolution and EXIF (but for its thumbnail; TIFF of
 more than 8 bits has none); grey images stay grey, photographs are turned upright. Of an animation
 or a stack, the first image is taken, which is said. For each image a line tells how much was
-changed, and another one warns if what was removed hardly looks like the noise of single pixels;
-four in ten clean photographs that are blurred get no warning. A file that cannot be used is named
-with the reason; if it is one of a folder, the others are still done, and the exit status is 1.
+changed. With the shipped weights, another one warns if what was removed hardly looks like the noise
+of single pixels; four in ten clean photographs that are blurred get no warning. A file that cannot
+be used is named with the reason; if it is one of a folder, the others are still done, and the exit
+status is 1.
 """
+import filecmp
 import hashlib
 import json
 import sys
@@ -125,6 +127,11 @@ def load(project: int, weights: Optional[Path]):
     return model
 
 
+def are_shipped(options) -> bool:
+    """Whether the weights are those of the mini-project; others may have been trained for correlated noise."""
+    return options.weights is None or filecmp.cmp(options.weights, denoisers.checkpoint(options.project), False)
+
+
 def plan(source: Path, out: Optional[Path]) -> dict:
     """{where to write: image to read}, of IN and OUT. UserError if that cannot be."""
     if not source.is_dir():
@@ -197,7 +204,7 @@ def denoise_one(path: Path, target: Path, model, how: How, options, progress: Ca
         images.write(residual, shown)
     images.write(target, image)
     say(f'{path}: changed by {removed.square().mean().sqrt():.1f} of 255 (root mean square)')
-    if not is_noise(removed):
+    if not is_noise(removed) and are_shipped(options):
         say(f'{path}: warning: what was removed is correlated between neighbouring pixels, so rather detail, traces '
             'of JPEG or correlated noise than what the model is for (--residual shows it)')
     say(str(target), sys.stdout)

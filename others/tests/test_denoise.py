@@ -331,14 +331,18 @@ def blurred(image: torch.Tensor) -> torch.Tensor:
     (lambda noise: 3 * blurred(noise), False),
     (lambda noise: 60 * blurred(noise)[..., :20], False), (lambda noise: 0 * noise, False)],
     ids=['white', 'correlated', 'hardly changed', 'too small to tell', 'nothing'])
-def test_what_is_no_noise_of_single_pixels(tmp_path, monkeypatch, capsys, make, warns):
+def test_what_is_no_noise_of_single_pixels(tmp_path, weights, monkeypatch, capsys, make, warns):
+    """Is warned of, unless the weights are the user's own, which may be trained for it."""
     noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     removed = make(noise)
     monkeypatch.setattr(denoise, 'load', lambda *arguments: None)
     monkeypatch.setattr(denoise, 'denoise', lambda image, *others: (image, image, removed))
     picture().save(tmp_path / 'a.png')
-    assert run(tmp_path / 'a.png') == 0
-    assert ('warning: what was removed' in capsys.readouterr().err) == warns
+    own, copied = tmp_path / 'own.pth', shutil.copy(weights, tmp_path / 'copied.pth')
+    own.write_bytes(weights.read_bytes() + b'1')
+    for options, shipped in (((), True), (('--weights', copied), True), (('--weights', own), False)):
+        assert run(tmp_path / 'a.png', '--force', *options) == 0
+        assert ('warning: what was removed' in capsys.readouterr().err) == (warns and shipped)
     assert denoise.fineness(noise) == pytest.approx(1, abs=0.05)
 
 
