@@ -365,25 +365,16 @@ def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
 
 def prepare(files: list, force: bool) -> None:
     """UserError, before any work is done, if the files cannot be written to their folder."""
-    out = files[0].parent
     for path in files:
         if path.exists() and not force:
             raise storage.UserError(f'--out: {path} exists, only others.data with --force replaces it')
-    try:
-        tempfile.TemporaryFile(dir=existing(out)).close()
-    except OSError as error:
-        raise storage.UserError(f'--out: {out} is no folder to write to ({error.strerror})') from error
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that there is."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    storage.check_folder(files[0].parent, '--out')
 
 
 def save_set(folder: Path, files: dict, replaced: Sequence = ()) -> None:
     """Write {name: tensors, or bytes} to the folder, which is made, all or none: older files stay on an error.
     replaced: names of files that do not belong to the set unless it writes them."""
-    with tempfile.TemporaryDirectory(dir=existing(folder)) as temporary:
+    with tempfile.TemporaryDirectory(dir=storage.existing(folder)) as temporary:
         for name, content in files.items():
             write = storage.write if isinstance(content, bytes) else storage.write_tensors
             write(Path(temporary, name), content)

@@ -5,27 +5,25 @@
     python -m others.denoise exposures --weights runs/mine/best.pth --residual removed
     torchrun --nproc-per-node 2 -m others.denoise renders
 
-What the shipped models are for: images that were point-sampled, each of whose pixels shows a single
-point of the area that it stands for. Such are aliased thumbnails, made by skipping pixels
-(nearest-neighbour downscaling), and renders with one sample per pixel: jagged and speckled. The
-models give what the mean over each pixel's area would have been. Noise of other kinds, as of a
-microscope or a camera, wants a model that was trained on pairs of it: see others.data pairs.
+What the shipped models are for: images that were point-sampled, each of whose pixels shows a single point of the area
+that it stands for. Such are aliased thumbnails, made by skipping pixels (nearest-neighbour downscaling), and renders
+with one sample per pixel: jagged and speckled. The models give what the mean over each pixel's area would have been.
+Noise of other kinds, as of a microscope or a camera, wants a model that was trained on pairs of it: see others.data
+pairs.
 
-IN gives NAME_denoised beside it, or OUT, in the format that OUT ends in. Of a folder, the images in
-it, but not in folders below, go to the folder IN_denoised, or OUT, as NAME, or, where two have the
-same NAME, as NAME.jpg.png and so on; TIFF and .npy stay what they are, everything else becomes PNG.
-A result that is there already, is newer than its image and was made with the same options stays, so
-that the same command resumes a folder that was interrupted; OUT/.denoised.json holds the options.
-torchrun's processes share the images of a folder.
+IN gives NAME_denoised beside it, or OUT, in the format that OUT ends in. Of a folder, the images in it, but not in
+folders below, go to the folder IN_denoised, or OUT, as NAME, or, where two have the same NAME, as NAME.jpg.png and so
+on; TIFF and .npy stay what they are, everything else becomes PNG. A result that is there already, is newer than its
+image and was made with the same options stays, so that the same command resumes a folder that was interrupted;
+OUT/.denoised.json holds the options. torchrun's processes share the images of a folder.
 
-The depth is kept: 8 or 16 bits a channel (PNG, TIFF), floats (TIFF), arrays of (H, W) or (H, W, 3)
-(.npy). So are transparency, colour profiles, resolution and EXIF (but for its thumbnail; TIFF of
-more than 8 bits has none); grey images stay grey, photographs are turned upright. Of an animation
-or a stack, the first image is taken, which is said. For each image a line tells how much was
-changed. With the shipped weights, another one warns if what was removed hardly looks like the noise
-of single pixels; four in ten clean photographs that are blurred get no warning. A file that cannot
-be used is named with the reason; if it is one of a folder, the others are still done, and the exit
-status is 1.
+The depth is kept: 8 or 16 bits a channel (PNG, TIFF), floats (TIFF), arrays of (H, W) or (H, W, 3) (.npy). So are
+transparency, colour profiles, resolution and EXIF (but for its thumbnail; TIFF of more than 8 bits has none); grey
+images stay grey, photographs are turned upright. Of an animation or a stack, the first image is taken, which is said.
+For each image a line tells how much was changed. With the shipped weights, another one warns if what was removed
+hardly looks like the noise of single pixels; four in ten clean photographs that are blurred get no warning. A file
+that cannot be used is named with the reason; if it is one of a folder, the others are still done, and the exit status
+is 1.
 """
 import filecmp
 import hashlib
@@ -34,7 +32,7 @@ import sys
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Callable, Optional, Union
 
 import numpy
 import torch
@@ -51,13 +49,6 @@ MIDDLE = 128                                    # of 0..255: no difference, in a
 # Poisson or impulse noise; of what was changed by 2 or more, 42 of 72 clean photographs, 134 of 174 images with
 # correlated noise and 100 of 110 JPEGs (quality 10 to 70). So 98 of 100 warnings were right.
 LEAST_FINE, LEAST_CHANGE, LEAST_SIDE = 0.85, 2, 32
-
-
-class How(NamedTuple):
-    """What to do with each image."""
-    ensemble: bool = True
-    strength: float = 1.                        # of 0 the image stays as it is
-    value_range: Union[None, str, tuple] = None         # see `images.value_range`
 
 
 def say(line: str, file=None) -> None:
@@ -78,22 +69,23 @@ def fill(colours: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     return torch.where(alpha > 0, colours, coarse)
 
 
-def denoise(image: images.Picture, model, how: How = How(), progress: Optional[Callable] = None) -> tuple:
+def denoise(image: images.Picture, model, options, progress: Optional[Callable] = None) -> tuple:
     """(The image denoised, a picture of what was removed, that as float (1, 3, H, W) of 0..255).
 
-    The picture shows no difference as the middle of the range; of floats it is the difference. progress: see
-    `Model.predict`. UserError for floats that need a range.
+    The picture shows no difference as the middle of the range; of floats it is the difference. options: `ensemble`,
+    `strength`, `range` as in `images.value_range`. progress: see `Model.predict`. UserError for floats that need a
+    range.
     """
-    low, high = images.value_range(image.values, how.value_range)
+    low, high = images.value_range(image.values, options.range)
     noisy = seen = images.to_tensor(image.values, low, high)
     if image.alpha is not None and image.alpha.any():
         noisy = fill(noisy, torch.from_numpy(image.alpha.astype(numpy.float32))[None, None])
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')                     # a dark image looks as if its values were in 0..1
-        denoised = model.predict(noisy, ensemble=how.ensemble, progress=progress)
+        denoised = model.predict(noisy, ensemble=options.ensemble, progress=progress)
     if bool((noisy == noisy[:, :1]).all()):                 # grey stays grey
         denoised = denoised.mean(1, keepdim=True).expand_as(denoised)
-    removed = (seen - denoised) * how.strength
+    removed = (seen - denoised) * options.strength
     values = images.from_tensor(seen - removed, low, high, like=image.values)
     middle, black = (MIDDLE, low) if values.dtype.kind == 'u' else (0, 0)
     shown = images.from_tensor((removed + middle).clamp(middle - 255, 255), black, black + high - low, like=values)
@@ -114,36 +106,26 @@ def is_noise(removed: torch.Tensor) -> bool:
     return changed < LEAST_CHANGE or min(removed.shape[2:]) < LEAST_SIDE or fineness(removed) >= LEAST_FINE
 
 
-def denoise_image(array, project: int = 1, weights: Optional[Path] = None, how: How = How()) -> numpy.ndarray:
-    """From Python: a NumPy image (H, W) or (H, W, 3), uint8, uint16 or floats, denoised, in the same type. ValueError
-    for other arrays, UserError for weights that do not fit, and for floats outside 0..1 without `how.value_range`."""
-    return denoise(images.picture(numpy.asarray(array)), load(project, weights), how)[0].values
-
-
-def load(project: int, weights: Optional[Path]):
+def load(project: int, weights: Path):
     """The model."""
-    model = denoisers.trained_model(project, weights or denoisers.checkpoint(project))
+    model = denoisers.trained_model(project, weights)
     denoisers.set_precision(model, None)
     return model
 
 
-def are_shipped(options) -> bool:
-    """Whether the weights are those of the mini-project; others may have been trained for correlated noise."""
-    return options.weights is None or filecmp.cmp(options.weights, denoisers.checkpoint(options.project), False)
-
-
 def plan(source: Path, out: Optional[Path]) -> dict:
     """{where to write: image to read}, of IN and OUT. UserError if that cannot be."""
+    def name(path: Path, stem: str) -> str:
+        return stem + STAYS.get(path.suffix.lower(), '.png')
+
     if not source.is_dir():
         if not source.exists():
             raise storage.UserError(f'IN: there is no {source}, expected an image or a folder of images')
         if out and out.is_dir():
             raise storage.UserError(f'OUT: {out} is a folder, expected a file, as IN is one: '
                                     f'{out / source.stem}.png, for example')
-        return {out or source.with_name(f'{source.stem}_denoised{STAYS.get(source.suffix.lower(), ".png")}'): source}
-    if not out and not source.resolve().name:
-        raise storage.UserError(f'OUT: expected a folder for the images of {source}, which has no name')
-    out = out or source.resolve().with_name(f'{source.resolve().name}_denoised')
+        return {out or source.with_name(name(source, f'{source.stem}_denoised')): source}
+    out = out or source.resolve().parent / f'{source.resolve().name}_denoised'
     if out.resolve() == source.resolve() or out.exists() and not out.is_dir():
         raise storage.UserError(f'OUT: {out} is {"IN" if out.is_dir() else "a file"}, expected a folder of its own')
     files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith('.'))
@@ -154,71 +136,62 @@ def plan(source: Path, out: Optional[Path]) -> dict:
         if path not in paths and processes.rank() == 0:
             say(f'left out {path}: none of {", ".join(sorted(images.SUFFIXES))}')
     # A short name, where no other one can be the same (nor differ in capitals alone).
-    taken = Counter(name.lower() for path in paths for name in (path.stem, path.name))
-    names = {path: path.stem if taken[path.stem.lower()] == 1 else path.name for path in paths}
-    return {out / f'{name}{STAYS.get(path.suffix.lower(), ".png")}': path for path, name in names.items()}
+    taken = Counter(word.lower() for path in paths for word in (path.stem, path.name))
+    return {out / name(path, path.stem if taken[path.stem.lower()] == 1 else path.name): path for path in paths}
 
 
-def settings(options, how: How) -> dict:
-    """What results depend on, besides their images."""
-    weights = options.weights or denoisers.checkpoint(options.project)
-    return {'project': options.project, 'weights': hashlib.sha256(weights.read_bytes()).hexdigest(),
-            **json.loads(json.dumps(how._asdict()))}
-
-
-def claim(out: Path, made_with: dict, force: bool) -> float:
+def claim(out: Path, options) -> float:
     """Keep in the folder what its results are made with; the time since when they are. UserError if it holds those
     of other settings."""
-    path, before = out / SETTINGS, None
-    try:
-        before = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        pass
-    except ValueError:
-        before = {}
-    if before is not None and before != made_with and not force:
-        other = [name for name in made_with if before.get(name) != made_with[name]]
+    path = out / SETTINGS
+    made_with = {'project': options.project, 'weights': hashlib.sha256(options.weights.read_bytes()).hexdigest(),
+                 'ensemble': options.ensemble, 'strength': options.strength,
+                 'value_range': list(options.range) if isinstance(options.range, tuple) else options.range}
+    before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    other = [name for name in made_with if before.get(name) != made_with[name]]
+    if before and other and not options.force:
         raise storage.UserError(f'OUT: {out} holds results that were made with another {", another ".join(other)}, '
                                 'expected a new folder (--force replaces them)')
     processes.any_of(False)                                 # all have read it
-    if before != made_with and processes.rank() == 0:
+    if other and processes.rank() == 0:
         storage.write_json(path, made_with)
     processes.any_of(False)
     return path.stat().st_mtime
 
 
-def denoise_one(path: Path, target: Path, model, how: How, options, progress: Callable) -> None:
+def denoise_one(path: Path, target: Path, model, options, progress: Callable) -> None:
     """Read, denoise, write, say what was changed. UserError if that cannot be, before the work if possible."""
     image = images.read(path, options.max_pixels, say)
     images.check(target, image)
     residual = options.residual and options.residual / target.name
     if residual:
         images.check(residual, image._replace(alpha=None))
-    if how.value_range is None and image.values.dtype == numpy.uint16 and image.values.max() < 2 ** 14:
+    if options.range is None and image.values.dtype == numpy.uint16 and image.values.max() < 2 ** 14:
         say(f'{path}: values up to {image.values.max()}, taken as of 0 to 65535 (--range 0 4095 for 12 bits)')
     try:
-        image, shown, removed = denoise(image, model, how, progress)
+        image, shown, removed = denoise(image, model, options, progress)
     except storage.UserError as error:
         raise storage.UserError(f'{path}: {error}') from error
     if residual:
         images.write(residual, shown)
     images.write(target, image)
     say(f'{path}: changed by {removed.square().mean().sqrt():.1f} of 255 (root mean square)')
-    if not is_noise(removed) and are_shipped(options):
+    # Other weights may have been trained for noise that correlates.
+    if not is_noise(removed) and filecmp.cmp(options.weights, denoisers.checkpoint(options.project), shallow=False):
         say(f'{path}: warning: what was removed is correlated between neighbouring pixels, so rather detail, traces '
             'of JPEG or correlated noise than what the model is for (--residual shows it)')
     say(str(target), sys.stdout)
 
 
-def denoise_all(pictures: dict, options, how: How) -> int:
+def denoise_all(pictures: dict, options) -> int:
     """The exit status. pictures: {where to write: image to read}. UserError for a single file that fails."""
-    is_folder, failed, since = options.source.is_dir(), 0, 0.
-    for folder, argument in ((next(iter(pictures)).parent, 'OUT'), (options.residual, '--residual')):
+    is_folder, failed, since, out = options.source.is_dir(), 0, 0., next(iter(pictures)).parent
+    for folder, argument in ((out, 'OUT'), (options.residual, '--residual')):
         if folder:
-            images.check_folder(folder, argument)
+            storage.check_folder(folder, argument)
     model = load(options.project, options.weights)
     if is_folder:
-        since = claim(next(iter(pictures)).parent, settings(options, how), options.force)
+        since = claim(out, options)
     pictures = dict(list(pictures.items())[processes.rank()::processes.size()])
     with cli.progress_bar('', len(pictures), disable=processes.rank() > 0 or None,
                           bar_format='{desc} {percentage:.0f}%|{bar}| {elapsed}, {remaining} left') as bar:
@@ -232,7 +205,7 @@ def denoise_all(pictures: dict, options, how: How) -> int:
                         continue
                     raise storage.UserError(f'OUT: {target} exists, expected a new file for {path} '
                                             '(--force replaces it)')
-                denoise_one(path, target, model, how, options, bar.update)
+                denoise_one(path, target, model, options, bar.update)
             except BrokenPipeError:                         # nobody reads on
                 raise
             except Exception as error:                      # whatever it is, it is one file's
@@ -272,7 +245,7 @@ def main(arguments=None) -> int:
            help='how much of what the model removes is removed (default: 1, all)')
     option('--residual', type=Path, metavar='FOLDER',
            help='save what was removed, too, as pictures where the middle of the range is no difference')
-    option('--no-ensemble', action='store_true',
+    option('--no-ensemble', dest='ensemble', action='store_false',
            help='do not average over rotations and flips: 4 (project 1) or 8 times faster, a little worse')
     option('--max-pixels', type=cli.integer(1), default=images.MAX_PIXELS, metavar='N',
            help='refuse larger images, which take some 70 bytes of memory a pixel (default: %(default)s)')
@@ -280,9 +253,10 @@ def main(arguments=None) -> int:
     cli.add_options(parser, 'threads')
     options = parser.parse_args(arguments)
 
-    how = How(not options.no_ensemble, options.strength, range_of(options))
+    options.range = range_of(options)
+    options.weights = options.weights or denoisers.checkpoint(options.project)
     with cli.threads(options.threads), processes.joined():
-        return denoise_all(plan(options.source, options.out), options, how)
+        return denoise_all(plan(options.source, options.out), options)
 
 
 if __name__ == '__main__':

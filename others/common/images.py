@@ -12,7 +12,6 @@ import math
 import re
 import struct
 import sys
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, Optional, Union
@@ -73,15 +72,6 @@ def check(path, image: Picture) -> None:
         if ((again.values.shape[:2], again.values.dtype, again.alpha is None) !=
                 (small.values.shape[:2], small.values.dtype, small.alpha is None)):
             raise unfit(path, image, f'it would become {outline(again)}')
-
-
-def check_folder(folder, argument: str) -> None:
-    """UserError if no file can be written to a folder, which may have to be made."""
-    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
-    try:
-        tempfile.TemporaryFile(dir=there).close()
-    except OSError as error:
-        raise storage.UserError(f'{argument}: {folder} is no folder to write to ({error.strerror})') from error
 
 
 def outline(image: Picture) -> str:

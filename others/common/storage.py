@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Iterator, Optional
@@ -34,6 +35,19 @@ def write(path, content: bytes) -> None:
             with contextlib.suppress(FileNotFoundError):        # another process has renamed its own
                 if rest == temporary or time.time() - rest.stat().st_mtime > 60:
                     rest.unlink()
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that there is."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def check_folder(folder: Path, argument: str) -> None:
+    """UserError if no file can be written to the folder of `argument`, which may have to be made."""
+    try:
+        tempfile.TemporaryFile(dir=existing(folder)).close()
+    except OSError as error:
+        raise UserError(f'{argument}: {folder} is no folder to write to ({error.strerror})') from error
 
 
 def to_json(content, indent: Optional[int] = None) -> str:
