@@ -28,12 +28,12 @@ from typing import Callable, Iterator, Optional, Sequence
 
 import torch
 
-from others.common import cli, noise, pairs, storage
-from others.common.datasets import TRAIN_FILE, VAL_FILE, VAL_PAIRS_FILE
+from others.common import cli, noise, storage
+from others.common.datasets import PICTURE_FILE, SUMMARY_FILE, TRAIN_FILE, VAL_FILE, VAL_PAIRS_FILE
 from others.common.dead_leaves import dead_leaves
 from others.common.metrics import psnr
 
-OF_A_SET = TRAIN_FILE, VAL_FILE, VAL_PAIRS_FILE, pairs.SUMMARY, pairs.PICTURE
+OF_A_SET = TRAIN_FILE, VAL_FILE, VAL_PAIRS_FILE, SUMMARY_FILE, PICTURE_FILE
 PICTURES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm'}
 
 SIZE = 32               # pixels on a side of the images that are made
@@ -194,25 +194,17 @@ def pictures_below(folder: Path) -> tuple:
 
     Links are followed, once: a file that can be reached in several ways, which would otherwise serve both training and
     validation, is taken once."""
-    found, seen, refused = {}, set(), []
-    waiting = [folder]
-    while waiting:
-        here = waiting.pop()
-        if here.resolve() in seen:
-            continue
-        seen.add(here.resolve())
-        try:
-            entries = sorted(here.iterdir())
-        except OSError as error:
-            refused.append(f'skipped {here}: {error.strerror}')
-            continue
-        folders = [path for path in entries if path.is_dir()]
-        waiting[:0] = [path for path in folders if path.is_symlink()]       # after those that are there themselves
-        waiting += [path for path in folders if not path.is_symlink()]
-        for path in entries:
-            if path.suffix.lower() in PICTURES and path.is_file():
-                found.setdefault(path.resolve(), path)
-    return sorted(found.values()), refused
+    found, refused = {}, {}
+    for follow in False, True:                      # what is there itself goes before what links lead to
+        seen = set()
+        for here, folders, names in os.walk(
+                folder, onerror=lambda error: refused.update({error.filename: error.strerror}), followlinks=follow):
+            folders[:] = sorted(folders) if os.path.realpath(here) not in seen else []
+            seen.add(os.path.realpath(here))
+            for path in (Path(here, name) for name in sorted(names)):
+                if path.suffix.lower() in PICTURES and path.is_file():
+                    found.setdefault(path.resolve(), path)
+    return sorted(found.values()), [f'skipped {name}: {reason}' for name, reason in refused.items()]
 
 
 def shots_of_one_scene(paths: list) -> Optional[tuple]:
@@ -232,9 +224,8 @@ def shots_of_one_scene(paths: list) -> Optional[tuple]:
 def likeness(first: Path, second: Path) -> float:
     """How far the pixels of two photographs correlate; 0 if they cannot be compared."""
     try:
-        a, b = (read_photo(path).float().mean(0) for path in (first, second))
-        a, b = a - a.mean(), b - b.mean()
-        return float((a * b).mean() / (a.square().mean() * b.square().mean()).sqrt().clamp(min=1e-6))
+        pixels = [read_photo(path).float().mean(0).flatten() for path in (first, second)]
+        return float(torch.corrcoef(torch.stack(pixels))[0, 1].nan_to_num())
     except ImportError:
         raise
     except Exception:                               # what cannot be read is told later; or the sizes differ
@@ -272,12 +263,8 @@ def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool
     """
     prepare([Path(out, name) for name in OF_A_SET], force)
     generator = torch.Generator().manual_seed(seed)
-
-    def canvases(n: int) -> range:
-        return range(math.ceil(n / SQUARES_PER_CANVAS))
-
-    make_set(Path(out), (canvases(train), train), (canvases(val), val),
-             lambda _: dead_leaves(generator), generator)
+    canvases = (range(math.ceil(n / SQUARES_PER_CANVAS)) for n in (train, val))
+    make_set(Path(out), *zip(canvases, (train, val)), lambda _: dead_leaves(generator), generator)
 
 
 @cli.threads(1)
@@ -291,10 +278,12 @@ def make_from_pairs(folders, out, clean=None, size: int = 64, train: int = 5000,
 
     UserError if a folder holds no images, if no scene has two usable shots, or as `make_from_photos`.
     """
+    from others.common import pairs                 # not every machine that trains has Pillow
+
     prepare([Path(out, name) for name in OF_A_SET], force)
     files, told = pairs.make_set(list(map(Path, folders)), clean and Path(clean), size, train, holdout, seed, range)
     save_set(Path(out), files, OF_A_SET)
-    print(f'{out}: {told} (see {Path(out, pairs.PICTURE)})')
+    print(f'{out}: {told} (see {Path(out, PICTURE_FILE)})')
 
 
 @cli.threads(1)
@@ -343,17 +332,15 @@ def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
     Every source gives as many, give or take one, from the image that `read(source)` returns, uint8
     (3, H, W). One image at a time is in memory. other: the probability of `other_sample` instead of the course's.
     """
-    def sample(image: torch.Tensor) -> tuple:
-        if other and float(torch.rand((), generator=generator)) < other:
-            return other_sample(image, generator)
-        return point_sample(random_square(image, generator), generator)
-
     def samples() -> Iterator:
         for i, source in enumerate(sources):
             count = n * (i + 1) // len(sources) - n * i // len(sources)
             image = read(source) if count else None
             for _ in range(count):
-                yield sample(image)
+                if other and float(torch.rand((), generator=generator)) < other:
+                    yield other_sample(image, generator)
+                else:
+                    yield point_sample(random_square(image, generator), generator)
 
     pairs = tuple(torch.empty(n, 3, SIZE, SIZE, dtype=torch.uint8) for _ in range(3))
     order = torch.randperm(n, generator=generator).tolist()
@@ -390,48 +377,40 @@ def save_set(folder: Path, files: dict, replaced: Sequence = ()) -> None:
 def main(arguments: Optional[Sequence] = None) -> int:
     parser = cli.parser('data', __doc__)
     commands = parser.add_subparsers(required=True, metavar='photos | pairs | demo | centre')
-    photos = commands.add_parser('photos', help='from a folder of photographs',
-                                 epilog='example: python -m others.data photos Pictures --out data')
-    photos.add_argument('folder', metavar='FOLDER', help='searched with all the folders in it')
-    shots = commands.add_parser('pairs', help='from noisy shots of the same scenes, in two or more folders',
-                                epilog='example: python -m others.data pairs shots/A shots/B --out mine')
-    shots.set_defaults(make=make_from_pairs)
-    option = shots.add_argument
+
+    def add(name: str, make: Callable, out: str, text: str, example: str) -> Callable:
+        """A command, with the options that all have; returns what adds others."""
+        command = commands.add_parser(name, help=text, epilog=f'example: python -m others.data {name} {example}')
+        command.set_defaults(make=make)
+        command.add_argument('--out', default=out, help='the file, or the folder for the files (%(default)s)')
+        command.add_argument('--force', action='store_true', help='replace files that are there')
+        cli.add_options(command, 'seed')
+        return command.add_argument
+
+    photos = add('photos', make_from_photos, 'data', 'from a folder of photographs', 'Pictures --out data')
+    photos('folder', metavar='FOLDER', help='searched with all the folders in it')
+    photos('--other-noise', type=cli.share, default=0., metavar='SHARE',
+           help='give this share of the training pairs, 0 to 1, other noise than the course: none, Gaussian, '
+                'correlated, Poisson, JPEG, smaller blocks (%(default)s)')
+    demo = add('demo', make_demo, 'data/demo', 'from random shapes, without photographs', '--out data/demo')
+    for option, train, val in (photos, 50000, 1000), (demo, 2000, 200):
+        option('--train', type=cli.integer(1), default=train, help='training pairs (%(default)s)')
+        option('--val', type=cli.integer(1), default=val, help='validation pairs (%(default)s)')
+    option = add('pairs', make_from_pairs, 'data/pairs', 'from noisy shots of the same scenes, in two or more folders',
+                 'shots/A shots/B --out mine')
     option('folders', nargs='+', metavar='FOLDER', help='two or more; the shots of a scene have the same name in each')
-    option('--out', default='data/pairs', help='folder for the files (%(default)s)')
     option('--clean', metavar='FOLDER', help='clean images of the same names, only to measure on')
     option('--size', type=cli.integer(8), default=64, help='pixels on a side of the crops (%(default)s)')
     option('--train', type=cli.integer(1), default=5000, help='training pairs (%(default)s)')
     option('--holdout', type=cli.share, default=0.1, metavar='SHARE',
            help='of the scenes, for validation, at least one (%(default)s; 0: none)')
-    option('--seed', type=cli.integer(0), default=0, help='of all that is random (%(default)s)')
     option('--range', nargs='+', metavar='VALUE', help='LOW HIGH, the values of black and white, or the word data: '
            "the smallest and the largest value of all shots (default: the range of the files' type, for floats 0 1)")
-    option('--force', action='store_true', help='replace files that are there')
-    demo = commands.add_parser('demo', help='from random shapes, without photographs',
-                               epilog='example: python -m others.data demo --out data/demo')
-    for command, make, out, train, val in ((photos, make_from_photos, 'data', 50000, 1000),
-                                           (demo, make_demo, 'data/demo', 2000, 200)):
-        command.set_defaults(make=make)
-        option = command.add_argument
-        option('--out', default=out, help='folder for the two files (%(default)s)')
-        option('--train', type=cli.integer(1), default=train, help='training pairs (%(default)s)')
-        option('--val', type=cli.integer(1), default=val, help='validation pairs (%(default)s)')
-        option('--seed', type=cli.integer(0), default=0, help='of all that is random (%(default)s)')
-        option('--force', action='store_true', help='replace files that are there')
-    photos.add_argument('--other-noise', type=cli.share, default=0., metavar='SHARE',
-                        help='give this share of the training pairs, 0 to 1, other noise than the course: none, '
-                             'Gaussian, correlated, Poisson, JPEG, smaller blocks (%(default)s)')
-    centre = commands.add_parser('centre', help='(noisy, clean) of the middle of photographs, for measuring',
-                                 epilog='example: python -m others.data centre Pictures --out data/centre.pkl')
-    centre.set_defaults(make=make_centre)
-    option = centre.add_argument
+    option = add('centre', make_centre, 'data/centre.pkl', '(noisy, clean) of centre squares, for measuring',
+                 'Pictures --out data/centre.pkl')
     option('folder', metavar='FOLDER', help='the one that the training set was made from')
-    option('--out', default='data/centre.pkl', help='the file (%(default)s)')
     option('--pairs', type=cli.integer(1), default=1000, help='(%(default)s)')
-    option('--seed', type=cli.integer(0), default=0, help='of the noise (%(default)s)')
-    option('--seen', action='store_true', help='of the photographs for training instead')
-    option('--force', action='store_true', help='replace a file that is there')
+    option('--seen', action='store_true', help='use the training photographs instead')
     options = vars(parser.parse_args(arguments))
     make = options.pop('make')
     make(**options)

@@ -10,6 +10,7 @@ from others.common.metrics import estimated_error, estimated_psnr, load_pairs, p
 
 TRAIN_FILE = 'train_data.pkl'                                   # (noisy, other noisy)
 VAL_FILE, VAL_PAIRS_FILE = 'val_data.pkl', 'val_pairs.pkl'      # (noisy, clean); (noisy, other noisy)
+SUMMARY_FILE, PICTURE_FILE = 'set.json', 'pairs.png'            # of a set from noisy shots
 
 
 class Validation(NamedTuple):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, Optional, Union
 
 import numpy
+import tifffile
 import torch
 from PIL import ExifTags, Image, ImageOps
 
@@ -132,8 +133,6 @@ def decode(file, max_pixels: Optional[int] = None, say: Callable[[str], None] = 
     except Image.UnidentifiedImageError:
         if isinstance(file, Path) and file.suffix.lower() not in TIFF:
             raise
-    import tifffile
-
     if not isinstance(file, Path):
         file.seek(0)
     with tifffile.TiffFile(file) as tiff:
@@ -202,8 +201,6 @@ def encode(path, image: Picture) -> bytes:
         if suffix == '.npy':
             numpy.save(content, pixels)
         elif suffix in TIFF and image.values.dtype != numpy.uint8:
-            import tifffile
-
             tifffile.imwrite(content, pixels, photometric='rgb' if image.values.ndim == 3 else 'minisblack',
                              planarconfig='contig' if pixels.ndim == 3 else None, metadata=None,
                              extrasamples=None if image.alpha is None else ['unassalpha'],
@@ -226,20 +223,16 @@ def encode_deep_png(pixels: numpy.ndarray, kept: dict) -> bytes:
     H, W, channels = pixels.shape
     content = io.BytesIO()
     Image.fromarray(numpy.zeros((1, 1, channels), numpy.uint8)).save(content, 'PNG', **kept)
+    small = content.getvalue()                          # 8 bytes, IHDR with 13 of its own, what is kept, IDAT, IEND
     rows = pixels.astype('>u2').reshape(H, -1).view(numpy.uint8)
     above = numpy.concatenate([numpy.zeros_like(rows[:1]), rows[:-1]])
     rows = numpy.concatenate([numpy.full((H, 1), 2, numpy.uint8), rows - above], 1)     # filter 2: less the row above
-    start, rest = content.getvalue()[:8], content.getvalue()[8:]
-    chunks = [start]
-    while rest:                                         # length, name, content, check sum
-        length, name = struct.unpack('>I4s', rest[:8])
-        data, rest = rest[8:8 + length], rest[12 + length:]
-        if name == b'IHDR':
-            data = struct.pack('>IIB', W, H, 16) + data[9:]
-        elif name == b'IDAT':
-            data = zlib.compress(rows)
-        chunks += [struct.pack('>I', len(data)), name, data, struct.pack('>I', zlib.crc32(name + data))]
-    return b''.join(chunks)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+    return b''.join([small[:8], chunk(b'IHDR', struct.pack('>IIB', W, H, 16) + small[25:29]),
+                     small[33:small.rindex(b'IDAT') - 4], chunk(b'IDAT', zlib.compress(rows)), chunk(b'IEND', b'')])
 
 
 # --------------------------------------------------------------------------------------- values

@@ -3,6 +3,7 @@
 Images are read by `others.common.images`, in any depth; inside, they are (1, 3, H, W) in 0..255.
 """
 import collections
+import contextlib
 import io
 import math
 import warnings
@@ -10,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
 
+import numpy
 import torch
+from matplotlib.figure import Figure
+from skimage.registration import phase_cross_correlation
 
 from Miniproject_1.model import choose_swap, neighbour_correlation
-from others.common import cli, datasets, storage
+from others.common import cli, datasets, images, storage
 
-SUMMARY, PICTURE = 'set.json', 'pairs.png'
 TRAINING, VALIDATION, LEFT_OUT = 'training', 'validation', 'left out'
 
 MOST_SQUARES = 1000     # for validation
@@ -44,80 +47,69 @@ def find(folders: list, clean: Optional[Path]) -> list:
     labels = [folder.name if [other.name for other in folders].count(folder.name) == 1 else str(folder)
               for folder in folders]
     named = {label: images_in(folder) for label, folder in zip(labels, folders)}
-    cleans = images_in(clean, '--clean') if clean else {}
-    scenes = []
-    for name in sorted(set().union(*named.values())):
-        scene = Scene(name, {})
+    names = sorted(set().union(*named.values()))
+    if clean:
+        named['--clean'] = images_in(clean, '--clean')
+    scenes = [Scene(name, {}) for name in names]
+    for scene in scenes:
         for label, files in named.items():
-            if len(files[name]) == 1:
-                scene.paths[label], = files[name]
+            if len(files[scene.name]) == 1:
+                scene.paths[label], = files[scene.name]
             else:
-                several = ' and '.join(path.name for path in files[name])
+                several = ' and '.join(path.name for path in files[scene.name])
                 scene.remarks.append(f'{label} holds {several}, expected one' if several else f'no partner in {label}')
-        if clean and len(cleans[name]) == 1:
-            scene.clean, = cleans[name]
-        elif clean:
-            scene.remarks.append('no clean image' if name not in cleans else 'several clean images, none is taken')
-        scenes.append(scene)
+        scene.clean = scene.paths.pop('--clean', None)
     return scenes
 
 
 def images_in(folder: Path, argument: str = 'FOLDER') -> dict:
     """{name without suffix: paths} of the image files that lie directly in a folder."""
-    from others.common.images import SUFFIXES
-
     if not folder.is_dir():
         raise storage.UserError(f'{argument}: {folder} is not a folder, expected one with images')
     files = collections.defaultdict(list)
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if path.suffix.lower() in images.SUFFIXES and path.is_file():
             files[path.stem].append(path)
     if not files:
         raise storage.UserError(f'{argument}: {folder} holds no images (folders in it are not searched)')
     return files
 
 
+def read(path: Path) -> numpy.ndarray:
+    """The values of an image about which everything has been said before."""
+    return images.read(path, say=lambda line: None).values
+
+
+def to_tensor(values: numpy.ndarray, given: Optional[tuple]) -> torch.Tensor:
+    """float32 (1, 3, H, W) in 0..255. given: (low, high), or None for the type's range."""
+    return images.to_tensor(values, *images.value_range(values, given))
+
+
 def data_range(scenes: list) -> tuple:
     """The smallest and the largest value of all the shots that can be read."""
-    from others.common import images
-
     low, high = math.inf, -math.inf
     for path in (path for scene in scenes for path in scene.paths.values()):
-        try:
-            values = images.read(path, say=ignore).values
-        except storage.UserError:                               # `inspect` tells
-            continue
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
+        with contextlib.suppress(storage.UserError):            # `inspect` tells
+            values = read(path)
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
     return low, high if high > low else low + 1
 
 
-def ignore(line: str) -> None:
-    """A line that was said before."""
-
-
 def read_shots(scene: Scene, given: Optional[tuple]) -> list:
-    """The usable shots, each float32 (1, 3, H, W) in 0..255. given: (low, high), or None for the type's range."""
-    from others.common import images
-
-    values = [images.read(path, say=ignore).values for path in scene.paths.values()]
-    return [images.to_tensor(one, *images.value_range(one, given)) for one in values]
+    """The usable shots, each as `to_tensor` gives it."""
+    return [to_tensor(read(path), given) for path in scene.paths.values()]
 
 
-def read_clean(scene: Scene, given: Optional[tuple]) -> torch.Tensor:
-    """As `read_shots`; a clean image of another type than the shots' has its own type's range."""
-    from others.common import images
-
-    values = images.read(scene.clean, say=ignore).values
-    return images.to_tensor(values, *images.value_range(values, given if str(values.dtype) == scene.found['type']
-                                                        else None))
+def read_clean(scene: Scene, dtype, given: Optional[tuple]) -> torch.Tensor:
+    """As `to_tensor`; a clean image of another type than the shots', `dtype`, has its own type's range."""
+    values = read(scene.clean)
+    return to_tensor(values, given if values.dtype == dtype else None)
 
 
 # ----------------------------------------------------------------------------------- what they are like
 
 def inspect(scene: Scene, size: int, given: Optional[tuple]) -> None:
-    """Keep of a scene what can be used, and write down what was found. size: of the crops; given: see `read_shots`."""
-    from others.common import images
-
+    """Keep of a scene what can be used, and write down what was found. size: of the crops; given: see `to_tensor`."""
     arrays = {}
     for label, path in scene.paths.items():
         try:
@@ -132,9 +124,9 @@ def inspect(scene: Scene, size: int, given: Optional[tuple]) -> None:
         if reference and outline(picture.values) != outline(arrays[reference]):
             scene.remarks.append(f'{label} is {outline(picture.values)}, {reference} {outline(arrays[reference])}')
             continue
-        same = [other for other, values in arrays.items() if (values == picture.values).all()]
+        same = next((other for other, values in arrays.items() if (values == picture.values).all()), None)
         if same:
-            scene.remarks.append(f'{label} is byte for byte the same as {same[0]}')
+            scene.remarks.append(f'{label} is byte for byte the same as {same}')
         else:
             arrays[label] = picture.values
     scene.paths = {label: scene.paths[label] for label in arrays}
@@ -145,7 +137,13 @@ def inspect(scene: Scene, size: int, given: Optional[tuple]) -> None:
         scene.remarks.append(f'{outline(first)}, smaller than --size {size}')
         return
     if scene.clean:
-        check_clean(scene, first, given)
+        try:
+            H, W = read_clean(scene, first.dtype, given).shape[2:]
+            if (H, W) != first.shape[:2]:
+                raise storage.UserError(f'{W} x {H}, the shots are {outline(first)}')
+        except storage.UserError as error:
+            scene.remarks.append(f'the clean image: {error}')
+            scene.clean = None
     scene.found = measure(arrays, given, scene.remarks)
 
 
@@ -155,21 +153,6 @@ def outline(values) -> str:
     return f'{W} x {H} {"grey" if values.ndim == 2 else "RGB"} {values.dtype}'
 
 
-def check_clean(scene: Scene, shot, given: Optional[tuple]) -> None:
-    """Do without a clean image that does not fit its shots, one of which is `shot`."""
-    from others.common import images
-
-    try:
-        values = images.read(scene.clean, say=ignore).values
-        images.value_range(values, given if values.dtype == shot.dtype else None)
-        if values.shape[:2] == shot.shape[:2]:
-            return
-        scene.remarks.append(f'the clean image is {outline(values)}, the shots are {outline(shot)}')
-    except storage.UserError as error:
-        scene.remarks.append(f'the clean image: {error}')
-    scene.clean = None
-
-
 def measure(arrays: dict, given: Optional[tuple], remarks: list) -> dict:
     """What is found in two or more shots of a scene, {label: array}; warnings go to `remarks`.
 
@@ -177,11 +160,9 @@ def measure(arrays: dict, given: Optional[tuple], remarks: list) -> dict:
     shots, which hold nothing else if the shots are aligned. white, black: the shares of values at the ends of the
     range. shift: see `shift_between`, the largest.
     """
-    from others.common import images
-
     labels, values = list(arrays), list(arrays.values())
     low, high = images.value_range(values[0], given)
-    shots = torch.cat([images.to_tensor(one, *images.value_range(one, given)) for one in values])    # (K, 3, H, W)
+    shots = torch.cat([to_tensor(one, given) for one in values])    # (K, 3, H, W)
     a, b = shots[:-1], shots[1:]
     noise = ((a - b).var((2, 3)).mean() / 2).sqrt().item()
     white, black = shots >= 255, shots <= 0
@@ -212,8 +193,6 @@ def shift_between(reference: torch.Tensor, moved: torch.Tensor) -> Optional[list
 
     By scikit-image's phase correlation (Guizar-Sicairos et al. 2008), not normalised, which bears more noise.
     """
-    from skimage.registration import phase_cross_correlation
-
     a, b = ((image.mean(0) - image.mean()).double().numpy() for image in (reference, moved))
     if not (a.any() and b.any()):
         return None
@@ -231,9 +210,7 @@ def make_set(folders: list, clean: Optional[Path], size: int, train: int, holdou
         raise storage.UserError('FOLDER: one folder, expected two or more, with shots of the same scenes')
     scenes, given = find(folders, clean), None
     if words is not None:
-        from others.common.images import parse_range
-
-        given = parse_range(list(words))
+        given = images.parse_range(list(words))
         given = data_range(scenes) if given == 'data' else given
     for scene in cli.progress(scenes, len(scenes), 'looking at scenes'):
         inspect(scene, size, given)
@@ -256,8 +233,8 @@ def make_set(folders: list, clean: Optional[Path], size: int, train: int, holdou
                'found': swap,
                'scenes': [{'name': scene.name, 'use': scene.use, 'remarks': scene.remarks, **scene.found}
                           for scene in scenes]}
-    files = {datasets.TRAIN_FILE: (first, second), PICTURE: picture(usable, given),
-             SUMMARY: (storage.to_json(summary, indent=2) + '\n').encode()}
+    files = {datasets.TRAIN_FILE: (first, second), datasets.PICTURE_FILE: picture(usable, given),
+             datasets.SUMMARY_FILE: (storage.to_json(summary, indent=2) + '\n').encode()}
     training, validation = (f'{n} scene{"s" * (n > 1)}' for n in
                             (sum(scene.use == use for scene in scenes) for use in (TRAINING, VALIDATION)))
     told = f'{train} training pairs of {size} x {size} from {training}, '
@@ -284,7 +261,7 @@ def split(scenes: list, holdout: float, generator: torch.Generator) -> None:
 
 
 class Crops(NamedTuple):
-    """How images for a set are cut: (3, size, size), of a type; `given` as in `read_shots`."""
+    """How images for a set are cut: (3, size, size), of a type; `given` as in `to_tensor`."""
     scenes: list
     size: int
     given: Optional[tuple]
@@ -325,7 +302,7 @@ class Crops(NamedTuple):
         scenes, squares = [scene for scene in self.scenes if scene.use == VALIDATION], []
         for scene in scenes:
             first, second = self.two(read_shots(scene, self.given))
-            second = read_clean(scene, self.given) if with_clean else second
+            second = read_clean(scene, scene.found['type'], self.given) if with_clean else second
             top, left = (side % self.size // 2 for side in first.shape[2:])
             tiles = self.convert(torch.cat([first, second]))[..., top:, left:]
             tiles = tiles.unfold(2, self.size, self.size).unfold(3, self.size, self.size)
@@ -354,8 +331,6 @@ def rows(scenes: list) -> list:
 def picture(scenes: list, given: Optional[tuple]) -> bytes:
     """A PNG with up to four of the scenes, from the least to the most correlated noise: a crop of two shots, their
     difference, and its correlation with itself up to 7 pixels away."""
-    from matplotlib.figure import Figure
-
     scenes = sorted(scenes, key=lambda scene: scene.found['correlation'])
     chosen = [scenes[i] for i in sorted({round(k * (len(scenes) - 1) / 3) for k in range(4)})]
     figure = Figure((10, 2.8 * len(chosen)), dpi=100, facecolor='white', layout='constrained')

@@ -177,7 +177,7 @@ def test_clean_images_only_measure(tmp_path, capsys, skip_picture):
     make(*folders, '--out', out, '--size', 32, '--train', 10, '--clean', tmp_path / 'clean', '--holdout', 1, '--force')
     told = capsys.readouterr().out
     assert '(estimated)' not in told and 'd: the clean image: floats from 1.5 to 1.5' in told
-    assert '\nb: the clean image is 72 x 72 grey uint8, the shots are 64 x 64 grey uint8\n' in told
+    assert '\nb: the clean image: 72 x 72, the shots are 64 x 64 grey uint8\n' in told
     assert set(contents(out)) == {'train_data.pkl', 'val_data.pkl', 'set.json', 'pairs.png'}
     assert uses(out) == {'a': 'validation', 'b': 'training', 'c': 'validation', 'd': 'training'}
     first, clean = load_pairs(out / 'val_data.pkl')
