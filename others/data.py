@@ -6,9 +6,8 @@
     python -m others.data demo --out data/demo
     python -m others.data centre FOLDER --out data/centre.pkl
 
-`photos` and `demo` write two files for `torch.load`, each a pair of uint8 tensors (N, 3, 32, 32): in
-`train_data.pkl` two noisy versions of the same images, in `val_data.pkl` (noisy, clean). No
-photograph serves both.
+`photos` and `demo` write two files for `torch.load`, each a pair of uint8 tensors (N, 3, 32, 32): in `train_data.pkl`
+two noisy versions of the same images, in `val_data.pkl` (noisy, clean). No photograph serves both.
 
 `pairs` takes two or more folders with noisy shots of the same scenes, under the same name in each, of 8 bits or
 more. It writes random crops of them to `train_data.pkl` and, of other scenes, `val_data.pkl` if there are clean
@@ -56,8 +55,8 @@ SQUARES_PER_CANVAS = 10 # of dead leaves, a picture
 def point_sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
     """The course's noise: (noisy, noisy, clean), each uint8 (3, 32, 32).
 
-    square: uint8 (3, 32 b, 32 b), divided into 32 x 32 blocks of b x b pixels. The clean image is the
-    mean of each block, rounded; a noisy one takes one random pixel of each block.
+    square: uint8 (3, 32 b, 32 b), divided into 32 x 32 blocks of b x b pixels. The clean image is the mean of each
+    block, rounded; a noisy one takes one random pixel of each block.
     """
     C, H, W = square.shape
     b = H // SIZE
@@ -74,17 +73,10 @@ def point_sample(square: torch.Tensor, generator: torch.Generator) -> tuple:
 def other_sample(photo: torch.Tensor, generator: torch.Generator) -> tuple:
     """A square of (3, H, W) with noise that is not the course's: (noisy, noisy, clean), each uint8 (3, 32, 32).
 
-    With equal chances one of six kinds, whose strengths are random, too:
-
-    - no noise;
-    - the course's, with blocks of 2 to 6 pixels on a side;
-    - Gaussian noise, sigma = 50 u^2 with u uniform in 0..1, so that weak noise is frequent;
-    - the same, correlated by a blur of 0.4 to 2 pixels;
-    - Poisson noise, 8 to 2,000 photons for a white pixel, log-uniform;
-    - JPEG of the qualities 20 to 95. Its error is the same in each file of an image, but not in files whose
-      blocks begin elsewhere: the two versions' do.
-
-    The two versions' noise is independent; it is clipped to 0..255.
+    With equal chances one of six kinds: the course's, but with smaller blocks; none; Gaussian, sigma = 50 u^2 with u
+    uniform in 0..1, so that weak noise is frequent; the same, correlated by a blur; Poisson, its photons log-uniform;
+    JPEG, whose error is the same in each file of an image, but not in files whose blocks begin elsewhere, as the two
+    versions' do. The two versions' noise is independent; it is clipped to 0..255.
     """
     kind, strength = uniform(0, 5, generator), float(torch.rand((), generator=generator))
     if kind == 0:
@@ -145,8 +137,7 @@ def read_photo(path: Path) -> torch.Tensor:
     with images.opened(path) as image:
         images.check_size(*image.size, images.MAX_PIXELS)
         if min(image.size) < SMALLEST_PHOTO:
-            raise ValueError(f'{image.width} x {image.height} pixels, '
-                             f'at least {SMALLEST_PHOTO} on each side are needed')
+            raise ValueError(f'{image.width} x {image.height} pixels, expected at least {SMALLEST_PHOTO} on each side')
         # Of more than 8 bits, `convert` makes white or black, or takes one byte.
         if image.mode[0] in 'IF' or image.format == 'PPM' or ';16' in str(image.tile):
             values = images.read(path).values
@@ -161,10 +152,8 @@ def read_photo(path: Path) -> torch.Tensor:
 # ----------------------------------------------------------------------------------------- the sets
 
 def usable_photos(folder: Path, argument: str = 'FOLDER') -> list:
-    """The photographs in the folder of `argument` and below it, sorted. UserError if there are fewer than two.
-
-    What cannot be used is named on stderr, with the reason.
-    """
+    """The photographs in the folder of `argument` and below it, sorted; what cannot be used is named on stderr, with
+    the reason. UserError if there are fewer than two."""
     if not folder.is_dir():
         raise storage.UserError(f'{argument}: {folder} is not a folder, expected one with photographs')
     paths, refused = pictures_below(folder)
@@ -244,11 +233,9 @@ def make_from_photos(folder, out, train: int = 50000, val: int = 1000, seed: int
                      force: bool = False, other_noise: float = 0.) -> None:
     """Write the two files to the folder `out`, from the photographs in `folder`.
 
-    other_noise: the share of the training pairs that get noise of other kinds (see `other_sample`); validation
-    pairs have the course's noise.
-
-    UserError if there are fewer than two, if `out` cannot be written to, or, without `force`, if it
-    holds one of the files.
+    other_noise: the share of the training pairs that get noise of other kinds (see `other_sample`); validation pairs
+    have the course's noise. UserError if there are fewer than two photographs, if `out` cannot be written to, or,
+    without `force`, if it holds one of the files.
     """
     prepare([Path(out, name) for name in OF_A_SET], force)
     generator = torch.Generator().manual_seed(seed)
@@ -257,10 +244,8 @@ def make_from_photos(folder, out, train: int = 50000, val: int = 1000, seed: int
 
 
 def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool = False) -> None:
-    """Write the two files to the folder `out`, from dead leaves.
-
-    UserError if it cannot be written to, or, without `force`, if it holds one of the files.
-    """
+    """Write the two files to the folder `out`, from dead leaves. UserError if it cannot be written to, or, without
+    `force`, if it holds one of the files."""
     prepare([Path(out, name) for name in OF_A_SET], force)
     generator = torch.Generator().manual_seed(seed)
     canvases = (range(math.ceil(n / SQUARES_PER_CANVAS)) for n in (train, val))
@@ -274,9 +259,8 @@ def make_from_pairs(folders, out, clean=None, size: int = 64, train: int = 5000,
 
     clean: the folder of the clean images, if there are any, for validation. size: pixels on a side of the crops.
     holdout: the share of the scenes for validation. range: what black and white are, [low, high], or ['data'] for the
-    smallest and the largest value of all shots; by default the range of the files' type.
-
-    UserError if a folder holds no images, if no scene has two usable shots, or as `make_from_photos`.
+    smallest and the largest value of all shots; by default the range of the files' type. UserError if a folder holds
+    no images, if no scene has two usable shots, or as `make_from_photos`.
     """
     from others.common import pairs                 # not every machine that trains has Pillow
 
@@ -288,10 +272,8 @@ def make_from_pairs(folders, out, clean=None, size: int = 64, train: int = 5000,
 
 @cli.threads(1)
 def make_centre(folder, out, pairs: int = 1000, seed: int = 0, seen: bool = False, force: bool = False) -> None:
-    """Write (noisy, clean) of centre squares to the file `out`, the photographs in turn, the noise anew.
-
-    seen: of the photographs for training instead. Errors as `make_from_photos`.
-    """
+    """Write (noisy, clean) of centre squares to the file `out`, the photographs in turn, the noise anew; with `seen`
+    of the photographs for training. Errors as `make_from_photos`."""
     out = Path(out)
     prepare([out], force)
     train_photos, val_photos = split_photos(Path(folder), torch.Generator().manual_seed(SPLIT_SEED))
@@ -314,8 +296,8 @@ def ensure_demo(folder):
     return folder
 
 
-def make_set(out: Path, train: tuple, val: tuple, read: Callable,
-             generator: torch.Generator, other: float = 0.) -> None:
+def make_set(out: Path, train: tuple, val: tuple, read: Callable, generator: torch.Generator,
+             other: float = 0.) -> None:
     """Make both files, each from (sources, n), and say so. `read`, `n`, `other`: see `make_pairs`."""
     noisy, _, clean = make_pairs(*val, 'validation pairs', read, generator)
     first, second, _ = make_pairs(*train, 'training pairs', read, generator, other)
@@ -325,12 +307,12 @@ def make_set(out: Path, train: tuple, val: tuple, read: Callable,
 
 
 @cli.threads(1)     # many small operations, in which threads wait for each other, most of all beside other work
-def make_pairs(sources: Sequence, n: int, label: str, read: Callable,
-               generator: torch.Generator, other: float = 0.) -> tuple:
+def make_pairs(sources: Sequence, n: int, label: str, read: Callable, generator: torch.Generator,
+               other: float = 0.) -> tuple:
     """n squares in random order: (noisy, noisy, clean), each uint8 (n, 3, 32, 32).
 
-    Every source gives as many, give or take one, from the image that `read(source)` returns, uint8
-    (3, H, W). One image at a time is in memory. other: the probability of `other_sample` instead of the course's.
+    Every source gives as many, give or take one, from the image that `read(source)` returns, uint8 (3, H, W); one is
+    in memory at a time. other: the probability of `other_sample` instead of the course's noise.
     """
     def samples() -> Iterator:
         for i, source in enumerate(sources):

@@ -173,10 +173,10 @@ def measure(arrays: dict, given: Optional[tuple], remarks: list) -> dict:
     if shift and max(map(abs, shift)) >= SHIFTED:
         remarks.append(f'{labels[k]} has to move by ({shift[0]:.1f}, {shift[1]:.1f}) pixels (down, right) to lie on '
                        f'{labels[0]}: what is shifted is learnt as blur and looks like correlated noise')
-    darkest, brightest = min(brightness), max(brightness)
+    (darkest, dark), (brightest, bright) = min(zip(brightness, labels)), max(zip(brightness, labels))
     if brightest - darkest > BRIGHTNESS * noise:
-        remarks.append(f'brightness differs: {darkest:.1f} in {labels[brightness.index(darkest)]}, {brightest:.1f} in '
-                       f'{labels[brightness.index(brightest)]} (of 255), beside noise of {noise:.1f}')
+        remarks.append(f'brightness differs: {darkest:.1f} in {dark}, {brightest:.1f} in {bright} (of 255), beside '
+                       f'noise of {noise:.1f}')
     if clipped > CLIPPED:
         remarks.append(f'{clipped:.1%} of the values are {low:g} or {high:g} in one shot and not in the other: if '
                        'noise is cut off there, the mean of shots is not the clean image')
@@ -268,9 +268,6 @@ class Crops(NamedTuple):
     dtype: torch.dtype
     generator: torch.Generator
 
-    def draw(self, n: int) -> int:
-        return int(torch.randint(n, (), generator=self.generator))
-
     def two(self, shots: list) -> list:
         """Two of them at random."""
         return [shots[k] for k in torch.randperm(len(shots), generator=self.generator)[:2].tolist()]
@@ -290,7 +287,8 @@ class Crops(NamedTuple):
                 count = n * (i + 1) // len(scenes) - n * i // len(scenes)
                 shots = list(map(self.convert, read_shots(scene, self.given))) if count else []
                 for _ in range(count):
-                    top, left = (self.draw(side - self.size + 1) for side in shots[0].shape[2:])
+                    top, left = (int(torch.randint(side - self.size + 1, (), generator=self.generator))
+                                 for side in shots[0].shape[2:])
                     yield torch.cat(self.two(shots))[..., top:top + self.size, left:left + self.size]
 
         for k, square in zip(order, cli.progress(squares(), n, 'training pairs')):

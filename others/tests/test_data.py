@@ -199,7 +199,7 @@ def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, c
     skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith('skipped')]
     reasons = {'00.jpg': 'cannot identify', 'cut.jpg': 'truncated', 'deep.tif': 'floating point',
                'empty.webp': 'cannot identify', 'huge.ppm': '400,000,000 pixels, expected at most',
-               'lossy.ppm': '16 bits a channel, expected PNG or TIFF', 'small.jpeg': '63 x 500 pixels, at least 64'}
+               'lossy.ppm': '16 bits a channel, expected PNG or TIFF', 'small.jpeg': '63 x 500 pixels, expected'}
     assert len(skipped) == len(reasons)
     for line, (name, reason) in zip(skipped, reasons.items()):
         assert line.startswith(f'skipped {photos / name}: ') and reason in line
@@ -211,7 +211,7 @@ def test_linked_folders_are_searched_and_each_photograph_is_taken_once(photos, t
     Image.new('RGB', (64, 64)).save(elsewhere / 'below' / 'linked.png')
     before = data.pictures_below(photos)[0]
     for link, target in (('a', elsewhere), ('again', elsewhere / 'below'), ('loop', photos), ('self', photos / 'self'),
-                         ('same', photos / 'deeper'), ('nowhere', tmp_path / 'missing')):
+                         ('copy', photos / 'deeper'), ('nowhere', tmp_path / 'missing')):
         (photos / link).symlink_to(target, target_is_directory=True)
     (photos / '21.png').symlink_to(photos / '01.PNG')
     paths, refused = data.pictures_below(photos)
