@@ -42,15 +42,12 @@ def mean_and_error(values: torch.Tensor) -> tuple:
 
 
 def read_pairs(argument: str, path, limit: Optional[int] = None) -> tuple:
-    """The two tensors of a file that `argument` named, as `load_pairs` gives them; UserError if it has none.
-
-    limit: of --pairs, how many of the first pairs are taken; UserError if there are fewer.
-    """
+    """The two tensors of a file that `argument` named, as `load_pairs` gives them; of the first `limit` pairs, if
+    --pairs asks for so many. UserError if it has none, or fewer."""
     try:
         first, second = load_pairs(path)
     except OSError as error:
-        raise UserError(f'{argument}: {path}: {error.strerror} '
-                        '(python -m others.data makes such files)') from error
+        raise UserError(f'{argument}: {path}: {error.strerror} (python -m others.data makes such files)') from error
     except ValueError as error:
         raise UserError(f'{argument}: {error}') from error
     if limit is not None and limit > len(first):

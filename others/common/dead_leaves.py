@@ -3,8 +3,8 @@ import math
 
 import torch
 
-# The numbers were chosen so that the mean and the spread of the noise, the contrast,
-# the correlation of the colours and the power spectrum are near those of squares of photographs.
+# The numbers were chosen so that the mean and the spread of the noise, the contrast, the correlation of the colours
+# and the power spectrum are near those of squares of photographs.
 CANVAS = 512                            # pixels on a side
 SMALLEST_LEAF = (5, 30)                 # pixels; the smallest radius in an image lies between
 LARGEST_LEAF = 256
@@ -25,11 +25,10 @@ def between(low: float, high: float, n: int, generator: torch.Generator) -> torc
 def dead_leaves(generator: torch.Generator) -> torch.Tensor:
     """A random picture of shapes that lie one over the other: uint8 (3, 512, 512).
 
-    With radii r of density r^-3, such pictures have the statistics of natural images, alike at all
-    scales (Lee, Mumford and Huang 2001, "Occlusion models for natural images", IJCV 41), and
-    networks learn from them (Baradad et al. 2021, "Learning to see by looking at noise",
-    https://arxiv.org/abs/2106.05963). Each leaf has a colour, a gradient of light and a rough
-    texture, some have stripes.
+    With radii r of density r^-3, such pictures have the statistics of natural images, alike at all scales (Lee,
+    Mumford and Huang 2001, "Occlusion models for natural images", IJCV 41), and networks learn from them (Baradad et
+    al. 2021, "Learning to see by looking at noise", https://arxiv.org/abs/2106.05963). Each leaf has a colour, a
+    gradient of light and a rough texture, some have stripes.
     """
     # The leaves: as many as it takes to cover the canvas and a rim of an eighth LAYERS times.
     smallest = float(between(*map(math.log, SMALLEST_LEAF), 1, generator).exp())
@@ -54,8 +53,7 @@ def dead_leaves(generator: torch.Generator) -> torch.Tensor:
     striped = between(0, STRIPES, K, generator) * between(0, 1, K, generator).lt(0.25)
     stripes = striped[leaf] * along(2 * math.pi / period).sin()
     shift_x, shift_y = torch.randint(CANVAS, (2, K), generator=generator)
-    texture = fractal_noise(generator)[(grid[:, None] + shift_y[leaf]) % CANVAS,
-                                       (grid + shift_x[leaf]) % CANVAS]
+    texture = fractal_noise(generator)[(grid[:, None] + shift_y[leaf]) % CANVAS, (grid + shift_x[leaf]) % CANVAS]
     rough = ROUGHNESS * between(0, 1, K, generator).square()
     surface = shading + stripes + rough[leaf] * texture
 
@@ -68,12 +66,11 @@ def dead_leaves(generator: torch.Generator) -> torch.Tensor:
     return (255 * logits.sigmoid()).round().byte()
 
 
-def topmost(x0: torch.Tensor, y0: torch.Tensor, radius: torch.Tensor,
-            generator: torch.Generator) -> torch.Tensor:
+def topmost(x0: torch.Tensor, y0: torch.Tensor, radius: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Which leaf lies on top at each pixel: int64 (512, 512). Leaf 0 is wherever no other one is.
 
-    x0, y0, radius: (K,). A leaf is |u|^p + |v|^p < 1, u and v the coordinates along its two axes
-    in units of the half-axes: a rhombus (p = 1), an ellipse (2) or nearly a rectangle (8).
+    x0, y0, radius: (K,). A leaf is |u|^p + |v|^p < 1, u and v the coordinates along its two axes in units of the
+    half-axes: a rhombus (p = 1), an ellipse (2) or nearly a rectangle (8).
     """
     K = len(radius)
     stretch = between(0, 0.6, K, generator).exp()
