@@ -418,16 +418,6 @@ def test_the_seed_decides_everything_and_nothing_else_does(command, tmp_path):
     assert not torch.equal(first, second) and not torch.equal(noisy, clean)
 
 
-def test_data_are_made_by_one_thread(photos, tmp_path, monkeypatch, threads):
-    seen, read_photo = [], data.read_photo
-    monkeypatch.setattr(data, 'usable_photos', lambda folder, argument: sorted(folder.rglob('*.*')))
-    monkeypatch.setattr(data, 'read_photo', lambda path: seen.append(torch.get_num_threads()) or read_photo(path))
-    torch.set_num_threads(3)
-    make('photos', photos, '--out', tmp_path, '--train', 2, '--val', 2)
-    make('centre', photos, '--out', tmp_path / 'centre.pkl', '--pairs', 2)
-    assert torch.get_num_threads() == 3 and seen == 6 * [1]
-
-
 @pytest.mark.parametrize('kept', ['train_data.pkl', 'val_data.pkl'])
 def test_files_are_replaced_only_by_force(command, kept, tmp_path):
     (tmp_path / 'out').mkdir()

@@ -52,7 +52,7 @@ def noisy(clean: torch.Tensor, seed: int, sigma: float = 12., blurred: bool = Fa
     return (clean + sigma * noise).round().clamp(0, 255).byte()
 
 
-def shots(folder, names='abcd', seed: int = 0, **options) -> list:
+def shots(folder, names: str, seed: int = 0, **options) -> list:
     """Two folders with a shot of each scene."""
     for i, name in enumerate(names):
         for k, shot in enumerate('AB'):
@@ -168,7 +168,7 @@ def test_what_will_be_swapped_is_measured(tmp_path, skip_picture, blurred, swap)
 
 def test_clean_images_only_measure(tmp_path, capsys, skip_picture):
     skip_picture()
-    folders, out = shots(tmp_path), tmp_path / 'out'
+    folders, out = shots(tmp_path, 'abcde'), tmp_path / 'out'
     make(*folders, '--out', out, '--size', 32, '--train', 10)
     assert 'noisy against clean' in capsys.readouterr().out
     for name, clean in (('a.png', content(seed=0)), ('b.png', content(72)), ('c.png', content(seed=2)),
@@ -178,36 +178,38 @@ def test_clean_images_only_measure(tmp_path, capsys, skip_picture):
     told = capsys.readouterr().out
     assert '(estimated)' not in told and 'd: the clean image: floats from 1.5 to 1.5' in told
     assert '\nb: the clean image: 72 x 72, the shots are 64 x 64 grey uint8\n' in told
+    assert '\ne: no partner in --clean\n' in told
     assert set(contents(out)) == {'train_data.pkl', 'val_data.pkl', 'set.json', 'pairs.png'}
-    assert uses(out) == {'a': 'validation', 'b': 'training', 'c': 'validation', 'd': 'training'}
+    assert uses(out) == {**dict.fromkeys('ac', 'validation'), **dict.fromkeys('bde', 'training')}
     first, clean = load_pairs(out / 'val_data.pkl')
     assert len(clean) == 8 and all(square[0].unique().numel() <= 16 for square in clean)    # no noise
     assert all(square[0].unique().numel() > 16 for square in first)
 
 
-@pytest.mark.parametrize('type, words, expected', [
-    ('uint16', [], None), ('float32', [], None), ('uint16', [1000, 2000], [1000, 2000]), ('uint16', ['data'], 'data'),
-    ('uint8', [60, 200], [60, 200]), ('float32', [-1.5, 2], [-1.5, 2])])
-def test_deep_images_become_floats_in_0_to_255(tmp_path, skip_picture, type, words, expected):
-    if words != ['data']:
+@pytest.mark.parametrize('type, words', [
+    ('uint16', ''), ('float32', ''), ('uint16', '1000 2000'), ('uint16', 'data'), ('uint8', '60 200'),
+    ('float32', '-1.5 2')])
+def test_deep_images_become_floats_in_0_to_255(tmp_path, skip_picture, type, words):
+    if words != 'data':
         skip_picture()
     generator = numpy.random.default_rng(0)
-    low, high = expected if isinstance(expected, list) else (0, 1 if type == 'float32' else 65535)
+    low, high = map(float, words.split()) if ' ' in words else (0, 1 if type == 'float32' else 65535)
     for name in 'ab':
         for shot in 'AB':
             values = (low + (high - low) * generator.uniform(0.2, 0.8, (32, 32))).astype(type)
             save(tmp_path / shot / f'{name}.npy', values)
-    every = numpy.stack([numpy.load(path) for path in tmp_path.glob('*/*.npy')])
-    low, high = (float(every.min()), float(every.max())) if expected == 'data' else (low, high)
+    if words == 'data':
+        every = numpy.stack([numpy.load(path) for path in tmp_path.glob('*/*.npy')])
+        low, high = float(every.min()), float(every.max())
     make(tmp_path / 'A', tmp_path / 'B', '--out', tmp_path / 'out', '--size', 32, '--train', 2,
-         *(['--range', *words] if words else []))
+         *(['--range', *words.split()] if words else []))
     first, second = load_pairs(tmp_path / 'out' / 'train_data.pkl')
     assert first.dtype is second.dtype is load_pairs(tmp_path / 'out' / 'val_pairs.pkl')[0].dtype is torch.float32
     training = next(name for name, use in uses(tmp_path / 'out').items() if use == 'training')
     values = numpy.load(tmp_path / 'A' / f'{training}.npy').astype('float64')
     wanted = torch.from_numpy((values - low) / (high - low) * 255).float()
     assert min((one - wanted).abs().max() for one in (first[0], second[0])) < 1e-3
-    assert summary(tmp_path / 'out')['range'] == (None if expected is None else [low, high])
+    assert summary(tmp_path / 'out')['range'] == ([low, high] if words else None)
 
 
 def test_one_scene_has_no_validation_and_neither_has_a_share_of_0(tmp_path, capsys, skip_picture):
@@ -224,7 +226,7 @@ def test_one_scene_has_no_validation_and_neither_has_a_share_of_0(tmp_path, caps
     ('A empty', 'FOLDER: .*empty holds no images'), ('A other', 'FOLDER: no scene has two shots'),
     ('A A', 'FOLDER: no scene has two shots'), ('A B --clean missing', '--clean: .*missing is not a folder'),
     ('A B --clean other', '--clean: no scene has a clean image'), ('A B --size 65', 'FOLDER: no scene has two shots'),
-    ('A B --range 3', '--range: 3, expected two numbers'), ('A B --range 9 2', '--range: 9 2, expected')])
+    ('A B --range 9 2', '--range: 9 2, expected two numbers')])
 def test_what_makes_no_set_is_refused_and_nothing_is_written(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     shots(tmp_path, 'a')
