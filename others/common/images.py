@@ -35,13 +35,9 @@ class Picture(NamedTuple):
     kept: dict                          # what else to write back: see KEPT
 
 
-def warn(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 # ---------------------------------------------------------------------------------------- files
 
-def read(path, max_pixels: int = MAX_PIXELS, say: Callable[[str], None] = warn) -> Picture:
+def read(path, max_pixels: int = MAX_PIXELS, say: Callable = lambda line: print(line, file=sys.stderr)) -> Picture:
     """The image of a file, upright; of several in one file the first, which is said. UserError, with the file's name,
     if it cannot be had, has more pixels, or values that are not finite."""
     path = Path(path)
@@ -52,7 +48,7 @@ def read(path, max_pixels: int = MAX_PIXELS, say: Callable[[str], None] = warn) 
             return picture(values)
         return decode(path, max_pixels, lambda line: say(f'{path}: {line}'))
     except Exception as error:                                  # the readers raise almost anything
-        raise storage.UserError(f'{path}: {error or type(error).__name__}') from error
+        raise storage.UserError(f'{path}: {str(error) or type(error).__name__}') from error
 
 
 def write(path, image: Picture) -> None:
@@ -82,8 +78,7 @@ def outline(image: Picture) -> str:
 
 def unfit(path, image: Picture, reason) -> storage.UserError:
     name = {'u1': 'NAME.png', 'u2': 'NAME.png or NAME.tif'}.get(image.values.dtype.str[1:], 'NAME.tif or NAME.npy')
-    return storage.UserError(f'OUT: {path} cannot hold {outline(image)}, '
-                             f'expected a name like {name} ({reason})')
+    return storage.UserError(f'OUT: {path} cannot hold {outline(image)}, expected a name like {name} ({reason})')
 
 
 def check_size(width: int, height: int, max_pixels: Optional[int]) -> None:
@@ -121,7 +116,7 @@ def opened(file) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def decode(file, max_pixels: Optional[int] = None, say: Callable[[str], None] = lambda line: None) -> Picture:
+def decode(file, max_pixels: Optional[int] = None, say: Callable = lambda line: None) -> Picture:
     """What Pillow or tifffile reads from a path or an open file."""
     try:
         with opened(file) as image:

@@ -3,7 +3,6 @@
 test.py loads this file by its path, so it imports torch alone.
 """
 import math
-from pathlib import Path
 
 import torch
 
@@ -55,14 +54,11 @@ def estimated_psnr(denoised: torch.Tensor, noisy: torch.Tensor, other: torch.Ten
 def load_pairs(path) -> tuple:
     """The two tensors (N, 3, H, W) of a file, both uint8, or both float32 with values in 0..255. ValueError if it
     holds anything else."""
-    path = Path(path)
-    try:
-        with open(path, 'rb') as file:
+    with open(path, 'rb') as file:
+        try:
             pairs = torch.load(file, map_location='cpu', weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # of many types, by what is wrong with the file
-        raise ValueError(f'{path} is not a file of pairs that torch.load can read') from error
+        except Exception as error:                              # of many types, by what is wrong with the file
+            raise ValueError(f'{path} is not a file of pairs that torch.load can read') from error
     if not (isinstance(pairs, (tuple, list)) and len(pairs) == 2
             and all(isinstance(images, torch.Tensor) for images in pairs)):
         raise ValueError(f'{path} must hold two tensors, and holds something else')
