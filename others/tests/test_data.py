@@ -210,8 +210,8 @@ def test_linked_folders_are_searched_and_each_photograph_is_taken_once(photos, t
     (elsewhere / 'below').mkdir(parents=True)
     Image.new('RGB', (64, 64)).save(elsewhere / 'below' / 'linked.png')
     before = data.pictures_below(photos)[0]
-    for link, target in (('a', elsewhere), ('again', elsewhere / 'below'), ('loop', photos), ('self', photos / 'self'),
-                         ('copy', photos / 'deeper'), ('nowhere', tmp_path / 'missing')):
+    for link, target in (('a', elsewhere), ('again', elsewhere / 'below'), ('loop', photos), ('loop 2', photos),
+                         ('self', photos / 'self'), ('copy', photos / 'deeper'), ('nowhere', tmp_path / 'missing')):
         (photos / link).symlink_to(target, target_is_directory=True)
     (photos / '21.png').symlink_to(photos / '01.PNG')
     paths, refused = data.pictures_below(photos)

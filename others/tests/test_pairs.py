@@ -171,10 +171,11 @@ def test_clean_images_only_measure(tmp_path, capsys, skip_picture):
     folders, out = shots(tmp_path, 'abcde'), tmp_path / 'out'
     make(*folders, '--out', out, '--size', 32, '--train', 10)
     assert 'noisy against clean' in capsys.readouterr().out
-    for name, clean in (('a.png', content(seed=0)), ('b.png', content(72)), ('c.png', content(seed=2)),
+    for name, clean in (('a.png', content(seed=0)), ('b.png', content(72)), ('c.npy', content(seed=2) / 255),
                         ('d.npy', numpy.full((64, 64), 1.5))):
         save(tmp_path / 'clean' / name, clean)
-    make(*folders, '--out', out, '--size', 32, '--train', 10, '--clean', tmp_path / 'clean', '--holdout', 1, '--force')
+    make(*folders, '--out', out, '--size', 32, '--train', 10, '--clean', tmp_path / 'clean', '--holdout', 1, '--force',
+         '--range', 0, 255)                             # of the shots, not of clean images of another type
     told = capsys.readouterr().out
     assert '(estimated)' not in told and 'd: the clean image: floats from 1.5 to 1.5' in told
     assert '\nb: the clean image: 72 x 72, the shots are 64 x 64 grey uint8\n' in told
@@ -182,7 +183,8 @@ def test_clean_images_only_measure(tmp_path, capsys, skip_picture):
     assert set(contents(out)) == {'train_data.pkl', 'val_data.pkl', 'set.json', 'pairs.png'}
     assert uses(out) == {**dict.fromkeys('ac', 'validation'), **dict.fromkeys('bde', 'training')}
     first, clean = load_pairs(out / 'val_data.pkl')
-    assert len(clean) == 8 and all(square[0].unique().numel() <= 16 for square in clean)    # no noise
+    assert len(clean) == 8 and clean.min() >= 59.9
+    assert all(square[0].unique().numel() <= 16 for square in clean)        # no noise
     assert all(square[0].unique().numel() > 16 for square in first)
 
 
