@@ -35,17 +35,6 @@ def test_noisy_pixels_are_pixels_of_their_block_and_clean_ones_its_rounded_mean(
     assert len(noisy) == 2 and all((blocks == image.view(3, 1, 32 * 32)).all(0).any(0).all() for image in noisy)
 
 
-def test_every_pixel_of_a_block_is_equally_likely():
-    b, draws = 8, 64
-    index = torch.arange(b * b, dtype=torch.uint8).view(1, b, b).repeat(3, 32, 32)
-    generator = seeded()
-    drawn = torch.stack([data.point_sample(index, generator)[0][0] for _ in range(draws)])
-    expected = drawn.numel() / b ** 2
-    chi2 = (drawn.flatten().bincount(minlength=b * b) - expected).square().sum() / expected
-    freedom = b * b - 1
-    assert abs(chi2 - freedom) < SIGMAS * math.sqrt(2 * freedom)
-
-
 def test_the_noise_is_unbiased_and_independent_of_version_and_neighbour():
     b, draws = 4, 256
     square, generator = images(3, 32 * b, 32 * b), seeded()
