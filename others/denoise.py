@@ -32,6 +32,7 @@ import sys
 import warnings
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Callable, Optional, Union
 
 import numpy
@@ -106,6 +107,18 @@ def is_noise(removed: torch.Tensor) -> bool:
     return changed < LEAST_CHANGE or min(removed.shape[2:]) < LEAST_SIDE or fineness(removed) >= LEAST_FINE
 
 
+def denoise_image(array, project: int = 1, weights: Optional[Path] = None, ensemble: bool = True, strength: float = 1.,
+                  range: Union[None, str, tuple] = None) -> numpy.ndarray:
+    """From Python: a NumPy image (H, W) or (H, W, 3), uint8, uint16 or floats, denoised, in the same type.
+
+    range: as in `images.value_range`. ValueError for other arrays, UserError for weights that do not fit, and for
+    floats outside 0..1 without a range.
+    """
+    model = load(project, weights or denoisers.checkpoint(project))
+    options = SimpleNamespace(ensemble=ensemble, strength=strength, range=range)
+    return denoise(images.picture(numpy.asarray(array)), model, options)[0].values
+
+
 def load(project: int, weights: Path):
     """The model."""
     model = denoisers.trained_model(project, weights)
@@ -125,6 +138,8 @@ def plan(source: Path, out: Optional[Path]) -> dict:
             raise storage.UserError(f'OUT: {out} is a folder, expected a file, as IN is one: '
                                     f'{out / source.stem}.png, for example')
         return {out or source.with_name(name(source, f'{source.stem}_denoised')): source}
+    if not out and not source.resolve().name:
+        raise storage.UserError(f'OUT: expected a folder for the images of {source}, which has no name')
     out = out or source.resolve().parent / f'{source.resolve().name}_denoised'
     if out.resolve() == source.resolve() or out.exists() and not out.is_dir():
         raise storage.UserError(f'OUT: {out} is {"IN" if out.is_dir() else "a file"}, expected a folder of its own')
@@ -147,7 +162,10 @@ def claim(out: Path, options) -> float:
     made_with = {'project': options.project, 'weights': hashlib.sha256(options.weights.read_bytes()).hexdigest(),
                  'ensemble': options.ensemble, 'strength': options.strength,
                  'value_range': list(options.range) if isinstance(options.range, tuple) else options.range}
-    before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    try:
+        before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    except ValueError:                                      # no results can be told from others
+        before = {'project': None}
     other = [name for name in made_with if before.get(name) != made_with[name]]
     if before and other and not options.force:
         raise storage.UserError(f'OUT: {out} holds results that were made with another {", another ".join(other)}, '

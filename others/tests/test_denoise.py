@@ -449,3 +449,28 @@ def test_what_lies_outside_a_range_is_clipped(dtype, given, low, high):
 def test_words_that_are_no_range(words):
     with pytest.raises(storage.UserError, match=f'--range: {words}, expected two numbers'):
         images.parse_range(words.split())
+
+
+def test_an_array_from_python_gives_what_its_file_does(stub, tmp_path):
+    for array in (numpy.random.default_rng(0).integers(0, 65536, (9, 7, 3), dtype=numpy.uint16),
+                  numpy.random.default_rng(0).random((9, 7), dtype=numpy.float32)):
+        numpy.save(tmp_path / 'a.npy', array)
+        run(tmp_path / 'a.npy', tmp_path / 'b.npy', '--force', '--strength', '0.5', '--range', '0', '70000')
+        ours = denoise.denoise_image(array, strength=0.5, range=(0, 70000))
+        assert ours.dtype == array.dtype and (ours == numpy.load(tmp_path / 'b.npy')).all()
+
+
+@pytest.mark.parametrize('settings', ['', '{"proj'])
+def test_a_folder_whose_settings_are_damaged_is_left_alone(stub, tmp_path, settings):
+    picture().save(tmp_path / 'a.png')
+    out = tmp_path / 'out'
+    assert run(tmp_path, out) == 0
+    (out / denoise.SETTINGS).write_text(settings)
+    with pytest.raises(storage.UserError, match='OUT: .* holds results that were made with another project'):
+        run(tmp_path, out)
+    assert run(tmp_path, out, '--force') == 0
+
+
+def test_the_root_has_no_name_for_results():
+    with pytest.raises(storage.UserError, match='OUT: expected a folder for the images of /, which has no name'):
+        run('/')
