@@ -70,7 +70,7 @@ def write_tensors(path, content) -> None:
     """torch.save, whole or not at all."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write(path, buffer.getvalue())
+    write(path, buffer.getbuffer())
 
 
 @contextlib.contextmanager
