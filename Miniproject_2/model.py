@@ -24,7 +24,6 @@ import pickletools
 import reprlib
 import struct
 import sys
-import threading
 import time
 import warnings
 from functools import partial
@@ -63,7 +62,8 @@ class Module:
     def forward(self, *input) -> Tensor:
         """Return the output, contiguous as torch.nn's, and keep what `backward` needs."""
         self._last = Module._last                   # free what the previous application kept
-        output, vjp = self.forward_and_vjp(*check_tensors(self, 'input', input))
+        check_tensors(self, 'input', input)
+        output, vjp = self.forward_and_vjp(*input)
         self._last = next(_numbers), vjp, output.shape
         return output.contiguous()
 
@@ -73,8 +73,17 @@ class Module:
     def backward(self, *gradwrtoutput) -> Tensor:
         """Differentiate the last application, by `forward` or by a Sequential: accumulate the parameters' gradients,
         return the input's. ValueError unless the gradient has the shape of the output."""
-        check_gradient(self, *gradwrtoutput)
-        return self._last[1](*gradwrtoutput).contiguous()
+        _, vjp, shape = self._last
+        if vjp is None:
+            raise RuntimeError(f'{type(self).__name__}: call forward before backward; '
+                               'a module that defines forward must define backward, too')
+        if len(gradwrtoutput) != 1:
+            raise TypeError(f'{type(self).__name__}: backward takes one gradient, got {len(gradwrtoutput)}')
+        check_tensors(self, 'gradient', gradwrtoutput)
+        if gradwrtoutput[0].shape != shape:
+            raise ValueError(f'{type(self).__name__}: the gradient must have the shape of the output, '
+                             f'{tuple(shape)}, got {tuple(gradwrtoutput[0].shape)}')
+        return vjp(*gradwrtoutput).contiguous()
 
     def infer(self, *input) -> Tensor:
         """Return the output and keep nothing: the modules of this file may do it in several threads at once."""
@@ -105,7 +114,21 @@ class Module:
         return self._last[0]
 
     def __setattr__(self, name: str, value) -> None:
-        assign(self, name, value)
+        """Settings become pairs; parameters and gradients are copied into the tensor that is there, which stays the
+        same. TypeError, ValueError or AttributeError if the value does not fit."""
+        if name in self.settings:
+            value = integers(name, value, self.settings[name], pair=True)
+        if name in vars(self) and name in self.fixed:
+            raise AttributeError(f'{type(self).__name__}.{name} is fixed by the shape of the weight')
+        if name not in vars(self) or name.removeprefix('grad_') not in self.parameter_names:
+            return super().__setattr__(name, value)
+        present = vars(self)[name]
+        check_tensors(self, name, [] if value is None else [value])
+        own, given = (None if tensor is None else tuple(tensor.shape) for tensor in (present, value))
+        if own != given:
+            raise ValueError(f'{type(self).__name__}.{name} has the shape {own}, got {given}')
+        if value is not None:
+            present.detach().copy_(value.detach())
 
     def __getstate__(self) -> dict:
         """For copies and pickles: without what `backward` would differentiate."""
@@ -205,66 +228,23 @@ def forward_then_backward(module: Module, *input) -> tuple:
     return output, vjp
 
 
-def check_tensors(module: Module, name: str, values) -> tuple:
-    """`values`; TypeError unless all of them are tensors."""
+def check_tensors(module: Module, name: str, values) -> None:
+    """TypeError unless all values are tensors."""
     for value in values:
         if not isinstance(value, Tensor):
             raise TypeError(f'{type(module).__name__}: the {name} must be a tensor, got {type(value).__name__}')
-    return values
 
 
-def check_gradient(module: Module, *gradwrtoutput) -> None:
-    """TypeError, ValueError or RuntimeError unless this is one gradient, of the last application's output."""
-    if len(gradwrtoutput) != 1:
-        raise TypeError(f'{type(module).__name__}: backward takes one gradient, got {len(gradwrtoutput)}')
-    _, vjp, shape = module._last
-    if vjp is None:
-        raise RuntimeError(f'{type(module).__name__}: call forward before backward; '
-                           'a module that defines forward must define backward, too')
-    (gradient,) = check_tensors(module, 'gradient', gradwrtoutput)
-    if gradient.shape != shape:
-        raise ValueError(f'{type(module).__name__}: the gradient must have the shape of the output, '
-                         f'{tuple(shape)}, got {tuple(gradient.shape)}')
-
-
-def assign(module: Module, name: str, value) -> None:
-    """module.name = value: settings become pairs; parameters and gradients are copied into the tensor that is there,
-    which stays the same. TypeError, ValueError or AttributeError if the value does not fit."""
-    if name in module.settings:
-        value = pair_of(name, value, module.settings[name])
-    if name in vars(module) and name in module.fixed:
-        raise AttributeError(f'{type(module).__name__}.{name} is fixed by the shape of the weight')
-    if name not in vars(module) or name.removeprefix('grad_') not in module.parameter_names:
-        return object.__setattr__(module, name, value)
-    present = vars(module)[name]
-    check_tensors(module, name, [] if value is None else [value])
-    own, given = (None if tensor is None else tuple(tensor.shape) for tensor in (present, value))
-    if own != given:
-        raise ValueError(f'{type(module).__name__}.{name} has the shape {own}, got {given}')
-    if value is not None:
-        present.detach().copy_(value.detach())
-
-
-def pair_of(name: str, value, least: int) -> tuple:
-    """An integer, or a pair of them, as a pair; ValueError if one is less than `least`."""
+def integers(name: str, value, least: int = 1, pair: bool = False):
+    """`value`, an integer of Python's or NumPy's, as Python's; if `pair`, it or two of them, as a pair. ValueError if
+    one is less than `least`."""
     try:
-        pair = tuple(map(index, value if isinstance(value, Iterable) else (value, value)))
+        found = tuple(map(index, value if pair and isinstance(value, Iterable) else (value, value)))
     except TypeError:                                   # of a string, too
-        pair = ()
-    if len(pair) != 2 or min(pair) < least:
-        raise ValueError(f'{name} must be an integer of at least {least}, or a pair of them, got {value!r}')
-    return pair
-
-
-def whole_number(name: str, value) -> int:
-    """`value`, an integer of Python's or NumPy's, as Python's; ValueError unless it is at least 1."""
-    try:
-        number = index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
-    return number
+        found = ()
+    if len(found) != 2 or min(found) < least:
+        raise ValueError(f'{name} must be an integer of at least {least}{", or a pair of them" * pair}, got {value!r}')
+    return found if pair else found[0]
 
 
 def number_of(name: str, value, least: float = 0) -> float:
@@ -301,51 +281,47 @@ def number_of(name: str, value, least: float = 0) -> float:
 # large one. The weight is (M, C / groups, kh, kw) for both. W, X and Y are the matrices of the weight, of the large
 # side (its columns) and of the small side, for some rows of places: (B, M / groups, K), (B, K, P), (B, M / groups, P).
 # B = groups, each of which has a product of its own; K counts the taps of a group's channels, P the places in all
-# images. `multiply(out, a, b)` adds a @ b to its first argument, or overwrites it with a @ b, and returns it.
+# images. `multiply(out, a, b)` adds a @ b to its first argument.
 
 def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor], shape: tuple) -> tuple:
     """y = weight @ unfold(x) + bias: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) or None, shape
     (M, Ho, Wo) -> y (M, Ho, Wo, N), and vjp(dy, dw), which adds to the weight's gradient dw and returns dx."""
-    W, padded = window.matrix(weight), window.padded(x)                 # (B, M / groups, K), (C, Hp, Wp, N)
+    window = window.at(shape[1:], weight)
+    W, padded = window.matrix(weight), window.padded(x)             # (B, M / groups, K), (C, Hp, Wp, N)
     y = x.new_empty(*shape, x.shape[3]).copy_(bias.view(-1, 1, 1, 1) if bias is not None else x.new_zeros(1))
     for rows in window.rows(W, padded):
-        X, Y = window.unfold(padded, rows), window.products(y, rows)    # (B, K, P), (B, M / groups, P)
-        window.join(y, rows, multiply(Y, W, X, add=window.in_place))    # y += W @ X
+        window.join(y, rows, W, window.unfold(padded, rows))        # y += W @ X
 
     def vjp(dy, dw):
-        padded, dW = window.padded(x), dw.new_zeros(W.shape)
-        dx = x.new_zeros(padded.shape)                                  # (C, Hp, Wp, N)
+        dW, dx = dw.new_zeros(W.shape), x.new_zeros(padded.shape)
         for rows in window.rows(W, padded):
-            X, dY = window.unfold(padded, rows), window.split(dy, rows)
-            multiply(dW, dY, X.transpose(1, 2))                         # dW += dY @ X^T
-            dX = multiply(X, W.transpose(1, 2), dY, add=False)          # W^T @ dY, in the memory of X
-            window.fold(dx, rows, dX)                                   # dx += fold(W^T @ dY)
+            X, dY = window.unfold(padded, rows), window.split(dy, rows)     # (B, K, P), (B, M / groups, P)
+            multiply(dW, dY, X.transpose(1, 2))                     # dW += dY @ X^T
+            window.fold(dx, rows, W, dY)                            # dx += fold(W^T @ dY)
         window.add_to_weight(dw, dW)
-        return window.middle(dx)
+        return window.middle(dx)                                    # (C, H, W, N)
 
     return y, vjp
 
 
 def convolve_transposed(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor], shape: tuple) -> tuple:
     """y = fold(weight^T @ x) + bias: x (M, H, W, N), weight (M, C / groups, kh, kw), bias (C,) or None, shape
-    (C, Ho, Wo) -> y (C, Ho, Wo, N), and vjp(dy, dw), as above. Here y is the large side, X and dX are its columns."""
-    W, (C, H, W_), (ph, pw) = window.matrix(weight), shape, window.padding
-    y = x.new_zeros(C, H + 2 * ph, W_ + 2 * pw, x.shape[3])             # (C, Hp, Wp, N)
+    (C, Ho, Wo) -> y (C, Ho, Wo, N), and vjp(dy, dw), as above. Here y is the large side, dX are the columns of dy."""
+    window, (C, Ho, Wo), (ph, pw) = window.at(x.shape[1:3], weight), shape, window.padding
+    W, y = window.matrix(weight), x.new_zeros(C, Ho + 2 * ph, Wo + 2 * pw, x.shape[3])      # (C, Hp, Wp, N)
     for rows in window.rows(W, y):
-        X, Y = window.columns(y, rows), window.split(x, rows)           # (B, K, P), (B, M / groups, P)
-        window.fold(y, rows, multiply(X, W.transpose(1, 2), Y, add=False))      # y += fold(W^T @ Y)
+        window.fold(y, rows, W, window.split(x, rows))              # y += fold(W^T @ Y)
     if bias is not None:
         y += bias.view(-1, 1, 1, 1)
 
     def vjp(dy, dw):
         padded, dW, dx = window.padded(dy), dw.new_zeros(W.shape), x.new_zeros(x.shape)
         for rows in window.rows(W, padded):
-            dX, Y = window.unfold(padded, rows), window.split(x, rows)
-            multiply(dW, Y, dX.transpose(1, 2))                         # dW += Y @ dX^T
-            dY = window.products(dx, rows)
-            window.join(dx, rows, multiply(dY, W, dX, add=window.in_place))     # dx += W @ dX
+            dX, Y = window.unfold(padded, rows), window.split(x, rows)      # (B, K, P), (B, M / groups, P)
+            multiply(dW, Y, dX.transpose(1, 2))                     # dW += Y @ dX^T
+            window.join(dx, rows, W, dX)                            # dx += W @ dX
         window.add_to_weight(dw, dW)
-        return dx
+        return dx                                                   # (M, H, W, N)
 
     return window.middle(y), vjp
 
@@ -360,7 +336,6 @@ class Window(NamedTuple):
     batch: int                          # B, the number of matrix products
     mixed: bool                         # products take and give bfloat16
     places: tuple = (0, 0)
-    in_place = True                     # `products` is a view of y: what is added to it is in y, with nothing to join
 
     @property
     def extent(self) -> tuple:
@@ -387,10 +362,9 @@ class Window(NamedTuple):
         return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
     def padded(self, x: Tensor) -> Tensor:
-        """(C, H, W, N) -> (C, Hp, Wp, N), Hp = H + 2 ph, Wp = W + 2 pw: zeros around a copy, in scratch memory."""
+        """(C, H, W, N) -> (C, Hp, Wp, N), Hp = H + 2 ph, Wp = W + 2 pw: a copy with zeros around."""
         (ph, pw), (C, H, W, N) = self.padding, x.shape
-        padded = scratch('padded', x, C, H + 2 * ph, W + 2 * pw, N)
-        padded[:, :ph] = padded[:, ph + H:] = padded[:, :, :pw] = padded[:, :, pw + W:] = 0
+        padded = x.new_zeros(C, H + 2 * ph, W + 2 * pw, N)
         self.middle(padded).copy_(x)
         return padded
 
@@ -422,24 +396,22 @@ class Window(NamedTuple):
         """The transpose of `matrix`: add (B, M / groups, K) to (M, C / groups, kh, kw)."""
         dw += dW.view(dw.shape)
 
-    def shape(self, padded: Tensor, rows: slice) -> tuple:
-        """Of the columns for some rows of (C, Hp, Wp, N): (C, kh, kw, rows, Wo, N)."""
-        return (len(padded), *self.kernel_size, rows.stop - rows.start, self.places[1], padded.shape[3])
-
     def columns(self, padded: Tensor, rows: slice) -> Tensor:
-        """Scratch memory for them: (B, K, P)."""
-        return self.matrices(scratch('columns', padded, *self.shape(padded, rows)))
+        """Memory for the columns of some rows of (C, Hp, Wp, N): (C, kh, kw, rows, Wo, N)."""
+        return padded.new_empty(len(padded), *self.kernel_size, rows.stop - rows.start, self.places[1],
+                                padded.shape[3])
 
     def unfold(self, padded: Tensor, rows: slice) -> Tensor:
         """X: (C, Hp, Wp, N) -> (B, K, P)."""
-        columns = scratch('columns', padded, *self.shape(padded, rows))
+        columns = self.columns(padded, rows)
         for i, j, pixels in self.seen(padded, rows):
             columns[:, i, j] = pixels
         return self.factors(columns)
 
-    def fold(self, padded: Tensor, rows: slice, X: Tensor) -> None:
-        """The transpose of `unfold`: add (B, K, P) to (C, Hp, Wp, N)."""
-        columns = X.view(self.shape(padded, rows))
+    def fold(self, padded: Tensor, rows: slice, W: Tensor, Y: Tensor) -> None:
+        """The transpose of `unfold`, applied to W^T @ Y, (B, K, P): add it to (C, Hp, Wp, N)."""
+        columns = self.columns(padded, rows)
+        multiply(self.matrices(columns), W.transpose(1, 2), Y, add=False)
         for i, j, pixels in self.seen(padded, rows):
             pixels += columns[:, i, j]
 
@@ -447,12 +419,9 @@ class Window(NamedTuple):
         """Y: (M, Ho, Wo, N) -> (B, M / groups, P)."""
         return self.factors(y[:, rows])
 
-    def products(self, y: Tensor, rows: slice) -> Tensor:
-        """Memory (B, M / groups, P) for products that `join` will add to (M, Ho, Wo, N)."""
-        return self.matrices(y[:, rows])                        # a view, since y is contiguous
-
-    def join(self, y: Tensor, rows: slice, Y: Tensor) -> None:
-        """The transpose of `split`: add (B, M / groups, P) to (M, Ho, Wo, N). Here it is a view: nothing to do."""
+    def join(self, y: Tensor, rows: slice, W: Tensor, X: Tensor) -> None:
+        """The transpose of `split`, applied to W @ X, (B, M / groups, P): add it to (M, Ho, Wo, N)."""
+        multiply(self.matrices(y[:, rows]), W, X)               # a view, since y is contiguous
 
 
 # Fewer products. Two neighbouring outputs of two taps need three products, not four (Winograd's minimal filtering
@@ -478,7 +447,6 @@ class Tiles(Window):
     """For a kernel of (2 sh, 2 sw) taps at stride (sh, sw), without groups: a tile is 2 x 2 outputs, from 3 x 3 blocks
     of pixels and 2 x 2 blocks of taps. B = 9; K counts the taps of a block and the channels, P the tiles in all
     images; `places` are those of the tiles, (Th, Tw)."""
-    in_place = False
 
     def seen(self, padded: Tensor, rows: slice) -> Iterator[tuple]:
         """Each i, j with the blocks i, j of (C, Hp, Wp, N) in some rows of tiles, (sh, sw, C, rows, Tw, N)."""
@@ -490,7 +458,7 @@ class Tiles(Window):
 
     def matrix(self, weight: Tensor) -> Tensor:
         taps = weight.unflatten(3, (2, -1)).unflatten(2, (2, -1)).permute(2, 4, 0, 3, 5, 1)     # (2, 2, M, sh, sw, C)
-        return self.factors(sums_transposed(taps, taps.new_empty(3, 3, *taps.shape[2:])))       # (9, M, K)
+        return self.factors(sums_transposed(taps))              # (9, M, K)
 
     def add_to_weight(self, dw: Tensor, dW: Tensor) -> None:
         (M, C, kh, kw), (sh, sw) = dw.shape, self.stride
@@ -498,19 +466,21 @@ class Tiles(Window):
         by_tap = taps.permute(0, 3, 1, 4, 2, 5).reshape(kh, kw, M, C)       # this order copies fastest
         dw += by_tap.permute(2, 3, 0, 1)
 
-    def shape(self, padded: Tensor, rows: slice) -> tuple:
-        return (3, 3, *self.stride, len(padded), rows.stop - rows.start, self.places[1], padded.shape[3])
+    def columns(self, padded: Tensor, rows: slice) -> Tensor:
+        return padded.new_empty(3, 3, *self.stride, len(padded), rows.stop - rows.start, self.places[1],
+                                padded.shape[3])
 
     def unfold(self, padded: Tensor, rows: slice) -> Tensor:
-        columns = scratch('columns', padded, *self.shape(padded, rows))     # (3, 3, sh, sw, C, rows, Tw, N)
+        columns = self.columns(padded, rows)                    # (3, 3, sh, sw, C, rows, Tw, N)
         for i, j, blocks in self.seen(padded, rows):
             columns[i, j] = blocks
         columns[::2] -= columns[1]                              # x0 - x1, x1, x2 - x1, vertically
         columns[:, ::2] -= columns[:, 1:2]                      # and horizontally
         return self.factors(columns)
 
-    def fold(self, padded: Tensor, rows: slice, X: Tensor) -> None:
-        columns = X.view(self.shape(padded, rows)).type_as(padded)
+    def fold(self, padded: Tensor, rows: slice, W: Tensor, Y: Tensor) -> None:
+        columns = self.columns(padded, rows)
+        multiply(self.matrices(columns), W.transpose(1, 2), Y, add=False)
         columns[1].sub_(columns[0]).sub_(columns[2])            # c0, c1 - c0 - c2, c2, vertically
         columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])   # and horizontally
         for i, j, blocks in self.seen(padded, rows):
@@ -521,15 +491,13 @@ class Tiles(Window):
         return y.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(2, 4, 0, 1, 3, 5)[:, :, :, rows]
 
     def split(self, y: Tensor, rows: slice) -> Tensor:
-        tiles = self.tiles(y, rows)
-        return self.factors(sums_transposed(tiles, scratch('products', y, 3, 3, *tiles.shape[2:])))
+        return self.factors(sums_transposed(self.tiles(y, rows)))
 
-    def products(self, y: Tensor, rows: slice) -> Tensor:
-        return self.matrices(scratch('products', y, 3, 3, *self.tiles(y, rows).shape[2:]))
-
-    def join(self, y: Tensor, rows: slice, Y: Tensor) -> None:
+    def join(self, y: Tensor, rows: slice, W: Tensor, X: Tensor) -> None:
         tiles = self.tiles(y, rows)
-        tiles += sums(Y.view(3, 3, *tiles.shape[2:]))
+        products = y.new_empty(3, 3, *tiles.shape[2:])
+        multiply(self.matrices(products), W, X, add=False)
+        tiles += sums(products)
 
 
 def sums(m: Tensor) -> Tensor:
@@ -539,15 +507,15 @@ def sums(m: Tensor) -> Tensor:
     return m[::2, ::2]
 
 
-def sums_transposed(a: Tensor, m: Tensor) -> Tensor:
-    """(2, 2, ..) -> m, (3, 3, ..): a0, a0 + a1, a1, along both."""
+def sums_transposed(a: Tensor) -> Tensor:
+    """(2, 2, ..) -> (3, 3, ..): a0, a0 + a1, a1, along both."""
+    m = a.new_empty(3, 3, *a.shape[2:])
     m[::2, ::2] = a
     m[::2, 1].copy_(m[::2, 0]).add_(m[::2, 2])
     m[1].copy_(m[0]).add_(m[2])
     return m
 
 
-# -- products and memory
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> Tensor:
     """Write out + a @ b, or a @ b, to `out`, and return it: (B, M, K) @ (B, K, P).
@@ -573,33 +541,6 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> Tensor:
     return out
 
 
-_local = threading.local()
-
-
-def scratch(name: str, like: Tensor, *shape: int) -> Tensor:
-    """Memory of the type and on the device of `like`, valid until the next call with this name and type in this
-    thread. It is reused because fresh memory is slow: Linux maps it page by page, on first touch. Results that outlive
-    the call cannot live here. For these, malloc must keep what is freed: glibc keeps up to twice the largest block
-    ever freed, not counting those of over 32 MB (mallopt(3), M_MMAP_THRESHOLD), so one of 31 MB is freed: without it a
-    step on 16 pairs has 1,900 page faults."""
-    size, buffers = math.prod(shape), vars(_local)
-    key = f'{name} {like.dtype} {like.device}'
-    if key not in buffers or len(buffers[key]) < size or buffers[key].is_inference():   # unusable outside that mode
-        empty(0, device='cpu').byte().new_empty(31 * 2 ** 20)
-        buffers[key] = like.new_empty(size)
-    return buffers[key][:size].view(shape)
-
-
-def batch_last(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (C, H, W, N), a view without history."""
-    return x.detach().permute(1, 2, 3, 0)
-
-
-def batch_first(x: Tensor) -> Tensor:
-    """(C, H, W, N) -> (N, C, H, W), a view."""
-    return x.permute(3, 0, 1, 2)
-
-
 # ------------------------------------------------------------------------------------- the blocks
 
 class _Convolution(Module):
@@ -611,10 +552,11 @@ class _Convolution(Module):
     settings = {'kernel_size': 1, 'stride': 1, 'padding': 0, 'dilation': 1}
     fixed = ('in_channels', 'out_channels', 'groups', 'kernel_size')
     mixed_precision = False
+    is_transposed = False       # whether the input is the small side
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
                  groups=1, bias=True, *, device=None, dtype=None) -> None:
-        in_channels, out_channels, groups = (whole_number(name, value) for name, value in (
+        in_channels, out_channels, groups = (integers(name, value) for name, value in (
             ('in_channels', in_channels), ('out_channels', out_channels), ('groups', groups)))
         if in_channels % groups or out_channels % groups:
             raise ValueError(f'groups must divide in_channels and out_channels, '
@@ -622,39 +564,20 @@ class _Convolution(Module):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
 
-        shape = self._weight_shape()
+        small, large = (in_channels, out_channels) if self.is_transposed else (out_channels, in_channels)
+        shape = (small, large // groups, *self.kernel_size)
         bound = 1 / math.sqrt(math.prod(shape[1:]))         # torch.nn's default: U(+-1 / sqrt(fan_in))
-
-        def uniform(*shape: int) -> Tensor:
-            return empty(*shape, device='cpu' if device is None else device, dtype=dtype).uniform_(-bound, bound)
-
-        self.weight = uniform(*shape)
-        self.bias = uniform(out_channels) if bias else None
+        self.weight = empty(shape, device='cpu' if device is None else device, dtype=dtype).uniform_(-bound, bound)
         self.grad_weight = self.weight.new_zeros(shape)
-        self.grad_bias = self.bias.new_zeros(out_channels) if bias else None
+        self.bias = self.weight.new_empty(out_channels).uniform_(-bound, bound) if bias else None
+        self.grad_bias = self.weight.new_zeros(out_channels) if bias else None
+        # Fresh memory is slow: Linux maps it page by page, on first touch. glibc keeps what is freed, up to twice the
+        # largest block ever freed, not counting those of over 32 MB (mallopt(3), M_MMAP_THRESHOLD): free one of 31 MB.
+        empty(31 * 2 ** 18, device='cpu')
 
     @property
     def window(self) -> Window:
         return Window(self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.mixed_precision)
-
-    def _weight_shape(self) -> tuple:
-        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-
-    def _parameters(self) -> tuple:
-        """weight and bias (or None), without history."""
-        return self.weight.detach(), None if self.bias is None else self.bias.detach()
-
-    def _outside(self, y: Tensor, inner_vjp: Callable) -> tuple:
-        """y (out_channels, Ho, Wo, N) and vjp(dy, dw), as `convolve` returns them -> as `forward_and_vjp` does."""
-        dw, db = self.grad_weight, self.grad_bias       # not self: what vjp keeps is freed with the module
-
-        def vjp(gradient):
-            dy = batch_last(gradient)
-            if db is not None:                          # the bias enters every pixel of its channel: the sum of theirs
-                db.detach().add_(dy.sum(3).double().sum((1, 2)))    # a long sum: doubles round less
-            return batch_first(inner_vjp(dy, dw.detach()))
-
-        return batch_first(y), vjp
 
     def _check(self, x: Tensor, size: tuple) -> None:
         """ValueError unless x is (N, in_channels, H, W), H and W at least 1, of the weight's type and on its
@@ -670,6 +593,22 @@ class _Convolution(Module):
             raise ValueError(f'{type(self).__name__}: an input of {tuple(x.shape[2:])} is too small, '
                              f'the output would be {size}')
 
+    def _apply(self, function: Callable, x: Tensor, size: tuple) -> tuple:
+        """`convolve`, or a function with its arguments and results, as a `forward_and_vjp`; size: (Ho, Wo)."""
+        self._check(x, size)
+        bias = None if self.bias is None else self.bias.detach()
+        y, inner_vjp = function(self.window, x.detach().movedim(0, 3), self.weight.detach(), bias,
+                                (self.out_channels, *size))
+        dw, db = self.grad_weight, self.grad_bias       # not self: what vjp keeps is freed with the module
+
+        def vjp(gradient):
+            dy = gradient.detach().movedim(0, 3)        # (out_channels, Ho, Wo, N)
+            if db is not None:                          # the bias enters every pixel of its channel: the sum of theirs
+                db.detach().add_(dy.sum(3).double().sum((1, 2)))    # a long sum: doubles round less
+            return inner_vjp(dy, dw.detach()).movedim(3, 0)
+
+        return y.movedim(3, 0), vjp
+
 
 class Conv2d(_Convolution):
     """Two-dimensional convolution, as torch.nn.Conv2d with zero padding.
@@ -681,10 +620,7 @@ class Conv2d(_Convolution):
     """
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
-        size, (weight, bias) = self.window.output_size(x.shape[2:]), self._parameters()
-        self._check(x, size)
-        return self._outside(*convolve(self.window.at(size, weight), batch_last(x), weight, bias,
-                                       (self.out_channels, *size)))
+        return self._apply(convolve, x, self.window.output_size(x.shape[2:]))
 
 
 class TransposeConv2d(_Convolution):
@@ -695,6 +631,7 @@ class TransposeConv2d(_Convolution):
     weight (in_channels, out_channels / groups, kh, kw), bias (out_channels,).
     """
     settings = {**_Convolution.settings, 'output_padding': 0}
+    is_transposed = True
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0,
                  groups=1, bias=True, dilation=1, *, device=None, dtype=None) -> None:
@@ -702,9 +639,6 @@ class TransposeConv2d(_Convolution):
                          device=device, dtype=dtype)
         self.output_padding = output_padding
         self._output_size((1, 1))
-
-    def _weight_shape(self) -> tuple:
-        return (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
 
     def _output_size(self, size: tuple) -> tuple:
         if any(extra >= max(s, d) for extra, s, d in zip(self.output_padding, self.stride, self.dilation)):
@@ -714,10 +648,7 @@ class TransposeConv2d(_Convolution):
             size, self.stride, self.padding, self.window.extent, self.output_padding))
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
-        size, (weight, bias) = self._output_size(x.shape[2:]), self._parameters()
-        self._check(x, size)
-        return self._outside(*convolve_transposed(self.window.at(x.shape[2:], weight), batch_last(x), weight, bias,
-                                                  (self.out_channels, *size)))
+        return self._apply(convolve_transposed, x, self._output_size(x.shape[2:]))
 
 
 class NearestUpsampling(Module):
@@ -731,15 +662,15 @@ class NearestUpsampling(Module):
     def forward_and_vjp(self, x: Tensor) -> tuple:
         if x.dim() != 4:
             raise ValueError(f'NearestUpsampling: the input must have the shape (N, C, H, W), got {tuple(x.shape)}')
-        x, (sh, sw) = batch_last(x), self.scale_factor
+        (sh, sw), x = self.scale_factor, x.detach().movedim(0, 3)
         C, H, W, N = x.shape
         y = x.view(C, H, 1, W, 1, N).expand(C, H, sh, W, sw, N).clone().reshape(C, H * sh, W * sw, N)
 
         def vjp(gradient):
-            dy = batch_last(gradient).reshape(C, H, sh, W, sw, N)
-            return batch_first(dy.sum((2, 4)))              # sum over the copies of each pixel
+            dy = gradient.detach().movedim(0, 3).reshape(C, H, sh, W, sw, N)
+            return dy.sum((2, 4)).movedim(3, 0)             # sum over the copies of each pixel
 
-        return batch_first(y), vjp
+        return y.movedim(3, 0), vjp
 
 
 class Upsampling(Conv2d):
@@ -783,24 +714,25 @@ class Upsampling(Conv2d):
     def forward_and_vjp(self, x: Tensor) -> tuple:
         size = self.window.output_size([n * s for n, s in zip(x.shape[2:], self.scale_factor)])
         self._check(x, size)
-        weight, bias = self._parameters()
-        window, merged, unmerge = self.merged(weight)
+        window, merged, unmerge = self.merged(self.weight.detach())
         few = self.in_channels * self.out_channels // self.groups < FEW     # nothing to save: sum in PyTorch's order
         if self.stride != (1, 1) or min(window.padding) < 0 or few:         # or it is no transposed convolution
             x, nearest_vjp = NearestUpsampling(self.scale_factor).forward_and_vjp(x)
             y, convolution_vjp = super().forward_and_vjp(x)
             return y, lambda gradient: nearest_vjp(convolution_vjp(gradient))
 
-        y, merged_vjp = convolve_transposed(window.at(x.shape[2:], merged), batch_last(x), merged, bias,
-                                            (self.out_channels, *size))
+        def convolve_merged(_, x, weight, bias, shape):
+            y, merged_vjp = convolve_transposed(window, x, merged, bias, shape)
 
-        def vjp(dy, dw):
-            dw_merged = merged.new_zeros(merged.shape)
-            dx = merged_vjp(dy, dw_merged)
-            dw += unmerge(dw_merged)
-            return dx
+            def vjp(dy, dw):
+                dw_merged = merged.new_zeros(merged.shape)
+                dx = merged_vjp(dy, dw_merged)
+                dw += unmerge(dw_merged)
+                return dx
 
-        return self._outside(y, vjp)
+            return y, vjp
+
+        return self._apply(convolve_merged, x, size)
 
 
 class ReLU(Module):
@@ -869,10 +801,9 @@ class MSE(Module):
 
     def backward(self, gradient=1.0) -> Tensor:
         if not isinstance(gradient, Tensor):
-            gradient = empty((), device='cpu').double().fill_(gradient)
-        if isinstance(gradient, Tensor) and gradient.numel() == 1:
-            gradient = gradient.detach().double().view(())
-        return super().backward(gradient)
+            gradient = empty(1, device='cpu').double().fill_(gradient)
+        gradient = gradient.detach().double()
+        return super().backward(gradient.view(()) if gradient.numel() == 1 else gradient)
 
 
 class SGD:
@@ -917,14 +848,13 @@ class SGD:
             if self.weight_decay:
                 step = step + self.weight_decay * parameter
             if self.momentum:
-                if self.velocity[i] is None:
-                    self.velocity[i] = step.clone()
-                else:
-                    self.velocity[i].mul_(self.momentum).add_(step, alpha=1 - self.dampening)
+                v = self.velocity[i]
+                v = step.clone() if v is None else v.mul_(self.momentum).add_(step, alpha=1 - self.dampening)
+                self.velocity[i] = v
                 if self.nesterov:
-                    parameter.sub_(self.velocity[i], alpha=self.lr * self.momentum)
+                    parameter.sub_(v, alpha=self.lr * self.momentum)
                 else:
-                    step = self.velocity[i]
+                    step = v
             parameter.sub_(step, alpha=self.lr)
 
 
@@ -1330,9 +1260,7 @@ class Model:
         if train_input.shape != train_target.shape or N < 1:
             raise ValueError('train_input and train_target must have one shape, N at least 1, '
                              f'got {tuple(train_input.shape)} and {tuple(train_target.shape)}')
-        for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
-            if not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
+        num_epochs, batch_size = integers('num_epochs', num_epochs), integers('batch_size', batch_size)
         if peak_lr is None:
             peak_lr = self.PEAK_LR * (self.FINE_TUNING if self.is_trained else 1)
         if not (isinstance(peak_lr, numbers.Real) and 0 < peak_lr < math.inf):
@@ -1349,7 +1277,6 @@ class Model:
             if verbose:
                 say(line)
 
-        num_epochs, batch_size, peak_lr = int(num_epochs), int(batch_size), float(peak_lr)
         steps_per_epoch = math.ceil(N / batch_size)
         num_steps = num_epochs * steps_per_epoch
         self._leave_inference_mode()
