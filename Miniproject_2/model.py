@@ -10,7 +10,7 @@ To skip at first: `Tiles` (a faster way to the same result), the checks, the che
 
 Users see tensors of the shape (N, C, H, W); in memory the order is C, H, W, N. With the batch as the last
 dimension all images take part in one matrix product, and copying what a window sees moves N neighbouring numbers at a
-time. The columns are built for a few rows of the output at a time, in a buffer that is reused.
+time. The columns are built for a few rows of the output at a time, which bounds their memory.
 """
 import contextlib
 import datetime
@@ -91,11 +91,8 @@ class Module:
 
     def param(self) -> list:
         """Pairs (parameter, gradient), two tensors of one shape, which stay the same two for life."""
-        names = [name for name in self.parameter_names if getattr(self, name) is not None]
-        for name in names:
-            if not hasattr(self, f'grad_{name}'):
-                raise AttributeError(f'{type(self).__name__} has {name} in parameter_names, but no grad_{name}')
-        return [(getattr(self, name), getattr(self, f'grad_{name}')) for name in names]
+        return [(getattr(self, name), getattr(self, f'grad_{name}'))
+                for name in self.parameter_names if getattr(self, name) is not None]
 
     def zero_grad(self) -> None:
         """Set every gradient to zero, in place."""
@@ -104,9 +101,8 @@ class Module:
 
     def to(self, device_or_dtype) -> 'Module':
         """Move or convert every parameter and gradient; the tensor objects stay the same."""
-        for pair in self.param():
-            for tensor in pair:
-                tensor.data = tensor.data.to(device_or_dtype)
+        for tensor in itertools.chain(*self.param()):
+            tensor.data = tensor.data.to(device_or_dtype)
         return self
 
     def last_number(self) -> int:
@@ -249,14 +245,11 @@ def integers(name: str, value, least: int = 1, pair: bool = False):
 
 def number_of(name: str, value, least: float = 0) -> float:
     """`value`, a number of Python's or NumPy's or a tensor of shape (), as a float; ValueError if it is less."""
-    try:
-        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = math.nan
-    if not number >= least:
-        found = repr(value) if isinstance(value, (int, float, str, type(None))) else f'a {type(value).__name__}'
+    is_real = isinstance(value, numbers.Real)
+    if not (is_real or isinstance(value, Tensor) and value.numel() == 1) or not float(value) >= least:
+        found = repr(value) if is_real else f'a {type(value).__name__}'
         raise ValueError(f'{name} must be a number of at least {least}, got {found}')
-    return number
+    return float(value)
 
 
 # --------------------------------------------------------- a convolution and its two derivatives
@@ -517,28 +510,26 @@ def sums_transposed(a: Tensor) -> Tensor:
 
 
 
-def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> Tensor:
-    """Write out + a @ b, or a @ b, to `out`, and return it: (B, M, K) @ (B, K, P).
+def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> None:
+    """Write out + a @ b, or a @ b, to `out`: (B, M, K) @ (B, K, P).
 
     The error of a float32 sum grows with its length: runs of 512 terms are summed apart. Where `out` is small (dL/dw
     of few channels: K is all places) these would be many tiny products: there the runs are longer and are multiplied
-    at once, as long as they make at most 2^18 sums. bfloat16 operands give a product rounded to bfloat16, which is
-    then added.
-    """
+    at once, as long as they make at most 2^18 sums. bfloat16 operands give a product rounded to bfloat16."""
     run, K = 512, a.shape[2]
-    if a.element_size() == 2:
-        return out.add_(a @ b) if add else out.copy_(a @ b)
+    runs = min(K // run, 2 ** 18 // max(1, out.numel())) if len(out) == 1 else 1
     if not add and out.shape[1] * out.shape[2] < 400:
         out.zero_()             # PyTorch 1.13 multiplies what is there by beta = 0 if it is small: NaN stays NaN
-    runs = min(K // run, 2 ** 18 // max(1, out.numel())) if len(out) == 1 else 1
-    if runs > 1:
+    if a.element_size() == 2:
+        out.copy_(out + a @ b if add else a @ b)
+    elif runs > 1:
         rest = K % runs
         out.baddbmm_(a[:, :, :rest], b[:, :rest], beta=int(add))
         parts = a[:, :, rest:].unflatten(2, (runs, -1)).transpose(1, 2) @ b[:, rest:].unflatten(1, (runs, -1))
-        return out.add_(parts.sum(1))                   # (B, runs, M, P) -> (B, M, P)
-    for k in range(0, max(1, K), run):                  # an empty sum still needs one run, to write zeros
-        out.baddbmm_(a[:, :, k:k + run], b[:, k:k + run], beta=int(add or k > 0))
-    return out
+        out.add_(parts.sum(1))                          # (B, runs, M, P) -> (B, M, P)
+    else:
+        for k in range(0, max(1, K), run):              # an empty sum still needs one run, to write zeros
+            out.baddbmm_(a[:, :, k:k + run], b[:, k:k + run], beta=int(add or k > 0))
 
 
 # ------------------------------------------------------------------------------------- the blocks
@@ -616,8 +607,7 @@ class Conv2d(_Convolution):
     Shapes: input (N, in_channels, H, W), output (N, out_channels, Ho, Wo) with
     Ho = floor((H + 2 padding - dilation (kernel_size - 1) - 1) / stride) + 1, likewise Wo;
     weight (out_channels, in_channels / groups, kh, kw), bias (out_channels,).
-    kernel_size, stride, padding, dilation: an integer or a pair. ValueError for anything else.
-    """
+    kernel_size, stride, padding, dilation: an integer or a pair. ValueError for anything else."""
 
     def forward_and_vjp(self, x: Tensor) -> tuple:
         return self._apply(convolve, x, self.window.output_size(x.shape[2:]))
@@ -628,8 +618,7 @@ class TransposeConv2d(_Convolution):
 
     Shapes: input (N, in_channels, H, W), output (N, out_channels, Ho, Wo) with
     Ho = (H - 1) stride - 2 padding + dilation (kernel_size - 1) + output_padding + 1, likewise Wo;
-    weight (in_channels, out_channels / groups, kh, kw), bias (out_channels,).
-    """
+    weight (in_channels, out_channels / groups, kh, kw), bias (out_channels,)."""
     settings = {**_Convolution.settings, 'output_padding': 0}
     is_transposed = True
 
@@ -676,10 +665,10 @@ class NearestUpsampling(Module):
 class Upsampling(Conv2d):
     """NearestUpsampling, then Conv2d: the weights, the values and the gradients of the two in a row.
 
-    Repeating each pixel s times and convolving with w is a transposed convolution of stride s: a pixel of
-    the input reaches the output through w at each of its s places, that is, through the sum of s
-    shifted copies of w, flipped. So it is computed, with no upsampled image: at s = 2 a 3x3 kernel becomes one
-    of 4x4 at stride 2, which needs 9 products for four outputs instead of 36.
+    Repeating each pixel s times and convolving with w is a transposed convolution of stride s: a pixel of the input
+    reaches the output through w at each of its s places, that is, through the sum of s shifted copies of w, flipped.
+    So it is computed, with no upsampled image: at s = 2 a 3x3 kernel becomes one of 4x4 at stride 2, which needs 9
+    products for four outputs instead of 36.
     """
     settings = {**Conv2d.settings, 'scale_factor': 1}
 
@@ -810,19 +799,16 @@ class SGD:
     """Stochastic gradient descent, as torch.optim.SGD.
 
     params: pairs (parameter, gradient), as `Module.param()` gives them; ValueError for anything else. `lr` may be
-    changed at any time.
-    With momentum m: v <- m v + (1 - dampening) g, w <- w - lr v; with Nesterov's, w <- w - lr (g + m v).
-    weight_decay adds weight_decay w to g.
-    """
+    changed at any time. weight_decay adds weight_decay w to the gradient g.
+    With momentum m: v <- m v + (1 - dampening) g, w <- w - lr v; with Nesterov's, w <- w - lr (g + m v)."""
 
     def __init__(self, params, lr: float, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False) -> None:
-        lr, momentum, weight_decay = (number_of(name, value) for name, value in (
-            ('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)))
-        dampening = number_of('dampening', dampening, -math.inf)
-        if nesterov and (momentum == 0 or dampening != 0):
-            raise ValueError(f'nesterov needs a momentum and no dampening, got momentum {momentum!r} '
-                             f'and dampening {dampening!r}')
+        self.lr, self.momentum = number_of('lr', lr), number_of('momentum', momentum)
+        self.weight_decay, self.nesterov = number_of('weight_decay', weight_decay), nesterov
+        self.dampening = number_of('dampening', dampening, -math.inf)
+        if nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError(f'nesterov needs a momentum and no dampening, got {momentum!r} and {dampening!r}')
         self.params = list(params) if isinstance(params, Iterable) else [params]
         wrong = [pair for pair in self.params if not (
             isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(tensor, Tensor) for tensor in pair)
@@ -832,8 +818,6 @@ class SGD:
                              + (f'a {type(wrong[0]).__name__}' if wrong else 'none'))
         if len({id(parameter) for parameter, _ in self.params}) < len(self.params):
             warnings.warn('params holds a parameter twice: each step updates it twice', stacklevel=2)
-        self.lr, self.momentum, self.dampening = lr, momentum, dampening
-        self.weight_decay, self.nesterov = weight_decay, nesterov
         self.velocity = [None] * len(self.params)       # each starts with the first gradient, undampened
 
     def zero_grad(self) -> None:
@@ -870,12 +854,9 @@ def build_network() -> Sequential:
 
 
 def initialise(network: Sequential) -> Sequential:
-    """Draw new weights for such a network, in place.
-
-    They are normal with the variance 2 / fan_in, where fan_in counts what one output adds up
-    (He et al. 2015, arxiv.org/abs/1502.01852), the biases zero. The last layer's are smaller, so
-    that the sigmoid begins near 1/2, where it learns fastest.
-    """
+    """Draw new weights for such a network, in place: normal with the variance 2 / fan_in, where fan_in counts what one
+    output adds up (He et al. 2015, arxiv.org/abs/1502.01852), the biases zero. The last layer's are smaller, so that
+    the sigmoid begins near 1/2, where it learns fastest."""
     for layer in network[0], network[2], network[4], network[6]:
         taps = math.prod(layer.window.kernel_size)          # that reach one output pixel
         if isinstance(layer, TransposeConv2d):
@@ -1008,9 +989,9 @@ def augment(first: Tensor, second: Tensor, whole: Optional[Tensor] = None) -> tu
 
 LARGEST_CHECKPOINT = 2 ** 24        # bytes
 MOST_OPERATIONS = 2 ** 11           # of its pickle
-OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET', 'EMPTY_DICT', 'SETITEM',
-           'SETITEMS', 'EMPTY_LIST', 'APPEND', 'APPENDS', 'SHORT_BINUNICODE', 'BINUNICODE', 'BININT',
-           'BININT1', 'BININT2', 'SHORT_BINBYTES', 'BINBYTES'}
+OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET', 'EMPTY_DICT', 'SETITEM', 'SETITEMS',
+           'EMPTY_LIST', 'APPEND', 'APPENDS', 'SHORT_BINUNICODE', 'BINUNICODE', 'BININT', 'BININT1', 'BININT2',
+           'SHORT_BINBYTES', 'BINBYTES'}
 
 
 def write_pickle(path, content: dict) -> None:
@@ -1055,7 +1036,7 @@ def check_weights(own: dict, given) -> None:
     def kind(weight) -> str:
         if not isinstance(weight, Tensor):
             return type(weight).__name__
-        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}' + ', not dense' * (not is_dense(weight))
+        return f'{weight.dtype} {tuple(weight.shape)}' + ', not dense' * (not is_dense(weight))
 
     if not isinstance(given, dict):
         raise ValueError(f'weights must be a dict {{name: tensor}}, got {type(given).__name__}')
@@ -1101,27 +1082,26 @@ def say(line: str, is_live: bool = False) -> None:
 
 
 class EpochLog:
-    """Prints one aligned line per epoch, and a live one in between."""
+    """Prints one aligned line per epoch, and a live one in between. first: the steps that were done before."""
 
     def __init__(self, N: int, first: int) -> None:
         self.N, self.first, self.begun, self.shown = N, first, time.monotonic(), 0.0
-        self.total, self.images = 0.0, 0                # of this epoch: sum of losses, images seen
+        self.total = self.images = 0                    # of this epoch: sum of losses, images seen
 
     def step(self, progress: Progress, images: int) -> None:
         """Count a step on `images` pairs: an epoch's last batch may be smaller, and its loss weighs less."""
         self.total, self.images = self.total + progress.loss * images, self.images + images
-        ends, now = progress.step % (progress.num_steps // progress.num_epochs) == 0, time.monotonic()
-        if not ends and now - self.shown < 0.5:
-            return
-        self.shown = now
-        pace = (progress.step - self.first) / max(now - self.begun, 1e-3)       # steps a second
-        speed = pace * self.N * progress.num_epochs / progress.num_steps
-        left = datetime.timedelta(seconds=int((progress.num_steps - progress.step) / pace))
-        say(f'epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
-            f'loss {float(self.total) / self.images:.5f}  learning rate {progress.lr:.1e}  {speed:6.0f} pairs/s  '
-            f'left {left}', is_live=not ends)
+        ends, now = progress.step * progress.num_epochs % progress.num_steps == 0, time.monotonic()
+        if ends or now - self.shown > 0.5:
+            pace = (progress.step - self.first) / max(now - self.begun, 1e-3)       # steps a second
+            speed = pace * self.N * progress.num_epochs / progress.num_steps
+            left = datetime.timedelta(seconds=int((progress.num_steps - progress.step) / pace))
+            say(f'epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
+                f'loss {float(self.total) / self.images:.5f}  learning rate {progress.lr:.1e}  {speed:6.0f} pairs/s  '
+                f'left {left}', is_live=not ends)
+            self.shown = now
         if ends:
-            self.total, self.images = 0.0, 0
+            self.total = self.images = 0
 
 
 # ---------------------------------------------------------------------------------------- the model
@@ -1196,10 +1176,10 @@ class Model:
             for entry, (name, weight) in zip(content['weights'], own.items()):
                 check_keys(name, entry, ['shape', 'float32'])
                 if entry['shape'] != list(weight.shape):
-                    shape = reprlib.repr(entry['shape'])[:60]
-                    raise ValueError(f'{name} is of shape {shape}, expected {list(weight.shape)}')
+                    found = reprlib.repr(entry['shape'])[:60]
+                    raise ValueError(f'{name} is of shape {found}, expected {list(weight.shape)}')
                 values = struct.unpack(f'<{weight.numel()}f', entry['float32'])
-                weights[name] = empty(0, device='cpu').float().new_tensor(values).view(weight.shape)
+                weights[name] = weight.new_tensor(values, device='cpu').view(weight.shape)
             self.set_weights(weights)
         except Exception as error:
             reason = error if type(error) in (ValueError, struct.error) else f'{type(error).__name__} while reading it'
@@ -1265,6 +1245,7 @@ class Model:
             peak_lr = self.PEAK_LR * (self.FINE_TUNING if self.is_trained else 1)
         if not (isinstance(peak_lr, numbers.Real) and 0 < peak_lr < math.inf):
             raise ValueError(f'peak_lr must be a number above 0, got {peak_lr!r}')
+        peak_lr = float(peak_lr)
         if swap not in ('auto', 'pixels', 'images'):
             raise ValueError(f"swap must be 'auto', 'pixels' or 'images', got {swap!r}")
 
@@ -1280,7 +1261,7 @@ class Model:
         steps_per_epoch = math.ceil(N / batch_size)
         num_steps = num_epochs * steps_per_epoch
         self._leave_inference_mode()
-        optimizer = SGD(self.net.param(), lr=peak_lr, momentum=self.MOMENTUM, nesterov=True)
+        optimizer = SGD(self.net.param(), peak_lr, self.MOMENTUM, nesterov=True)
         first = start = 0       # steps already done; the step at which the learning rate's cycle began
         if resume is not None:
             first, start, order, peak_lr = self._resume(resume, optimizer, N, batch_size, num_steps)

@@ -2,6 +2,7 @@
 import copy
 import pickle
 import weakref
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -10,18 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid,
-                                 Tiles, TransposeConv2d, Upsampling)
-from others.studies.variants import copy_weights
-from others.tests.test_framework_properties import TWINS, Square, Twin, assert_equal, distance, results
-
-
-def twins(block: str, *arguments, dtype=torch.float64, **options):
-    """Our block and torch's with the same parameters; torch's is always float64."""
-    ours, theirs = (kind(*arguments, **options) for kind in TWINS[block])
-    theirs.double()
-    ours.to(dtype)
-    copy_weights(ours, theirs)
-    return ours, theirs
+                                 TransposeConv2d, Upsampling)
+from others.tests.test_framework_properties import (TWINS, Doubled, Square, Twin, assert_equal, distance, results,
+                                                    twins)
 
 
 # ---------------------------------------------------------------------- what random configurations leave out
@@ -33,7 +25,7 @@ def twins(block: str, *arguments, dtype=torch.float64, **options):
 def test_blocks_without_parameters(block, arguments, shape):
     torch.manual_seed(0)
     for scale in 0.01, 1, 255:
-        ours, theirs = twins(block, *arguments)
+        ours, theirs = (kind(*arguments) for kind in TWINS[block])
         x = torch.randn(shape, dtype=torch.float64) * scale
         gradient = torch.randn_like(theirs(x))
         assert_equal(results(ours, x, gradient), results(theirs, x, gradient))
@@ -55,18 +47,17 @@ def test_mse(dtype, reduction, gradient):
     prediction, target = torch.randn(2, 3, 5, 4, 2, dtype=dtype)[..., 0], torch.randn(2, 3, 5, 4, dtype=dtype)
     loss, twin = MSE(reduction=reduction), prediction.clone().requires_grad_()
     expected = F.mse_loss(twin, target, reduction=reduction)
-    gradient = [value.to(dtype) if isinstance(value, torch.Tensor) else value for value in gradient]
     expected.backward(*(torch.tensor(float(value), dtype=dtype) for value in gradient))
     rounding = dict(rtol=16 * torch.finfo(dtype).eps, atol=0)
     torch.testing.assert_close(loss(prediction, target), expected.detach(), **rounding)
     torch.testing.assert_close(loss.backward(*gradient), twin.grad, **rounding)
 
 
-HALF, FLOATS = (torch.float16, torch.bfloat16), (torch.float32, torch.float64)
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
-@pytest.mark.parametrize('prediction', [*HALF, *FLOATS], ids=str)
-@pytest.mark.parametrize('target', [*HALF, *FLOATS, torch.uint8, torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize('prediction', FLOATS, ids=str)
+@pytest.mark.parametrize('target', [*FLOATS, torch.uint8, torch.int64, torch.bool], ids=str)
 @pytest.mark.parametrize('shape', [(), (70_000,)], ids=str)
 def test_mse_of_types(prediction, target, shape):
     """The loss has the type that the two are promoted to, the gradient that of the prediction. (Some versions of
@@ -152,14 +143,6 @@ def test_any_layout_and_no_graph(build, autograd):
             torch.testing.assert_close(value, dense[name])
 
 
-def test_a_convolution_outside_inference_mode_after_one_inside():
-    conv, x = Conv2d(3, 200, 3, padding=1), torch.randn(2, 3, 40, 40)       # larger columns than any test's before
-    with torch.inference_mode():
-        inside = conv.infer(x)
-    torch.testing.assert_close(conv.forward(x), inside)
-    assert conv.backward(torch.ones(2, 200, 40, 40)).shape == x.shape
-
-
 def test_an_empty_batch():
     block = small_network()
     assert block.forward(torch.zeros(0, 3, 8, 6)).shape == (0, 2, 8, 6)
@@ -227,14 +210,12 @@ def test_what_an_application_keeps(apply):
     assert not any(reference() is not None for reference in kept)
 
 
-@pytest.mark.parametrize('block, arguments', [
-    ('Conv2d', (4, 6, 3, 2, 1)), ('TransposeConv2d', (4, 6, 4, 2, 1)), ('Upsampling', (4, 16, 3, 1, 1))])
-def test_mixed_precision(block, arguments):
+@pytest.mark.parametrize('block, out_channels, kernel_size, stride', [
+    ('Conv2d', 6, 3, 2), ('TransposeConv2d', 6, 4, 2), ('Upsampling', 16, 3, 1)])
+def test_mixed_precision(block, out_channels, kernel_size, stride):
     """Products in bfloat16, of 8 significant bits, sums and results in float32."""
-    torch.manual_seed(0)
-    ours, theirs = twins(block, *arguments, dtype=torch.float32)
-    x = torch.randn(3, 4, 8, 6)
-    gradient = torch.randn(theirs(x.double()).shape)
+    arguments = dict(in_channels=4, out_channels=out_channels, kernel_size=kernel_size, stride=stride, padding=1)
+    ours, _, theirs, x, gradient = twins((block, arguments, (3, 4, 8, 6)))
     exact = results(theirs, x.double(), gradient.double())
     ours.mixed_precision = True
     for name, value in results(ours, x, gradient).items():
@@ -268,18 +249,6 @@ def test_sgd(options):
             torch.testing.assert_close(parameter, twin.detach(), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize('batch', [1, 2])
-@pytest.mark.parametrize('arguments, side', [((8, 12, 2), 9), ((3, 32, 2), 17), ((8, 12, 2, 1, 1), 7),
-                                             ((8, 12, 4, 2), 10)])
-def test_bias_where_nine_products_do_for_sixteen(arguments, side, batch):
-    """Of one small image, too, for which the sums of the plain way begin with the bias."""
-    names = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding')
-    ours, theirs = twins('Conv2d', **dict(zip(names, arguments)))
-    x = torch.randn(batch, arguments[0], side, side, dtype=torch.float64)
-    assert isinstance(ours.window.at(ours.window.output_size((side, side)), ours.weight), Tiles)
-    assert_equal(results(ours, x, gradient := torch.randn_like(theirs(x))), results(theirs, x, gradient))
-
-
 def test_sgd_warns_of_a_parameter_that_it_is_given_twice():
     pairs = Conv2d(3, 4, 3).param()
     with pytest.warns(UserWarning, match='params holds a parameter twice'):
@@ -288,7 +257,7 @@ def test_sgd_warns_of_a_parameter_that_it_is_given_twice():
 
 # ------------------------------------------------------------------ what an examiner types in a line or two
 
-WINDOW = ('kernel_size', 'stride', 'padding', 'dilation')
+ATTRIBUTES = attrgetter('in_channels', 'out_channels', 'groups', 'kernel_size', 'stride', 'padding', 'dilation')
 X = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(1))
 
@@ -323,21 +292,10 @@ class Residual(Module):
         return self.inner.param()
 
 
-class Doubled(Conv2d):
-    """The block's forward, its own backward."""
-
-    def backward(self, gradient):
-        return super().backward(2 * gradient)
-
-
 def trained(block, x=X) -> list:
     """Output, gradient of the input and of each parameter, ours or torch's, for a fixed gradient."""
     size = block(x).shape
     return list(results(block, x, torch.linspace(-1, 1, size.numel()).view(size)).values())
-
-
-def weights_of(block) -> list:
-    return [weight for weight, _ in block.param()]
 
 
 def one_step(lr, **options) -> torch.Tensor:
@@ -358,16 +316,12 @@ def copied(copies, net) -> list:
     trained on; the gradient that it computes by itself."""
     net(X)
     twin = copies(net)
-    difference = [a - b for a, b in zip(weights_of(net), weights_of(twin))]
     twin.backward(torch.ones_like(twin(X)))
+    difference = [a - b for (a, _), (b, _) in zip(net.param(), twin.param())]
     SGD(twin.param(), 1).step()
     shared = {a.data_ptr() for a in sum(net.param(), ())} & {b.data_ptr() for b in sum(twin.param(), ())}
     unchanged = [bool(gradient.any()) for _, gradient in net.param()]
     return [*difference, torch.tensor(len(shared) + sum(unchanged))]
-
-
-def through_pickle(net):
-    return pickle.loads(pickle.dumps(net))
 
 
 def changed(block, **settings):
@@ -390,10 +344,6 @@ def one_by_one(net, forward=True, backward=True) -> list:
     return [y, gradient, *(total for _, total in net.param())]
 
 
-def attributes(block, *names) -> list:
-    return [getattr(block, name) for name in names]
-
-
 BEHAVIOURS = [       # a name, ours, and torch's with the same weights, or the values
     # As torch has it: the layers.
     ('Conv2d by position', lambda: trained(Conv2d(3, 6, [3, 2], 2, 1, 2, 3, False)),
@@ -404,10 +354,11 @@ BEHAVIOURS = [       # a name, ours, and torch's with the same weights, or the v
      lambda: trained(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 6, 3, 2, 1, 2, 3, False)))),
     ('NearestUpsampling', lambda: trained(NearestUpsampling(scale_factor=(2, 3))),
      lambda: trained(nn.UpsamplingNearest2d(scale_factor=(2, 3)))),
-    ('attributes of Conv2d', lambda: attributes(Conv2d(3, 4, 3, 2, (1, 0)), *WINDOW, 'in_channels', 'groups'),
-     lambda: attributes(nn.Conv2d(3, 4, 3, 2, (1, 0)), *WINDOW, 'in_channels', 'groups')),
-    ('attributes of TransposeConv2d', lambda: attributes(TransposeConv2d(3, 4, (3, 2), 2), *WINDOW, 'output_padding'),
-     lambda: attributes(nn.ConvTranspose2d(3, 4, (3, 2), 2), *WINDOW, 'output_padding')),
+    ('attributes of Conv2d', lambda: ATTRIBUTES(Conv2d(3, 4, 3, 2, (1, 0))),
+     lambda: ATTRIBUTES(nn.Conv2d(3, 4, 3, 2, (1, 0)))),
+    ('attributes of TransposeConv2d', lambda: ATTRIBUTES(TransposeConv2d(3, 4, (3, 2), 2)),
+     lambda: ATTRIBUTES(nn.ConvTranspose2d(3, 4, (3, 2), 2))),
+    ('output_padding', lambda: TransposeConv2d(3, 4, 3, 2, output_padding=1).output_padding, (1, 1)),
     ('no bias', lambda: [Conv2d(3, 4, 3, bias=False).bias, len(Conv2d(3, 4, 3, bias=False).param())], [None, 1]),
     ('dtype', lambda: Conv2d(3, 4, 3, dtype=torch.float64)(X.double()).dtype, torch.float64),
     ('to', lambda: Conv2d(3, 4, 3).to(torch.float64).to('cpu')(X.double()).dtype, torch.float64),
@@ -448,10 +399,9 @@ BEHAVIOURS = [       # a name, ours, and torch's with the same weights, or the v
     ('params from a generator', lambda: len(SGD(iter(Conv2d(3, 4, 3).param()), 0.1).params), 2),
 
     # Copies.
-    ('a copy after forward', lambda: copied(copy.deepcopy, Sequential(Conv2d(3, 4, 3), ReLU(), Square())),
-     [torch.zeros(4, 3, 3, 3), torch.zeros(4), torch.tensor(0)]),
-    ('a pickle after forward', lambda: copied(through_pickle, Sequential(Conv2d(3, 4, 3), ReLU(), Square())),
-     [torch.zeros(4, 3, 3, 3), torch.zeros(4), torch.tensor(0)]),
+    *((f'{name} after forward', lambda copies=copies: copied(copies, Sequential(Conv2d(3, 4, 3), ReLU(), Square())),
+       [torch.zeros(4, 3, 3, 3), torch.zeros(4), torch.tensor(0)])
+      for name, copies in dict(deepcopy=copy.deepcopy, pickle=lambda net: pickle.loads(pickle.dumps(net))).items()),
     ('a copy of a loss', lambda: [(loss := MSE())(X, Y), copy.deepcopy(loss)(X, Y)][1], lambda: F.mse_loss(X, Y)),
 
     # Modules of one's own.
