@@ -46,8 +46,7 @@ class Module:
     is differentiated), or, like torch.autograd.Function, `forward` and `backward`; the latter then differentiates the
     most recent `forward`. It lists its parameters by name in `parameter_names`: for each it has an attribute `<name>`,
     a tensor or None, and `grad_<name>`, a tensor of the same shape, to which the derivative is added.
-    Tensors have the shape (N, C, H, W), need not be contiguous and must not be modified in place.
-    """
+    Tensors have the shape (N, C, H, W), need not be contiguous and must not be modified in place."""
     parameter_names = ()
     settings = {}                   # names of attributes that are an integer, or a pair of them -> the least integer
     fixed = ()                      # names of attributes that the shape of the weight depends on
@@ -337,8 +336,7 @@ class Window(NamedTuple):
 
     def output_size(self, size: tuple) -> tuple:
         """How many places the window has on a large side of size (H, W): (Ho, Wo)."""
-        return tuple((n + 2 * p - e) // s + 1
-                     for n, p, e, s in zip(size, self.padding, self.extent, self.stride))
+        return tuple((n + 2 * p - e) // s + 1 for n, p, e, s in zip(size, self.padding, self.extent, self.stride))
 
     def at(self, places: tuple, weight: Tensor) -> 'Window':
         """This window for Ho x Wo places; as `Tiles` where that is possible and pays."""
@@ -537,8 +535,7 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> None:
 class _Convolution(Module):
     """What the convolutions share: their arguments, weight and bias, as torch.nn has them.
 
-    mixed_precision: products take and give bfloat16; parameters, activations and what is added up stay float32.
-    """
+    mixed_precision: products take and give bfloat16; parameters, activations and what is added up stay float32."""
     parameter_names = ('weight', 'bias')
     settings = {'kernel_size': 1, 'stride': 1, 'padding': 0, 'dilation': 1}
     fixed = ('in_channels', 'out_channels', 'groups', 'kernel_size')
@@ -668,8 +665,7 @@ class Upsampling(Conv2d):
     Repeating each pixel s times and convolving with w is a transposed convolution of stride s: a pixel of the input
     reaches the output through w at each of its s places, that is, through the sum of s shifted copies of w, flipped.
     So it is computed, with no upsampled image: at s = 2 a 3x3 kernel becomes one of 4x4 at stride 2, which needs 9
-    products for four outputs instead of 36.
-    """
+    products for four outputs instead of 36."""
     settings = {**Conv2d.settings, 'scale_factor': 1}
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
@@ -759,8 +755,7 @@ class MSE(Module):
     forward(prediction, target): two tensors of one shape, real, the prediction floating point; the loss has the wider
     of their types. backward() returns the gradient with respect to the prediction, in its type, scaled by the optional
     argument, a number or one-element tensor. ValueError if the shapes do not fit, if there is nothing to average or
-    of another type, or if `reduction` is neither 'mean' nor 'sum'.
-    """
+    of another type, or if `reduction` is neither 'mean' nor 'sum'."""
 
     def __init__(self, *, reduction: str = 'mean') -> None:
         self.reduction = reduction
@@ -821,12 +816,10 @@ class SGD:
         self.velocity = [None] * len(self.params)       # each starts with the first gradient, undampened
 
     def zero_grad(self) -> None:
-        """Set every gradient to zero, in place."""
         for _, gradient in self.params:
             gradient.detach().zero_()
 
     def step(self) -> None:
-        """Update every parameter in place."""
         for i, (parameter, gradient) in enumerate(self.params):
             parameter, step = parameter.detach(), gradient.detach()
             if self.weight_decay:
@@ -873,7 +866,7 @@ CORRELATED = 0.1        # noise that correlates more between neighbours is not s
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the tensor stores all its values; sparse and meta tensors do not."""
+    """Whether the tensor stores all its values, unlike a sparse or meta tensor."""
     return str(tensor.layout) == 'torch.strided' and tensor.device.type != 'meta'
 
 
@@ -921,8 +914,7 @@ def neighbour_correlation(first: Tensor, second: Tensor) -> tuple:
     """How strongly the noise of vertical and horizontal neighbours correlates in each pair, (N, C, H, W) twice.
 
     The difference of the two versions holds nothing but noise. Returns its correlation, (N,), and the same in
-    standard deviations of what independent noise gives, (N,), however unevenly it spreads over the image.
-    """
+    standard deviations of what independent noise gives, (N,), however unevenly it spreads over the image."""
     d = to_unit(first, 'cpu') - to_unit(second, 'cpu')
     d = d - d.mean((2, 3), keepdim=True)                                # a difference in brightness is no noise
     products = cat([(d[:, :, 1:] * d[:, :, :-1]).sum(1).flatten(1),
@@ -938,8 +930,7 @@ def choose_swap(first: Tensor, second: Tensor) -> tuple:
 
     Each image is judged by itself, since a set may be mixed: its noise must correlate by more than CORRELATED, and by
     more than 6 standard deviations (of 100,000 images with independent noise none reached 4.5). Small images cannot
-    reach that, and need not where the mean of the set is above CORRELATED, and above 4 standard deviations.
-    """
+    reach that, and need not where the mean of the set is above CORRELATED, and above 4 standard deviations."""
     chunk = max(1, 2 ** 18 // math.prod(first.shape[2:]))
     parts = [neighbour_correlation(*pair) for pair in zip(first.split(chunk), second.split(chunk))]
     r, z = (cat(part) for part in zip(*parts))
@@ -958,8 +949,7 @@ def swap_noise(first: Tensor, second: Tensor, whole: Optional[Tensor] = None) ->
 
     Every noisy pixel is an independent draw, so this gives a new input and a new target, again with independent
     noise. If the noise of neighbours correlates, the target would reveal some of the input's noise: for such pairs
-    `whole`, a bool tensor (N,), is True, and the two images are swapped as a whole, or not, at random.
-    """
+    `whole`, a bool tensor (N,), is True, and the two images are swapped as a whole, or not, at random."""
     N, C, H, W = first.shape
     swap = coins(N, 1, H, W)
     if whole is not None:
@@ -996,8 +986,7 @@ OPCODES = {'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET',
 
 def write_pickle(path, content: dict) -> None:
     """Pickle plain data to `path`, or to the file that it links to, atomically: on an error an older file stays as it
-    was. Temporary files older than a minute, which a killed process has left, are removed; younger ones may be in use.
-    """
+    was. Temporary files older than a minute, left by a killed process, are removed; younger ones may be in use."""
     path = Path(path).resolve()
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
@@ -1119,8 +1108,7 @@ class Model:
     """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
 
     Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision`
-    (products in bfloat16; off unless it is set), `is_trained` (False while the weights are random).
-    """
+    (products in bfloat16; off unless it is set), `is_trained` (False while the weights are random)."""
     NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
     PEAK_LR = 12.0                  # the highest learning rate
@@ -1232,8 +1220,7 @@ class Model:
             which measures for each pair whether its noise allows to swap pixels (`choose_swap`).
 
         ValueError, before anything has changed, for an argument that cannot be used. FloatingPointError if a gradient
-        is not finite; the weights are then those from before the step.
-        """
+        is not finite; the weights are then those from before the step."""
         check_images('train_input', train_input)
         check_images('train_target', train_target)
         N = len(train_input)
@@ -1315,16 +1302,14 @@ class Model:
         learning rate's cycle began, the order of the pairs and the highest learning rate. ValueError, before anything
         has changed, if the state is of another training."""
         try:
-            check_keys('it', state, ['weights', 'velocity', 'peak', 'step', 'start', 'num_steps', 'batch_size',
-                                     'order'])
+            check_keys('it', state, 'weights velocity peak step start num_steps batch_size order'.split())
             weights, velocity, peak, step, start, *sizes, order = state.values()
             found, expected = [*sizes, len(order)], [num_steps, batch_size, N]
             if found != expected:
                 raise ValueError(f'its steps, batch size and pairs are {found}, this one has {expected}')
-            if not (isinstance(start, int) and isinstance(step, int) and 0 <= start <= step <= num_steps):
-                raise ValueError(f"'start' must be an integer from 0 to 'step', {step!r}, got {start!r}")
-            if not (0 < peak < math.inf and order.sort().values.equal(arange(N, device='cpu'))):
-                raise ValueError("its 'peak' is no learning rate, or its 'order' no order of the pairs")
+            if not (isinstance(start, int) and isinstance(step, int) and 0 <= start <= step <= num_steps
+                    and 0 < peak < math.inf and order.sort().values.equal(arange(N, device='cpu'))):
+                raise ValueError("'start' must be an integer from 0 to 'step', 'peak' a rate, 'order' all pairs")
             check_weights(self._parameters(), dict(zip(self._parameters(), velocity)))
             optimizer.velocity = [moved.to(self.device, copy=True) for moved in velocity]
             self.set_weights(weights)
@@ -1341,8 +1326,7 @@ class Model:
         H and W may be anything from 1 up, N may be 0. Memory is bounded: many images go through in batches, large ones
         in tiles, without seams, since their margins are wider than what the network sees.
         ensemble: test-time augmentation, the average over the 8 flips and rotations of each image.
-        progress: called after each batch with its number of images, after a tile with its share of one.
-        """
+        progress: called after each batch with its number of images, after a tile with its share of one."""
         check_images('test_input', test_input)
         N, C, H, W = test_input.shape
         m, margin = self.MULTIPLE, self.MARGIN
@@ -1358,8 +1342,7 @@ class Model:
                 tile = self._denoise(x[:, :, row:top + side + margin, column:left + side + margin], ensemble)
                 place = output[i:i + chunk, :, top:top + side, left:left + side]
                 height, width = place.shape[2:]
-                tile = tile[:, :, top - row:top - row + height, left - column:left - column + width]
-                place.copy_(tile * 255)
+                place.copy_(tile[:, :, top - row:top - row + height, left - column:left - column + width] * 255)
                 if progress is not None:
                     progress(len(x) / len(corners))
         return output

@@ -12,8 +12,8 @@ from torch import nn
 
 from Miniproject_2.model import (MSE, SGD, Conv2d, Module, NearestUpsampling, ReLU, Sequential, Sigmoid,
                                  TransposeConv2d, Upsampling)
-from others.tests.test_framework_properties import (TWINS, Doubled, Square, Twin, assert_equal, distance, results,
-                                                    twins)
+from others.tests.test_framework_properties import (TWINS, Doubled, Square, Twin, assert_equal, changed, distance,
+                                                    results, twins)
 
 
 # ---------------------------------------------------------------------- what random configurations leave out
@@ -322,13 +322,6 @@ def copied(copies, net) -> list:
     shared = {a.data_ptr() for a in sum(net.param(), ())} & {b.data_ptr() for b in sum(twin.param(), ())}
     unchanged = [bool(gradient.any()) for _, gradient in net.param()]
     return [*difference, torch.tensor(len(shared) + sum(unchanged))]
-
-
-def changed(block, **settings):
-    """With other attributes than it was made with."""
-    for name, value in settings.items():
-        setattr(block, name, value)
-    return block
 
 
 def one_by_one(net, forward=True, backward=True) -> list:
