@@ -285,7 +285,7 @@ def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor]
         window.join(y, rows, W, window.unfold(padded, rows))        # y += W @ X
 
     def vjp(dy, dw):
-        dW, dx = dw.new_zeros(W.shape), x.new_zeros(padded.shape)
+        dW, dx = dw.new_zeros(W.shape), padded.new_zeros(padded.shape)
         for rows in window.rows(W, padded):
             X, dY = window.unfold(padded, rows), window.split(dy, rows)     # (B, K, P), (B, M / groups, P)
             multiply(dW, dY, X.transpose(1, 2))                     # dW += dY @ X^T
@@ -507,7 +507,6 @@ def sums_transposed(a: Tensor) -> Tensor:
     return m
 
 
-
 def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> None:
     """Write out + a @ b, or a @ b, to `out`: (B, M, K) @ (B, K, P).
 
@@ -544,8 +543,8 @@ class _Convolution(Module):
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
                  groups=1, bias=True, *, device=None, dtype=None) -> None:
-        in_channels, out_channels, groups = (integers(name, value) for name, value in (
-            ('in_channels', in_channels), ('out_channels', out_channels), ('groups', groups)))
+        in_channels, out_channels = integers('in_channels', in_channels), integers('out_channels', out_channels)
+        groups = integers('groups', groups)
         if in_channels % groups or out_channels % groups:
             raise ValueError(f'groups must divide in_channels and out_channels, '
                              f'got {groups} for {in_channels} and {out_channels}')

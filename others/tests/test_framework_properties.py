@@ -214,13 +214,6 @@ def test_adjoints_and_linearity(tally, configuration, factor):
         assert distance(block(factor * one + other), factor * block(one) + block(other)) <= 1e-12
 
 
-def test_the_worked_example_of_the_assignment():
-    conv, x = Conv2d(3, 4, (2, 3)), torch.randn(1, 3, 32, 32)
-    unfolded = nn.functional.unfold(x, kernel_size=(2, 3))
-    expected = conv.weight.view(4, -1) @ unfolded + conv.bias.view(1, -1, 1)
-    torch.testing.assert_close(conv(x), expected.view(1, 4, 31, 30))
-
-
 # -------------------------------------------------------------------------------- modules in a row
 
 class Square(Module):
