@@ -347,9 +347,9 @@ class Window(NamedTuple):
         return self._replace(places=tuple(places))
 
     def rows(self, W: Tensor, padded: Tensor) -> Iterator[slice]:
-        """The rows of places, as many at a time as make 2^22 values of columns (16 MB; a GPU: 2^28), at least one."""
-        (B, _, K), (height, width), N = W.shape, self.places, padded.shape[3]
-        step = max(1, 2 ** (28 if W.is_cuda else 22) // max(1, B * K * width * N))
+        """The rows of places, as many at a time as make 2^22 values of X or Y (16 MB; a GPU: 2^28), at least one."""
+        (B, M, K), (height, width), N = W.shape, self.places, padded.shape[3]
+        step = max(1, 2 ** (28 if W.is_cuda else 22) // max(1, B * max(M, K) * width * N))
         return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
     def padded(self, x: Tensor) -> Tensor:
