@@ -287,8 +287,8 @@ def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor]
     def vjp(dy, dw):
         dW, dx = dw.new_zeros(W.shape), padded.new_zeros(padded.shape)
         for rows in window.rows(W, padded):
-            X, dY = window.unfold(padded, rows), window.split(dy, rows)     # (B, K, P), (B, M / groups, P)
-            multiply(dW, dY, X.transpose(1, 2))                     # dW += dY @ X^T
+            dY = window.split(dy, rows)                             # (B, M / groups, P)
+            multiply(dW, dY, window.unfold(padded, rows).transpose(1, 2))   # dW += dY @ X^T
             window.fold(dx, rows, W, dY)                            # dx += fold(W^T @ dY)
         window.add_to_weight(dw, dW)
         return window.middle(dx)                                    # (C, H, W, N)
