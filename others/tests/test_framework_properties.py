@@ -306,9 +306,8 @@ class Forgetful(Module):
     factor = torch.ones(1)
 
 
-def applied(*blocks) -> Module:
+def applied(block) -> Module:
     """After a forward."""
-    block = Sequential(*blocks) if len(blocks) > 1 else blocks[0]
     block.forward(torch.zeros(2, 3, 9, 7))
     return block
 
