@@ -1,12 +1,11 @@
 """Mini-project 1: Noise2Noise with torch.nn.
 
-A network that sees one noisy version of an image and is trained, by the mean squared error, to
-predict another noisy version of it can do no better than to predict what the two have in common:
-their mean, the clean image, which it never sees (Lehtinen et al. 2018, https://arxiv.org/abs/1803.04189).
+A network that sees one noisy version of an image and is trained, by the mean squared error, to predict another noisy
+version of it can do no better than to predict what the two have in common: their mean, the clean image, which it never
+sees (Lehtinen et al. 2018, https://arxiv.org/abs/1803.04189).
 
-The file reads top to bottom: the network (`ResidualBlock`, `SkipAutoencoder`), operations on images,
-checkpoints, what a training needs, and `Model`, the interface of the assignment, which trains the
-network with Adam and predicts.
+The file reads top to bottom: the network, operations on images, checkpoints, what a training needs, and `Model`, the
+interface of the assignment, which trains the network with Adam and predicts.
 """
 import contextlib
 import copy
@@ -50,14 +49,12 @@ class ResidualBlock(nn.Module):
 class SkipAutoencoder(nn.Module):
     """A residual U-Net: an autoencoder with a skip connection at every resolution.
 
-    The encoder halves the resolution len(widths) - 1 times, the decoder doubles it back; on the way up
-    a level begins with the sum of what comes from below and what the encoder had. The last convolution
-    gives a correction, and output = input + correction: the network has to learn the noise, not to copy
-    the image.
+    The encoder halves the resolution len(widths) - 1 times, the decoder doubles it back; on the way up a level begins
+    with the sum of what comes from below and what the encoder had. The last convolution gives a correction, and
+    output = input + correction: the network has to learn the noise, not to copy the image.
 
-    widths: channels of each level, the finest first. blocks: residual blocks per level, on the way down
-    and again on the way up (the bottom has one); they help most at full resolution.
-    ValueError unless len(blocks) == len(widths) - 1.
+    widths: channels of each level, the finest first. blocks: residual blocks per level, on the way down and again on
+    the way up (the bottom has one); they help most at full resolution. ValueError unless there is one width more.
     Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: 0..1.
     """
 
@@ -65,8 +62,7 @@ class SkipAutoencoder(nn.Module):
         super().__init__()
         if len(blocks) != len(widths) - 1:
             raise ValueError(f'blocks must be one number less than widths, {len(widths)}, got {len(blocks)}')
-        self.widths = tuple(widths)
-        self.multiple = 2 ** (len(widths) - 1)
+        self.widths, self.multiple = tuple(widths), 2 ** len(blocks)
         steps = list(zip(widths, widths[1:]))
 
         def stack(channels: int, number: int) -> nn.Sequential:
@@ -117,8 +113,8 @@ def check_images(name: str, images: torch.Tensor) -> None:
                          f'got {images.dtype}, {images.layout} on {images.device}')
     if images.dtype is torch.uint8 or not images.numel():
         return
-    values, noise = images.detach().float(), 255 * images.is_floating_point()
-    low, high = values.min().item(), values.max().item()
+    low, high = map(float, images.detach().float().aminmax())
+    noise = 255 * images.is_floating_point()
     if not -noise <= low <= high <= 255 + noise:            # a comparison with NaN is False
         raise ValueError(f'{name} must be finite and in 0..255, got values from {low:g} to {high:g}')
     if low < -1 or high > 256 or noise and 0 < high <= 1:
@@ -204,11 +200,6 @@ def turn(first: torch.Tensor, second: torch.Tensor) -> tuple:
     return pairs[:, :C], pairs[:, C:]
 
 
-def augment(first: torch.Tensor, second: torch.Tensor, whole: Optional[torch.Tensor] = None) -> tuple:
-    """Turn each pair, (N, C, H, W), into a new one; `whole` as in `swap_noise`."""
-    return turn(*swap_noise(first, second, whole))
-
-
 # ------------------------------------------------------------------------------------- checkpoints
 
 LARGEST_CHECKPOINT = 2 ** 24        # bytes, also when it is unpacked
@@ -246,28 +237,23 @@ def read_archive(data: bytes):
         return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
 
 
-def check_keys(name: str, content, keys: list) -> None:
-    """ValueError unless `content` is a dict of these keys."""
-    found = list(content) if isinstance(content, dict) else type(content).__name__
-    if found != keys:
-        raise ValueError(f'{name} holds {reprlib.repr(found)}, expected {keys}')
+def describe(value) -> str:
+    """Type and shape of a tensor; plain data by its value, as far as 60 characters hold it."""
+    if isinstance(value, torch.Tensor):
+        return f'{value.dtype} {reprlib.repr(tuple(value.shape))}' + ', not dense' * (not is_dense(value))
+    return 'a dict' if isinstance(value, dict) else reprlib.repr(value)[:60]
 
 
-def check_weights(own: dict, given) -> None:
-    """ValueError unless `given` has the names, shapes and types of `own`, {name: tensor}, and is dense and finite."""
-    def kind(weight) -> str:
-        if not isinstance(weight, torch.Tensor):
-            return type(weight).__name__
-        return f'{weight.dtype} {reprlib.repr(tuple(weight.shape))}' + ', not dense' * (not is_dense(weight))
-
-    if not isinstance(given, dict):
-        raise ValueError(f'weights must be a dict {{name: tensor}}, got {type(given).__name__}')
-    for name in {**own, **given}:
-        expected, found = kind(own.get(name)), kind(given.get(name))
-        if name not in own or expected != found:
-            raise ValueError(f'weights: {reprlib.repr(name)} is {found}, expected {expected}')
-        if not bool(given[name].isfinite().all()):
-            raise ValueError(f'weights: {name!r} holds NaN or infinity')
+def check_like(name: str, given, own) -> None:
+    """ValueError unless `given` is as `own`: in dicts the same names, tensors of the same type and shape, dense and
+    finite, and equal plain data."""
+    if isinstance(given, dict) and isinstance(own, dict):
+        for key in {**own, **given}:
+            check_like(f'{name}: {reprlib.repr(key)}', given.get(key), own.get(key))
+    elif describe(given) != describe(own):
+        raise ValueError(f'{name} is {describe(given)}, expected {describe(own)}')
+    elif isinstance(given, torch.Tensor) and not bool(given.isfinite().all()):
+        raise ValueError(f'{name} holds NaN or infinity')
 
 
 # ---------------------------------------------------------------------------- what a training needs
@@ -295,8 +281,8 @@ class Progress(NamedTuple):
 
 
 def say(line: str, is_live: bool = False) -> None:
-    """Print a line; a live one, which the next one overwrites, on a terminal alone. Where printing fails (stdout has
-    no `flush`, is full or closed), it is no reason to end a training."""
+    """Print a line; a live one, which the next one overwrites, on a terminal alone. A stdout that has no `flush`, is
+    full or closed is no reason to end a training."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         is_terminal = getattr(sys.stdout, 'isatty', bool)()
         if is_terminal or not is_live:
@@ -304,7 +290,7 @@ def say(line: str, is_live: bool = False) -> None:
 
 
 class EpochLog:
-    """Prints one aligned line per epoch, and a live one in between."""
+    """Prints one aligned line per epoch of N pairs, and a live one in between; `first` steps were done before."""
 
     def __init__(self, N: int, first: int) -> None:
         self.N, self.first, self.begun, self.shown = N, first, time.monotonic(), 0.0
@@ -318,11 +304,10 @@ class EpochLog:
             return
         self.shown = now
         pace = (progress.step - self.first) / max(now - self.begun, 1e-3)       # steps a second
-        speed = pace * self.N * progress.num_epochs / progress.num_steps
         left = datetime.timedelta(seconds=int((progress.num_steps - progress.step) / pace))
         say(f'epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
-            f'loss {float(self.total) / self.images:.5f}  learning rate {progress.lr:.1e}  {speed:6.0f} pairs/s  '
-            f'left {left}', is_live=not ends)
+            f'loss {float(self.total) / self.images:.5f}  learning rate {progress.lr:.1e}  '
+            f'{pace * self.N * progress.num_epochs / progress.num_steps:6.0f} pairs/s  left {left}', is_live=not ends)
         if ends:
             self.total, self.images = 0.0, 0
 
@@ -332,8 +317,8 @@ class EpochLog:
 class Model:
     """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
 
-    Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision`
-    (products in bfloat16; off unless it is set), `is_trained` (False while the weights are random).
+    Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision` (products in bfloat16;
+    off unless it is set), `is_trained` (False while the weights are random).
     """
     NUM_EPOCHS = 4                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
@@ -374,11 +359,9 @@ class Model:
         with open(path, 'rb') as file:
             data = file.read(LARGEST_CHECKPOINT + 1)
         try:
-            content, widths = read_archive(data), list(self.net.widths)
-            check_keys('it', content, ['widths', 'weights'])
-            if content['widths'] != widths:
-                raise ValueError(f"its widths are {reprlib.repr(content['widths'])[:60]}, expected {widths}")
-            self.set_weights(content['weights'])
+            content = read_archive(data)
+            check_like('content', content, {'widths': list(self.net.widths), 'weights': self.net.state_dict()})
+            self.net.load_state_dict(content['weights'])
         except Exception as error:
             reason = error if type(error) is ValueError else f'{type(error).__name__} while reading it'
             raise ValueError(f'path: {path} is not a checkpoint of mini-project 1 ({reason})') from error
@@ -386,11 +369,12 @@ class Model:
 
     def weights(self) -> dict:
         """A copy of the weights on the CPU: {name: tensor}."""
-        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.net.state_dict().items()}
+        return {name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in self.net.state_dict().items()}
 
     def set_weights(self, weights: dict) -> None:
         """Copy `weights`, as `weights()` gives them, into the network; ValueError if they do not fit."""
-        check_weights(self.net.state_dict(), weights)
+        check_like('weights', weights, self.net.state_dict())
         self.net.load_state_dict(weights)
 
     # -- training
@@ -433,8 +417,7 @@ class Model:
         if swap not in ('auto', 'pixels', 'images'):
             raise ValueError(f"swap must be 'auto', 'pixels' or 'images', got {swap!r}")
 
-        if all(to_unit(a, 'cpu').equal(to_unit(b, 'cpu'))
-               for a, b in zip(train_input.split(1000), train_target.split(1000))):
+        if all(to_unit(a, 'cpu').equal(to_unit(b, 'cpu')) for a, b in zip(train_input, train_target)):
             warnings.warn('train_target equals train_input: the model learns to change nothing', stacklevel=2)
         whole = torch.full((N,), swap == 'images')
         if swap == 'auto':
@@ -469,8 +452,7 @@ class Model:
                 loss = self.step(train_input[batch.to(train_input.device)],
                                  train_target[batch.to(train_target.device)], optimizer, whole[batch])
             except FloatingPointError as error:
-                raise FloatingPointError(f'epoch {epoch + 1}, step {step + 1} of {num_steps}: {error}; '
-                                         'the weights are those from before this step') from None
+                raise FloatingPointError(f'epoch {epoch + 1}, step {step + 1} of {num_steps}: {error}') from None
             self.is_trained = True
             progress = Progress(epoch + 1, num_epochs, step + 1, num_steps, loss, lr, state)
             if verbose:
@@ -483,7 +465,7 @@ class Model:
              whole: Optional[torch.Tensor] = None) -> torch.Tensor:
         """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255; `whole` as in `swap_noise`.
         Returns the loss, shape (). FloatingPointError, before any weight has changed, if a gradient is not finite."""
-        pair = augment(to_unit(first, self.device), to_unit(second, self.device), whole)
+        pair = turn(*swap_noise(to_unit(first, self.device), to_unit(second, self.device), whole))
         loss, gradients = self.differentiate(*(pad_to_multiple(images, self.net.multiple) for images in pair))
         self.descend(gradients, optimizer)
         return loss
@@ -504,7 +486,7 @@ class Model:
             weight.grad = gradient
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.LONGEST_GRADIENT)
         if not bool(norm.isfinite()):
-            raise FloatingPointError('the gradient is not finite')
+            raise FloatingPointError('the gradient is not finite; the weights are those from before this step')
         optimizer.step()
 
     @torch.inference_mode(False)
@@ -513,20 +495,19 @@ class Model:
         learning rate's cycle began, the order of the pairs and the highest learning rate. ValueError, before anything
         has changed, if the state is of another training."""
         try:
-            check_keys('it', state, ['weights', 'moments', 'peak', 'step', 'start', 'num_steps', 'batch_size',
-                                     'order'])
-            weights, moments, peak, step, start, *sizes, order = state.values()
-            found, expected = [*sizes, len(order)], [num_steps, batch_size, N]
-            if found != expected:
-                raise ValueError(f'its steps, batch size and pairs are {found}, this one has {expected}')
-            if not (isinstance(start, int) and isinstance(step, int) and 0 <= start <= step <= num_steps):
-                raise ValueError(f"'start' must be an integer from 0 to 'step', {step!r}, got {start!r}")
+            moments, peak, step, start, order = (state[name] for name in ('moments', 'peak', 'step', 'start', 'order'))
+            check_like('its content', state, {
+                'weights': self.net.state_dict(),
+                'moments': {i: {'step': moments[i]['step'], 'exp_avg': weight, 'exp_avg_sq': weight}
+                            for i, weight in enumerate(self.net.parameters())},
+                'peak': peak, 'step': step, 'start': start, 'num_steps': num_steps, 'batch_size': batch_size,
+                'order': torch.arange(N, device='cpu')})
+            if step not in range(num_steps + 1) or start not in range(step + 1):
+                raise ValueError(f"'start', {start!r}, must be an integer from 0 to 'step', {step!r}")
             if not (0 < peak < math.inf and order.sort().values.equal(torch.arange(N, device='cpu'))):
                 raise ValueError("its 'peak' is no learning rate, or its 'order' no order of the pairs")
-            for i, weight in enumerate(self.net.parameters()):
-                check_weights({'exp_avg': weight, 'exp_avg_sq': weight, 'step': moments[i]['step']}, moments[i])
             optimizer.load_state_dict({**optimizer.state_dict(), 'state': copy.deepcopy(moments)})
-            self.set_weights(weights)
+            self.net.load_state_dict(state['weights'])
         except Exception as error:
             raise ValueError(f'resume: no state of this training: {error}') from error
         return step, start, order, peak

@@ -254,7 +254,8 @@ def test_train_learns_from_noisy_pairs(project):
 
 def test_the_loss_is_the_mean_squared_error(project, monkeypatch):
     """Of images in 0..1; those of 14 rows as padded with the last one to 16."""
-    monkeypatch.setattr(project, 'augment', lambda first, second, whole: (first, second))
+    monkeypatch.setattr(project, 'swap_noise', lambda first, second, whole: (first, second))
+    monkeypatch.setattr(project, 'turn', lambda first, second: (first, second))
     model, losses = new_model(project), []
     first, second = pairs(2, 14, 8)
     noisy, target = (F.pad(x.double() / 255, (0, 0, 0, 2), mode='replicate') for x in (first, second))
@@ -446,7 +447,7 @@ def state(project) -> dict:
 
 @pytest.mark.parametrize('N, num_epochs, batch_size', [(5, 3, 4), (10, 3, 4), (6, 2, 4), (6, 4, 4), (6, 3, 5)])
 def test_state_of_another_training_is_refused(untouched, state, N, num_epochs, batch_size):
-    with pytest.raises(ValueError, match='^resume: .* this one has'):
+    with pytest.raises(ValueError, match='^resume: .*(this one has|expected) '):
         untouched.train(*pairs(N), num_epochs, batch_size=batch_size, resume=state, verbose=False)
 
 
@@ -655,12 +656,12 @@ def test_weights_that_do_not_fit_are_named(model):
     name, weight = list(weights.items())[-1]
     for wrong, words in ((weight[:1], r'torch.float32 \(1,\), expected torch.float32 \(3,\)'),
                          (weight.double(), r'torch.float64 \(3,\), expected torch.float32 \(3,\)'),
-                         (3, 'int, expected'), (weight * math.nan, ': NaN|NaN')):
+                         (3, '(int|3), expected'), (weight * math.nan, ': NaN|NaN')):
         with pytest.raises(ValueError, match=f"^weights: '{name}' .*{words}"):
             model.set_weights({**weights, name: wrong})
-    with pytest.raises(ValueError, match=f"^weights: '{name}' is NoneType, expected torch"):
+    with pytest.raises(ValueError, match=f"^weights: '{name}' is None(Type)?, expected torch"):
         model.set_weights({key: value for key, value in weights.items() if key != name})
-    with pytest.raises(ValueError, match="^weights: 'extra' is torch.float32 .* expected NoneType"):
+    with pytest.raises(ValueError, match="^weights: 'extra' is torch.float32 .* expected None"):
         model.set_weights({**weights, 'extra': weight})
     assert same(bits(model), before)
     for value in weights.values():
