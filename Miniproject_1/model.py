@@ -509,7 +509,7 @@ class Model:
             optimizer.load_state_dict({**optimizer.state_dict(), 'state': copy.deepcopy(moments)})
             self.net.load_state_dict(state['weights'])
         except Exception as error:
-            raise ValueError(f'resume: no state of this training: {error}') from error
+            raise ValueError(f'resume: no state of this training ({type(error).__name__}: {error})') from error
         return step, start, order, peak
 
     # -- prediction
