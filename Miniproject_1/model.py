@@ -446,8 +446,7 @@ class Model:
                 order = torch.randperm(N, device='cpu')
             batch = order[k * batch_size:(k + 1) * batch_size]
             lr = one_cycle((step - start) / (num_steps - start), peak_lr)
-            for group in optimizer.param_groups:
-                group['lr'] = lr
+            optimizer.param_groups[0]['lr'] = lr
             try:
                 loss = self.step(train_input[batch.to(train_input.device)],
                                  train_target[batch.to(train_target.device)], optimizer, whole[batch])
@@ -474,9 +473,7 @@ class Model:
     def differentiate(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
         """Return the loss on a batch, two tensors (N, 3, H, W), 0..1, and the list of its gradients with respect to
         the parameters. Tools replace this method, to share a batch among processes or to record it on CUDA."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
-            output = self.net(noisy.contiguous(memory_format=torch.channels_last))
-        loss = self.loss(output.float(), target)
+        loss = self.loss(self._output(noisy), target)
         return loss.detach(), list(torch.autograd.grad(loss, list(self.net.parameters())))
 
     def descend(self, gradients: list, optimizer) -> None:
@@ -495,16 +492,16 @@ class Model:
         learning rate's cycle began, the order of the pairs and the highest learning rate. ValueError, before anything
         has changed, if the state is of another training."""
         try:
-            moments, peak, step, start, order = (state[name] for name in ('moments', 'peak', 'step', 'start', 'order'))
-            check_like('its content', state, {
-                'weights': self.net.state_dict(),
+            moments, order, indices = state['moments'], state['order'], torch.arange(N, device='cpu')
+            rest = {name: state[name] for name in ('step', 'start', 'peak')}
+            check_like('content', state, {
+                'weights': self.net.state_dict(), 'num_steps': num_steps, 'batch_size': batch_size, 'order': indices,
                 'moments': {i: {'step': moments[i]['step'], 'exp_avg': weight, 'exp_avg_sq': weight}
-                            for i, weight in enumerate(self.net.parameters())},
-                'peak': peak, 'step': step, 'start': start, 'num_steps': num_steps, 'batch_size': batch_size,
-                'order': torch.arange(N, device='cpu')})
+                            for i, weight in enumerate(self.net.parameters())}, **rest})
+            step, start, peak = rest.values()
             if step not in range(num_steps + 1) or start not in range(step + 1):
                 raise ValueError(f"'start', {start!r}, must be an integer from 0 to 'step', {step!r}")
-            if not (0 < peak < math.inf and order.sort().values.equal(torch.arange(N, device='cpu'))):
+            if not (0 < peak < math.inf and order.sort().values.equal(indices)):
                 raise ValueError("its 'peak' is no learning rate, or its 'order' no order of the pairs")
             optimizer.load_state_dict({**optimizer.state_dict(), 'state': copy.deepcopy(moments)})
             self.net.load_state_dict(state['weights'])
@@ -548,10 +545,9 @@ class Model:
     def _denoise(self, x: torch.Tensor, ensemble: bool) -> torch.Tensor:
         """The network's output; with `ensemble`, the mean over the 4 rotations."""
         turns = range(4 if ensemble else 1)             # of a quarter
-        total = torch.zeros_like(x)
-        for k in turns:
-            turned = x.rot90(k, (-2, -1)).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
-                y = self.net(turned).float()
-            total += y.rot90(-k, (-2, -1))
-        return total / len(turns)
+        return sum(self._output(x.rot90(k, (2, 3))).rot90(-k, (2, 3)) for k in turns) / len(turns)
+
+    def _output(self, x: torch.Tensor) -> torch.Tensor:
+        """The network's, in float32; its products are in bfloat16 with `mixed_precision`."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            return self.net(x.contiguous(memory_format=torch.channels_last)).float()
