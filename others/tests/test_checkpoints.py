@@ -267,31 +267,32 @@ def test_a_file_of_terabytes(project, trained, good, tmp_path, tally, monkeypatc
 def wrong_contents_1(good: bytes) -> dict:
     """What is wrong -> the file, and what the message must name: the key, what was found, what was expected."""
     content = torch.load(io.BytesIO(good), weights_only=True)
-    name, shape = 'tail.weight', '(3, 24, 3, 3)'
-    weight = content['weights'][name]
+    weights, name, shape = content['weights'], 'tail.weight', '(3, 24, 3, 3)'
+    weight = weights[name]
 
-    def saved_with(value) -> bytes:
-        return saved(PROJECTS[1], {**content, 'weights': {**content['weights'], name: value}})
+    def changed(value) -> dict:
+        return {**content, 'weights': {**weights, name: value}}
 
-    def without(key, content=content) -> dict:
-        return {k: v for k, v in content.items() if k != key}
+    def without(key, entries: dict) -> dict:
+        return {k: v for k, v in entries.items() if k != key}
 
-    return {**{f'a weight of {dtype}': (saved_with(weight.to(dtype)), (name, str(dtype), 'torch.float32'))
-               for dtype in (torch.float64, torch.bfloat16, torch.int64, torch.complex64)},
-            'sparse': (saved_with(weight.to_sparse()), (name,)), 'meta': (saved_with(weight.to('meta')), (name,)),
-            'no tensor': (saved_with(3), (name, shape)),
-            'another shape': (saved_with(weight[:1]), (name, '(1, 24, 3, 3)', shape)),
-            'another rank': (saved_with(weight.flatten()), (name, '(648,)', shape)),
-            'NaN': (saved_with(weight.index_fill(0, torch.tensor(1), float('nan'))), (name,)),
-            'infinity': (saved_with(weight.index_fill(0, torch.tensor(1), float('inf'))), (name,)),
-            **{key: (saved(PROJECTS[1], wrong), words) for key, wrong, *words in (
-                ('a weight missing', {**content, 'weights': without(name, content['weights'])}, name, shape),
-                ('a weight too many', {**content, 'weights': {**content['weights'], 'extra': weight}}, 'extra'),
-                ('a number for a name', {**content, 'weights': {3: weight}}),
-                ('an extra key', {**content, 'extra': 3}, 'extra'),
-                ('no weights', without('weights'), 'weights'), ('no widths', without('widths'), 'widths'),
-                ('other widths', {**content, 'widths': [8, 16]}, '[8, 16]', '[24, 48, 96, 192]'),
-                ('widths of no kind', {**content, 'widths': 5}), ('weights of no kind', {**content, 'weights': 5}))}}
+    table = [*((f'a weight of {dtype}', changed(weight.to(dtype)), name, str(dtype), 'torch.float32')
+               for dtype in (torch.float64, torch.bfloat16, torch.int64, torch.complex64)),
+             ('sparse', changed(weight.to_sparse()), name), ('meta', changed(weight.to('meta')), name),
+             ('no tensor', changed(3), name, shape),
+             ('another shape', changed(weight[:1]), name, '(1, 24, 3, 3)', shape),
+             ('another rank', changed(weight.flatten()), name, '(648,)', shape),
+             ('NaN', changed(weight.index_fill(0, torch.tensor(1), float('nan'))), name),
+             ('infinity', changed(weight.index_fill(0, torch.tensor(1), float('inf'))), name),
+             ('a weight missing', {**content, 'weights': without(name, weights)}, name, shape),
+             ('a weight too many', {**content, 'weights': {**weights, 'extra': weight}}, 'extra'),
+             ('a number for a name', {**content, 'weights': {3: weight}}),
+             ('an extra key', {**content, 'extra': 3}, 'extra'),
+             ('no weights', without('weights', content), 'weights'),
+             ('no widths', without('widths', content), 'widths'),
+             ('other widths', {**content, 'widths': [8, 16]}, '[8, 16]', '[24, 48, 96, 192]'),
+             ('widths of no kind', {**content, 'widths': 5}), ('weights of no kind', {**content, 'weights': 5})]
+    return {key: (saved(PROJECTS[1], wrong), words) for key, wrong, *words in table}
 
 
 def wrong_contents_2(good: bytes) -> dict:
