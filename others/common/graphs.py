@@ -26,7 +26,7 @@ class Recorded:
         return loss.clone(), gradients
 
     def record(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
-        """(inputs, graph, outputs, thread). It is recorded in a thread of its own, which is there for as long as it."""
+        """(inputs, graph, outputs, thread). It is recorded in a thread of its own, which lives as long as it."""
         thread = ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(noisy.device,))
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
 
