@@ -273,7 +273,7 @@ def number_of(name: str, value, least: float = 0) -> float:
 # large one. The weight is (M, C / groups, kh, kw) for both. W, X and Y are the matrices of the weight, of the large
 # side (its columns) and of the small side, for some rows of places: (B, M / groups, K), (B, K, P), (B, M / groups, P).
 # B = groups, each of which has a product of its own; K counts the taps of a group's channels, P the places in all
-# images. `multiply(out, a, b)` adds a @ b to its first argument.
+# images. `multiply(a, b)` is a @ b, and `multiply(a, b, out)` adds it to `out`.
 
 def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor], shape: tuple) -> tuple:
     """y = weight @ unfold(x) + bias: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) or None, shape
@@ -282,14 +282,16 @@ def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor]
     W, padded = window.matrix(weight), window.padded(x)             # (B, M / groups, K), (C, Hp, Wp, N)
     y = x.new_empty(*shape, x.shape[3]).copy_(bias.view(-1, 1, 1, 1) if bias is not None else x.new_zeros(1))
     for rows in window.rows(W, padded):
-        window.join(y, rows, W, window.unfold(padded, rows))        # y += W @ X
+        X, Y = window.unfold(padded, rows), window.within(y, rows)  # (B, K, P), (B, M / groups, P)
+        window.join(y, rows, multiply(W, X, Y))                     # y += W @ X
 
     def vjp(dy, dw):
         dW, dx = dw.new_zeros(W.shape), padded.new_zeros(padded.shape)
         for rows in window.rows(W, padded):
-            dY = window.split(dy, rows)                             # (B, M / groups, P)
-            multiply(dW, dY, window.unfold(padded, rows).transpose(1, 2))   # dW += dY @ X^T
-            window.fold(dx, rows, W, dY)                            # dx += fold(W^T @ dY)
+            X, dY = window.unfold(padded, rows), window.split(dy, rows)
+            multiply(dY, X.transpose(1, 2), dW)                     # dW += dY @ X^T
+            del X                                                   # its memory serves W^T @ dY
+            window.fold(dx, rows, multiply(W.transpose(1, 2), dY))  # dx += fold(W^T @ dY)
         window.add_to_weight(dw, dW)
         return window.middle(dx)                                    # (C, H, W, N)
 
@@ -302,7 +304,8 @@ def convolve_transposed(window: 'Window', x: Tensor, weight: Tensor, bias: Optio
     window, (C, Ho, Wo), (ph, pw) = window.at(x.shape[1:3], weight), shape, window.padding
     W, y = window.matrix(weight), x.new_zeros(C, Ho + 2 * ph, Wo + 2 * pw, x.shape[3])      # (C, Hp, Wp, N)
     for rows in window.rows(W, y):
-        window.fold(y, rows, W, window.split(x, rows))              # y += fold(W^T @ Y)
+        Y = window.split(x, rows)                                   # (B, M / groups, P)
+        window.fold(y, rows, multiply(W.transpose(1, 2), Y))        # y += fold(W^T @ Y)
     if bias is not None:
         y += bias.view(-1, 1, 1, 1)
 
@@ -310,8 +313,8 @@ def convolve_transposed(window: 'Window', x: Tensor, weight: Tensor, bias: Optio
         padded, dW, dx = window.padded(dy), dw.new_zeros(W.shape), x.new_zeros(x.shape)
         for rows in window.rows(W, padded):
             dX, Y = window.unfold(padded, rows), window.split(x, rows)      # (B, K, P), (B, M / groups, P)
-            multiply(dW, Y, dX.transpose(1, 2))                     # dW += Y @ dX^T
-            window.join(dx, rows, W, dX)                            # dx += W @ dX
+            multiply(Y, dX.transpose(1, 2), dW)                     # dW += Y @ dX^T
+            window.join(dx, rows, multiply(W, dX, window.within(dx, rows)))     # dx += W @ dX
         window.add_to_weight(dw, dW)
         return dx                                                   # (M, H, W, N)
 
@@ -387,22 +390,20 @@ class Window(NamedTuple):
         """The transpose of `matrix`: add (B, M / groups, K) to (M, C / groups, kh, kw)."""
         dw += dW.view(dw.shape)
 
-    def columns(self, padded: Tensor, rows: slice) -> Tensor:
-        """Memory for the columns of some rows of (C, Hp, Wp, N): (C, kh, kw, rows, Wo, N)."""
-        return padded.new_empty(len(padded), *self.kernel_size, rows.stop - rows.start, self.places[1],
-                                padded.shape[3])
+    def shape(self, padded: Tensor, rows: slice) -> tuple:
+        """Of the columns of some rows of (C, Hp, Wp, N): (C, kh, kw, rows, Wo, N)."""
+        return len(padded), *self.kernel_size, rows.stop - rows.start, self.places[1], padded.shape[3]
 
     def unfold(self, padded: Tensor, rows: slice) -> Tensor:
         """X: (C, Hp, Wp, N) -> (B, K, P)."""
-        columns = self.columns(padded, rows)
+        columns = padded.new_empty(self.shape(padded, rows))
         for i, j, pixels in self.seen(padded, rows):
             columns[:, i, j] = pixels
         return self.factors(columns)
 
-    def fold(self, padded: Tensor, rows: slice, W: Tensor, Y: Tensor) -> None:
-        """The transpose of `unfold`, applied to W^T @ Y, (B, K, P): add it to (C, Hp, Wp, N)."""
-        columns = self.columns(padded, rows)
-        multiply(self.matrices(columns), W.transpose(1, 2), Y, add=False)
+    def fold(self, padded: Tensor, rows: slice, X: Tensor) -> None:
+        """The transpose of `unfold`: add (B, K, P) to (C, Hp, Wp, N)."""
+        columns = X.view(self.shape(padded, rows))
         for i, j, pixels in self.seen(padded, rows):
             pixels += columns[:, i, j]
 
@@ -410,9 +411,12 @@ class Window(NamedTuple):
         """Y: (M, Ho, Wo, N) -> (B, M / groups, P)."""
         return self.factors(y[:, rows])
 
-    def join(self, y: Tensor, rows: slice, W: Tensor, X: Tensor) -> None:
-        """The transpose of `split`, applied to W @ X, (B, M / groups, P): add it to (M, Ho, Wo, N)."""
-        multiply(self.matrices(y[:, rows]), W, X)               # a view, since y is contiguous
+    def within(self, y: Tensor, rows: slice) -> Optional[Tensor]:
+        """Y where it lies within a contiguous (M, Ho, Wo, N), so that products can be added to it in place."""
+        return self.matrices(y[:, rows])
+
+    def join(self, y: Tensor, rows: slice, Y: Tensor) -> None:
+        """The transpose of `split`: add (B, M / groups, P) to (M, Ho, Wo, N), unless it lies there."""
 
 
 # Fewer products. Two neighbouring outputs of two taps need three products, not four (Winograd's minimal filtering
@@ -457,21 +461,19 @@ class Tiles(Window):
         by_tap = taps.permute(0, 3, 1, 4, 2, 5).reshape(kh, kw, M, C)       # this order copies fastest
         dw += by_tap.permute(2, 3, 0, 1)
 
-    def columns(self, padded: Tensor, rows: slice) -> Tensor:
-        return padded.new_empty(3, 3, *self.stride, len(padded), rows.stop - rows.start, self.places[1],
-                                padded.shape[3])
+    def shape(self, padded: Tensor, rows: slice) -> tuple:
+        return 3, 3, *self.stride, len(padded), rows.stop - rows.start, self.places[1], padded.shape[3]
 
     def unfold(self, padded: Tensor, rows: slice) -> Tensor:
-        columns = self.columns(padded, rows)                    # (3, 3, sh, sw, C, rows, Tw, N)
+        columns = padded.new_empty(self.shape(padded, rows))    # (3, 3, sh, sw, C, rows, Tw, N)
         for i, j, blocks in self.seen(padded, rows):
             columns[i, j] = blocks
         columns[::2] -= columns[1]                              # x0 - x1, x1, x2 - x1, vertically
         columns[:, ::2] -= columns[:, 1:2]                      # and horizontally
         return self.factors(columns)
 
-    def fold(self, padded: Tensor, rows: slice, W: Tensor, Y: Tensor) -> None:
-        columns = self.columns(padded, rows)
-        multiply(self.matrices(columns), W.transpose(1, 2), Y, add=False)
+    def fold(self, padded: Tensor, rows: slice, X: Tensor) -> None:
+        columns = X.view(self.shape(padded, rows))
         columns[1].sub_(columns[0]).sub_(columns[2])            # c0, c1 - c0 - c2, c2, vertically
         columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])   # and horizontally
         for i, j, blocks in self.seen(padded, rows):
@@ -484,11 +486,12 @@ class Tiles(Window):
     def split(self, y: Tensor, rows: slice) -> Tensor:
         return self.factors(sums_transposed(self.tiles(y, rows)))
 
-    def join(self, y: Tensor, rows: slice, W: Tensor, X: Tensor) -> None:
+    def within(self, y: Tensor, rows: slice) -> None:
+        return None                                             # nine products make four outputs
+
+    def join(self, y: Tensor, rows: slice, Y: Tensor) -> None:
         tiles = self.tiles(y, rows)
-        products = y.new_empty(3, 3, *tiles.shape[2:])
-        multiply(self.matrices(products), W, X, add=False)
-        tiles += sums(products)
+        tiles += sums(Y.view(3, 3, *tiles.shape[2:]))
 
 
 def sums(m: Tensor) -> Tensor:
@@ -507,26 +510,27 @@ def sums_transposed(a: Tensor) -> Tensor:
     return m
 
 
-def multiply(out: Tensor, a: Tensor, b: Tensor, add: bool = True) -> None:
-    """Write out + a @ b, or a @ b, to `out`: (B, M, K) @ (B, K, P).
+def multiply(a: Tensor, b: Tensor, out: Optional[Tensor] = None) -> Tensor:
+    """a @ b, (B, M, K) @ (B, K, P), or out + a @ b, written to `out`.
 
-    The error of a float32 sum grows with its length: runs of 512 terms are summed apart. Where `out` is small (dL/dw
-    of few channels: K is all places) these would be many tiny products: there the runs are longer and are multiplied
-    at once, as long as they make at most 2^18 sums. bfloat16 operands give a product rounded to bfloat16."""
-    run, K = 512, a.shape[2]
-    runs = min(K // run, 2 ** 18 // max(1, out.numel())) if len(out) == 1 else 1
-    if not add and out.shape[1] * out.shape[2] < 400:
-        out.zero_()             # PyTorch 1.13 multiplies what is there by beta = 0 if it is small: NaN stays NaN
+    The error of a float32 sum grows with its length: runs of 512 terms are summed apart. Where the result is small
+    (dL/dw of few channels: K is all places) these would be many tiny products: there the runs are longer and are
+    multiplied at once, as long as they make at most 2^18 sums. bfloat16 operands give a product that is rounded to
+    bfloat16 and kept as float32."""
+    (B, M, K), P, run, beta = a.shape, b.shape[2], 512, int(out is not None)
+    runs = min(K // run, 2 ** 18 // max(1, M * P)) if B == 1 else 1
     if a.element_size() == 2:
-        out.copy_(out + a @ b if add else a @ b)
-    elif runs > 1:
+        return (a @ b).float() if out is None else out.copy_(out + a @ b)
+    if out is None:     # zeros where PyTorch 1.13 multiplies what is there by beta = 0, so that NaN would stay NaN
+        out = a.new_zeros(B, M, P) if M * P < 400 else a.new_empty(B, M, P)
+    if runs > 1:
         rest = K % runs
-        out.baddbmm_(a[:, :, :rest], b[:, :rest], beta=int(add))
+        out.baddbmm_(a[:, :, :rest], b[:, :rest], beta=beta)
         parts = a[:, :, rest:].unflatten(2, (runs, -1)).transpose(1, 2) @ b[:, rest:].unflatten(1, (runs, -1))
-        out.add_(parts.sum(1))                          # (B, runs, M, P) -> (B, M, P)
-    else:
-        for k in range(0, max(1, K), run):              # an empty sum still needs one run, to write zeros
-            out.baddbmm_(a[:, :, k:k + run], b[:, k:k + run], beta=int(add or k > 0))
+        return out.add_(parts.sum(1))                   # (B, runs, M, P) -> (B, M, P)
+    for k in range(0, max(1, K), run):                  # an empty sum still needs one run, to write zeros
+        out.baddbmm_(a[:, :, k:k + run], b[:, k:k + run], beta=beta if k == 0 else 1)
+    return out
 
 
 # ------------------------------------------------------------------------------------- the blocks

@@ -20,8 +20,8 @@ REPORTS = {1: values.report_1, 2: values.report_2, 'predecessors': values.predec
 
 
 def target(k, out=None) -> Path:
-    """Where report k goes: beside its mini-project or, of the predecessors, the records; or into a folder."""
-    return Path(out or (RESULTS if k == 'predecessors' else storage.ROOT / f'Miniproject_{k}'), f'Report_{k}.pdf')
+    """Where report k goes: beside its mini-project or, of the predecessors, its source; or into a folder."""
+    return Path(out or (SOURCES if k == 'predecessors' else storage.ROOT / f'Miniproject_{k}'), f'Report_{k}.pdf')
 
 
 def photograph():

@@ -40,7 +40,7 @@ def results(tmp_path):
     return shutil.copytree(reports.RESULTS, tmp_path / 'results')
 
 
-@BOTH
+@pytest.mark.parametrize('k', (1, 2))
 def test_a_record_changes(k, results):
     before, _, _ = reports.content(k, results)
     runs = records.read(results / 'evaluation.json')
