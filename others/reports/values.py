@@ -552,11 +552,11 @@ def speed(rec: Records) -> dict:
 
 
 def speed_table(rec: Records) -> list:
-    """Rows: network and task, five figures, ours over torch.nn's better one."""
+    """Rows: network and task but predictions, five figures, ours over torch.nn's better one."""
     units = {'step': 'training step, ms', 'predict': 'predict, ms', 'memory': 'peak memory, MB'}
     columns = ('torch.nn', 'channels-last', 'ours', 'ours mixed', 'autocast')
     return [[f"{row['network']}, {units[row['task']]}", *(fixed(row[name], 0) for name in columns),
-             fixed(row['ratio'])] for row in bench(rec)[1]]
+             fixed(row['ratio'])] for row in bench(rec)[1] if row['task'] != 'predict']
 
 
 def twin(rec: Records) -> dict:
@@ -602,7 +602,8 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     drawings = {
         'network_2': lambda: figures.network_2(found['base'][0]['channels']),
         'convolution': figures.convolution, 'winograd': figures.winograd,
-        'exactness': lambda: figures.exactness(rec.last('exactness')), 'speed': lambda: figures.speed(bench(rec)[1]),
+        'exactness': lambda: figures.exactness(rec.last('exactness')),
+        'speed': lambda: figures.speed([row for row in bench(rec)[1] if row['task'] != 'memory']),
         'variants': lambda: figures.variants(groups(found, SEARCH_2), 'PSNR on centre squares (dB)'),
         **shared_figures(2, pictures),
     }
