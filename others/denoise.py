@@ -21,9 +21,8 @@ The depth is kept: 8 or 16 bits a channel (PNG, TIFF), floats (TIFF), arrays of 
 transparency, colour profiles, resolution and EXIF (but for its thumbnail; TIFF of more than 8 bits has none); grey
 images stay grey, photographs are turned upright. Of an animation or a stack, the first image is taken, which is said.
 For each image a line tells how much was changed. With the shipped weights, another one warns if what was removed
-hardly looks like the noise of single pixels; four in ten clean photographs that are blurred get no warning. A file
-that cannot be used is named with the reason; if it is one of a folder, the others are still done, and the exit status
-is 1.
+hardly looks like the noise of single pixels; not every image that is harmed gets one. A file that cannot be used is
+named with the reason; if it is one of a folder, the others are still done, and the exit status is 1.
 """
 import filecmp
 import hashlib
