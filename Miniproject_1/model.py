@@ -55,10 +55,11 @@ class SkipAutoencoder(nn.Module):
 
     widths: channels of each level, the finest first. blocks: residual blocks per level, on the way down and again on
     the way up (the bottom has one); they help most at full resolution. ValueError unless there is one width more.
+    block: the class of the blocks, built with a number of channels.
     Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: 0..1.
     """
 
-    def __init__(self, widths: tuple = (24, 48, 96, 192), blocks: tuple = (8, 2, 2)) -> None:
+    def __init__(self, widths: tuple = (24, 48, 96, 192), blocks: tuple = (8, 2, 2), block=ResidualBlock) -> None:
         super().__init__()
         if len(blocks) != len(widths) - 1:
             raise ValueError(f'blocks must be one number less than widths, {len(widths)}, got {len(blocks)}')
@@ -66,12 +67,12 @@ class SkipAutoencoder(nn.Module):
         steps = list(zip(widths, widths[1:]))
 
         def stack(channels: int, number: int) -> nn.Sequential:
-            return nn.Sequential(*[ResidualBlock(channels) for _ in range(number)])
+            return nn.Sequential(*[block(channels) for _ in range(number)])
 
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(map(stack, widths[:-1], blocks))
         self.down = nn.ModuleList(nn.Conv2d(w, v, 2, stride=2) for w, v in steps)
-        self.bottom = ResidualBlock(widths[-1])
+        self.bottom = block(widths[-1])
         self.up = nn.ModuleList(nn.ConvTranspose2d(v, w, 2, stride=2) for w, v in reversed(steps))
         self.decoder = nn.ModuleList(map(stack, reversed(widths[:-1]), reversed(blocks)))
         self.tail = nn.Conv2d(widths[0], 3, 3, padding=1)

@@ -24,17 +24,19 @@ from Miniproject_1 import model as project_1
 from Miniproject_2 import model as project_2
 from others import data
 from others.common import cli, datasets, denoisers, graphs, records, storage
-from others.studies.variants import BLOCKS, Network, network_2
+from others.studies.variants import BLOCKS, DnCNN, Network, UNet, network_2
 
+OTHERS = {'dncnn': DnCNN, 'unet': UNet}
 LOSSES = {'squared': torch.nn.MSELoss, 'absolute': torch.nn.L1Loss}
 
 
 class Variant1(project_1.Model):
-    """Project 1's `Model` around a `Network`."""
+    """Project 1's `Model` around another network."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__()
-        self.net = Network(options.widths, options.encoder, options.decoder, options.block, options.without)
+        self.net = (OTHERS[options.network]() if options.network != 'ours' else
+                    Network(options.widths, options.blocks, options.block, options.without))
         self.loss = LOSSES[options.loss]()
         if 'clipping' in options.without:
             self.LONGEST_GRADIENT = math.inf
@@ -139,8 +141,8 @@ def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
 
 OF_NETWORK_1 = ('residual', 'skips', 'clipping')        # what --without leaves out of project 1 alone
 OF_PROJECT = {
-    1: {'widths': [24, 48, 96, 192], 'encoder': [8, 2, 2, 1], 'decoder': [8, 2, 2], 'block': 'plain',
-        'loss': 'squared', 'optimizer': 'adam'},
+    1: {'network': 'ours', 'widths': [24, 48, 96, 192], 'blocks': [8, 2, 2], 'block': 'plain', 'loss': 'squared',
+        'optimizer': 'adam'},
     2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed'},
 }
 
@@ -167,12 +169,12 @@ def parse(arguments) -> argparse.Namespace:
            help='mixed: products in bfloat16 (default: what is fast on this machine)')
     cli.add_options(parser, 'data', 'seed', 'also', 'record')
     option = parser.add_argument_group('project 1').add_argument
+    option('--network', choices=('ours', *OTHERS),
+           help='dncnn, or unet, that of the Noise2Noise paper, which have no other options (default: ours)')
     option('--widths', type=cli.integer(1), nargs='+', metavar='N',
            help='channels of each level (default: 24 48 96 192)')
-    option('--encoder', type=cli.integer(0), nargs='+', metavar='N',
-           help='blocks of each level on the way down, the last is the bottom (default: 8 2 2 1)')
-    option('--decoder', type=cli.integer(0), nargs='*', metavar='N',
-           help='blocks of each level but the bottom on the way up, the finest first (default: 8 2 2)')
+    option('--blocks', type=cli.integer(0), nargs='*', metavar='N',
+           help='blocks of each level but the bottom, the finest first (default: 8 2 2)')
     option('--block', choices=BLOCKS, help='kind of block (default: plain)')
     option('--loss', choices=LOSSES, help='mean squared or mean absolute error (default: squared)')
     option('--optimizer', choices=('adam', 'sgd'), help='sgd: with Nesterov momentum of 0.9 (default: adam)')
@@ -195,9 +197,9 @@ def parse(arguments) -> argparse.Namespace:
         raise storage.UserError(f'--without: {left[0]} is of project 1, expected swap or turn with --project 2')
     model = VARIANTS[options.project][0].Model
     options.lr, options.batch = options.lr or model.PEAK_LR, options.batch or model.BATCH_SIZE
-    if options.project == 1 and not len(options.widths) == len(options.encoder) == len(options.decoder) + 1:
-        raise storage.UserError(f'--encoder, --decoder: expected {len(options.widths)} and {len(options.widths) - 1} '
-                            f'numbers for the levels of --widths')
+    if options.project == 1 and len(options.widths) != len(options.blocks) + 1:
+        raise storage.UserError(f'--blocks: expected {len(options.widths) - 1} numbers for --widths, '
+                                f'got {len(options.blocks)}')
     return options
 
 

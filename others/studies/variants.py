@@ -1,4 +1,5 @@
 """The networks that studies compare: ours with other blocks, widths, kernels, and their twins in torch.nn."""
+import itertools
 from functools import partial
 from typing import Collection
 
@@ -22,44 +23,96 @@ class BatchNormed(project_1.ResidualBlock):
         return x + self.conv2(self.norm(self.conv1(x)).relu())
 
 
-BLOCKS = {'plain': project_1.ResidualBlock, 'batchnorm': BatchNormed}
+class GatedBlock(nn.Module):
+    """NAFNet's: layer norm, depthwise convolution, a gate that multiplies one half of the channels by the other, and
+    the attention of channels, then a second gate between 1 x 1 convolutions (Chen et al. 2022,
+    https://arxiv.org/abs/2204.04676). Shape: (N, C, H, W) -> the same."""
 
-
-class Network(nn.Module):
-    """A residual U-Net like project 1's, with any number of blocks at each level.
-
-    widths: channels of each level, the finest first. encoder, decoder: blocks of each level, the encoder's last
-    is the bottom, which the decoder has not. without: 'residual', the output is added to the input; 'skips', the
-    encoder's outputs are added to the decoder's inputs. Shape: (N, 3, H, W) -> the same, H and W multiples of
-    `multiple`. Values: 0..1.
-    """
-
-    def __init__(self, widths: list, encoder: list, decoder: list, block: str, without: Collection = ()) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.residual, self.skips = 'residual' not in without, 'skips' not in without
-        self.multiple = 2 ** (len(widths) - 1)
-
-        def blocks(width: int, count: int) -> nn.Sequential:
-            return nn.Sequential(*(BLOCKS[block](width) for _ in range(count)))
-
-        steps = list(zip(widths, widths[1:]))
-        self.head = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(map(blocks, widths, encoder))
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in steps)
-        self.decoder = nn.ModuleList(map(blocks, widths, decoder))
-        self.tail = nn.Conv2d(widths[0], 3, 3, padding=1)
+        self.norm1, self.norm2 = nn.GroupNorm(1, channels), nn.GroupNorm(1, channels)
+        self.widen1, self.widen2 = (nn.Conv2d(channels, 2 * channels, 1) for _ in range(2))
+        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.attention, self.narrow1, self.narrow2 = (nn.Conv2d(channels, channels, 1) for _ in range(3))
+        self.scale1, self.scale2 = (nn.Parameter(torch.zeros(1, channels, 1, 1)) for _ in range(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y, skips = self.head(x - 0.5), []
-        for block, down in zip(self.encoder, self.down):
-            y = block(y)
+        a, b = self.depthwise(self.widen1(self.norm1(x))).chunk(2, 1)
+        y = a * b
+        x = x + self.scale1 * self.narrow1(y * self.attention(y.mean((2, 3), keepdim=True)))
+        a, b = self.widen2(self.norm2(x)).chunk(2, 1)
+        return x + self.scale2 * self.narrow2(a * b)
+
+
+BLOCKS = {'plain': project_1.ResidualBlock, 'batchnorm': BatchNormed, 'gated': GatedBlock}
+
+
+class Network(project_1.SkipAutoencoder):
+    """Project 1's, with another block or without a part of it: `without` 'residual', the output is not added to the
+    input; 'skips', the decoder does not see the encoder's outputs."""
+
+    def __init__(self, widths: list, blocks: list, block: str, without: Collection = ()) -> None:
+        super().__init__(widths, blocks, BLOCKS[block])
+        self.without = without
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if 'skips' in self.without:
+            y = self.head(x - 0.5)
+            for blocks, down in zip(self.encoder, self.down):
+                y = down(blocks(y))
+            y = self.bottom(y)
+            for up, blocks in zip(self.up, self.decoder):
+                y = blocks(up(y))
+            y = x + self.tail(y)
+        else:
+            y = super().forward(x)
+        return y - x + 0.5 if 'residual' in self.without else y
+
+
+class DnCNN(nn.Module):
+    """17 convolutions of 64 channels with batch norm predict the noise (Zhang et al. 2017,
+    https://arxiv.org/abs/1608.03981). Shape: (N, 3, H, W) -> the same. Values: 0..1."""
+    multiple = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        middle = [(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()) for _ in range(15)]
+        self.noise = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), *itertools.chain(*middle),
+                                   nn.Conv2d(64, 3, 3, padding=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - self.noise(x)
+
+
+class UNet(nn.Module):
+    """The network of Noise2Noise: 48 channels, five times half the size and back, where what the encoder had is joined
+    (Lehtinen et al. 2018, table 2 of https://arxiv.org/abs/1803.04189). Shape: (N, 3, H, W) -> the same, H and W
+    multiples of 32. Values: 0..1."""
+    multiple = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def convolutions(*channels: int) -> nn.Sequential:
+            return nn.Sequential(*(layer for a, b in zip(channels, channels[1:])
+                                   for layer in (nn.Conv2d(a, b, 3, padding=1), nn.LeakyReLU(0.1, inplace=True))))
+
+        self.down = nn.ModuleList([convolutions(3, 48, 48), *(convolutions(48, 48) for _ in range(4))])
+        self.bottom = convolutions(48, 48)
+        self.up = nn.ModuleList([convolutions(96, 96, 96), *(convolutions(144, 96, 96) for _ in range(3)),
+                                 convolutions(99, 64, 32)])
+        self.last = nn.Conv2d(32, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x - 0.5
+        skips = []
+        for down in self.down:
             skips.append(y)
-            y = down(y)
-        y = self.encoder[-1](y)
-        for block, up in zip(reversed(self.decoder), reversed(self.up)):
-            y = block(up(y) + skips.pop() if self.skips else up(y))
-        return (x if self.residual else 0.5) + self.tail(y)
+            y = nn.functional.max_pool2d(down(y), 2)
+        y = self.bottom(y)
+        for up in self.up:
+            y = up(torch.cat([nn.functional.interpolate(y, scale_factor=2), skips.pop()], 1))
+        return 0.5 + self.last(y)
 
 
 # ---------------------------------------------------------------------------------------- project 2

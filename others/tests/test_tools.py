@@ -110,7 +110,7 @@ def folder(tmp_path_factory):
     ('studies.search x --project 2 --data data --batch 4 --lr 1e30', '--lr: the loss is not finite after'),
     ('studies.search x --project 2 --data data --oracle none', '--oracle'),
     ('studies.search x --project 2 --data data --also data/val_data.pkl', '--also'),
-    ('studies.search x --project 1 --data data --widths 8', '--encoder'),
+    ('studies.search x --project 1 --data data --widths 8', '--blocks: expected 0 numbers'),
     ('test -p none', '--project-path: none'), ('test -p empty', '--project-path: empty'),
     ('test -d none', '--data-path: '), ('test -d broken', 'train_data.pkl'), ('test --project 3', '--project'),
 ])
