@@ -5,10 +5,11 @@
 
 The centre square of each photograph that others.data keeps out of training gets its noise several times. Then the
 mean squared error of a denoiser against the clean image is the sum of two parts: the variance of its output over the
-draws, and the square of its bias, which is what the mean over all draws would still have. Beside it: the PSNR of the
-mean of 1, 2, 4 .. draws, without any denoiser. Of the training pairs and the validation pairs of --data, the error is
-estimated in the same way, from the other noisy version (`metrics.estimated_error`): how far they differ is what the
-weights have learnt by heart. Predictions are without ensembling; PSNR is the mean over the images, in dB.
+draws, and the square of its bias, which is what the mean over all draws would still have. Beside it, for 1, 2, 4 ..
+draws: the PSNR of their mean, without any denoiser; of that mean, denoised; and of the mean of the denoised draws.
+Of the training pairs and the validation pairs of --data, the error is estimated in the same way, from the other noisy
+version (`metrics.estimated_error`): how far they differ is what the weights have learnt by heart. Predictions are
+without test-time augmentation; PSNR is the mean over the images, in dB.
 """
 import time
 from pathlib import Path
@@ -27,10 +28,24 @@ def split(outputs: torch.Tensor, clean: torch.Tensor) -> tuple:
     return variance.mean().item(), ((outputs.mean(0) - clean).square() - variance / len(outputs)).mean().item()
 
 
+def by_count(draws: torch.Tensor, clean: torch.Tensor, denoise=lambda noisy: noisy) -> dict:
+    """{k: PSNR of `denoise` of the mean of k of the draws (K, N, C, H, W)}, for k = 1, 2, 4 .. up to K; the mean over
+    all images and over groups of k draws, which do not overlap."""
+    scores = {}
+    for k in (2 ** i for i in range(len(draws).bit_length())):
+        groups = draws[:len(draws) // k * k].float().unflatten(0, (-1, k)).mean(1)
+        scores[str(k)] = torch.stack([psnr(denoise(group), clean) for group in groups]).mean().item()
+    return scores
+
+
 def gap(model, pairs: tuple, validation: tuple) -> dict:
     """The estimated mean squared errors of a `Model` on training pairs and on pairs of other photographs."""
     return {f'{name}_error': estimated_error(model.predict(noisy, ensemble=False), noisy, other).mean().item()
             for name, (noisy, other) in (('training', pairs), ('validation', validation))}
+
+
+def told(scores: dict) -> str:
+    return ', '.join(f'{k}: {score:.2f} dB' for k, score in scores.items())
 
 
 def main(arguments=None) -> int:
@@ -52,21 +67,21 @@ def main(arguments=None) -> int:
     # Pairs of photographs that nobody trained on, made as those of --data are.
     kept = data.make_pairs(paths, len(pairs[0]), 'validation pairs', data.read_photo, generator)[:2]
 
-    counts = [2 ** k for k in range(options.draws.bit_length()) if 2 ** k <= options.draws]
-    rows = [{'model': 'mean of draws', 'images': len(clean), 'draws': options.draws,
-             'psnr': {str(k): psnr(noisy[:k].float().mean(0), clean).mean().item() for k in counts}}]
-    print('mean of draws: ' + ', '.join(f'{k}: {score:.2f} dB' for k, score in rows[0]['psnr'].items()))
+    rows = [{'model': 'mean of draws', 'images': len(clean), 'draws': options.draws, 'psnr': by_count(noisy, clean)}]
+    print(f"mean of draws: {told(rows[0]['psnr'])}")
     for project in (1, 2):
         model = denoisers.trained_model(project, denoisers.checkpoint(project))
         outputs = torch.stack([model.predict(draw, ensemble=False) for draw in noisy])
         variance, bias = split(outputs.double(), clean.double())
         row = {'model': f'project {project}', 'images': len(clean), 'draws': options.draws,
-               'psnr': {'1': torch.stack([psnr(output, clean) for output in outputs]).mean().item()},
-               'variance': variance, 'squared_bias': bias, **gap(model, pairs, kept)}
+               'psnr': by_count(noisy, clean, lambda mean: model.predict(mean, ensemble=False)),
+               'psnr_of_outputs': by_count(outputs, clean), 'variance': variance, 'squared_bias': bias,
+               **gap(model, pairs, kept)}
         rows.append(row)
-        print(f"project {project}: {row['psnr']['1']:.2f} dB from one draw; of its error {variance:.1f} (of 255^2) is "
-              f"variance over draws, {bias:.1f} squared bias; estimated on training pairs "
-              f"{row['training_error']:.1f}, on others {row['validation_error']:.1f}")
+        print(f"project {project}: mean of draws, denoised: {told(row['psnr'])}")
+        print(f"project {project}: mean of denoised draws: {told(row['psnr_of_outputs'])}")
+        print(f"project {project}: of the error {variance:.1f} (of 255^2) is variance over draws, {bias:.1f} squared "
+              f"bias; estimated on training pairs {row['training_error']:.1f}, others {row['validation_error']:.1f}")
     if options.record:
         records.append(options.record, rows, time.monotonic() - start)
     return 0
