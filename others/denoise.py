@@ -195,8 +195,8 @@ def denoise_one(path: Path, target: Path, model, options, progress: Callable) ->
     say(f'{path}: changed by {removed.square().mean().sqrt():.1f} of 255 (root mean square)')
     # Other weights may have been trained for noise that correlates.
     if not is_noise(removed) and filecmp.cmp(options.weights, denoisers.checkpoint(options.project), shallow=False):
-        say(f'{path}: warning: what was removed is correlated between neighbouring pixels, so rather detail, traces '
-            'of JPEG or correlated noise than what the model is for (--residual shows it)')
+        say(f'{path}: warning: what was removed is correlated between neighbouring pixels: detail, traces of JPEG or '
+            'correlated noise rather than the noise of single pixels (--residual shows it)')
     say(str(target), sys.stdout)
 
 

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from others.common import noise
+from others.common import denoisers, noise, records
 from others.common.metrics import psnr
+from others.studies import warned
 from others.tests.conftest import images
 
 SIGMAS = 4              # a correct sampler fails a check with a probability of 1 in 16,000
@@ -63,3 +64,34 @@ def test_gaussian_blur_against_scipy():
     ours = noise.gaussian_blur(x, 1.3).numpy()
     theirs = ndimage.gaussian_filter(x.double().numpy(), (0, 0, 1.3, 1.3), mode='mirror', radius=(0, 0, 6, 6))
     numpy.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_how_often_denoise_warns(tmp_path, threads, monkeypatch):
+    """Of a model that gives black, so that the image itself was removed: a smooth one gets a warning, noise none. Of
+    one that changes nothing, no image does."""
+    smooth = numpy.linspace(120, 130, 192)[:, None, None].repeat(200, 1).repeat(3, 2)
+    for i in range(20):
+        Image.fromarray((smooth + i % 2).astype(numpy.uint8)).save(tmp_path / f'{i}.png')
+
+    class Model:
+        def __init__(self, project, weights):
+            self.kept = project - 1
+
+        def predict(self, noisy):
+            return noisy * self.kept
+
+    monkeypatch.setattr(denoisers, 'trained_model', Model)
+    warned.main(['--photos', str(tmp_path), '--record', str(tmp_path / 'record.json')])
+    rows = {row['kind']: row for row in records.read(tmp_path / 'record.json')[-1]['rows']}
+    assert all(row['project 2'] == {'changed': 0, 'warned': 0} for row in rows.values())
+    assert all(row['project 1']['changed'] == row['images'] == 2 for row in rows.values())
+    independent = ('Gaussian', 'Poisson', 'impulses')
+    assert all(row['project 1']['warned'] == 2 * (not kind.startswith(independent)) for kind, row in rows.items())
+
+
+def test_point_sampled_images_are_drawn_from_the_blocks_that_they_stand_for():
+    photo = images(3, 200, 300)
+    noisy, clean = warned.point_sampled(photo, seeded())
+    blocks = photo[:, 4:196, 54:246].double().unfold(1, 2, 2).unfold(2, 2, 2).flatten(3)
+    assert noisy.shape == clean.shape == (3, 96, 96)
+    assert (clean - blocks.mean(3)).abs().max() <= 0.5 and (noisy[..., None] == blocks).any(3).all()
