@@ -8,9 +8,12 @@ mean squared error of a denoiser against the clean image is the sum of two parts
 draws, and the square of its bias, which is what the mean over all draws would still have. Beside it, for 1, 2, 4 ..
 draws: the PSNR of their mean, without any denoiser; of that mean, denoised; and of the mean of the denoised draws.
 Of the training pairs and the validation pairs of --data, the error is estimated in the same way, from the other noisy
-version (`metrics.estimated_error`): how far they differ is what the weights have learnt by heart. Predictions are
-without test-time augmentation; PSNR is the mean over the images, in dB.
+version (`metrics.estimated_error`): how far they differ is what the weights have learnt by heart. How good such an
+estimate is, pairs of validation photographs show, whose clean images are there: the PSNR of both denoisers and of
+Gaussian blurs, true and estimated. Predictions are without test-time augmentation; PSNR is the mean over the images,
+or "pooled", of the mean squared error of all, in dB.
 """
+import math
 import time
 from pathlib import Path
 
@@ -18,7 +21,10 @@ import torch
 
 from others import data
 from others.common import cli, datasets, denoisers, records
-from others.common.metrics import estimated_error, psnr
+from others.common.metrics import estimated_error, estimated_psnr, psnr
+from others.common.noise import gaussian_blur
+
+BLURS = (0.2, 0.3, 0.4, 0.5, 0.7, 1)            # standard deviations, in pixels
 
 
 def split(outputs: torch.Tensor, clean: torch.Tensor) -> tuple:
@@ -38,10 +44,17 @@ def by_count(draws: torch.Tensor, clean: torch.Tensor, denoise=lambda noisy: noi
     return scores
 
 
-def gap(model, pairs: tuple, validation: tuple) -> dict:
-    """The estimated mean squared errors of a `Model` on training pairs and on pairs of other photographs."""
-    return {f'{name}_error': estimated_error(model.predict(noisy, ensemble=False), noisy, other).mean().item()
-            for name, (noisy, other) in (('training', pairs), ('validation', validation))}
+def pooled(denoised: torch.Tensor, noisy: torch.Tensor, other: torch.Tensor, clean: torch.Tensor) -> dict:
+    """The pooled PSNR against the clean images, and what it is estimated to be without them, with its standard error.
+    All (N, C, H, W)."""
+    error = (denoised.double() - clean).square().mean().item()
+    estimated, uncertain = estimated_psnr(denoised, noisy, other)
+    return {'pooled': 10 * math.log10(255 ** 2 / error), 'estimated': estimated, 'estimated_error': uncertain}
+
+
+def mean_error(*images: torch.Tensor) -> float:
+    """The estimated mean squared error over all images; arguments as of `estimated_error`."""
+    return estimated_error(*images).mean().item()
 
 
 def told(scores: dict) -> str:
@@ -65,23 +78,29 @@ def main(arguments=None) -> int:
     clean = torch.stack([clean for _, _, clean in samples[0]])
     pairs = datasets.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
     # Pairs of photographs that nobody trained on, made as those of --data are.
-    kept = data.make_pairs(paths, len(pairs[0]), 'validation pairs', data.read_photo, generator)[:2]
+    kept = data.make_pairs(paths, len(pairs[0]), 'validation pairs', data.read_photo, generator)
 
     rows = [{'model': 'mean of draws', 'images': len(clean), 'draws': options.draws, 'psnr': by_count(noisy, clean)}]
     print(f"mean of draws: {told(rows[0]['psnr'])}")
+    rows += [{'model': f'blur of {sigma}', **pooled(gaussian_blur(kept[0], sigma), *kept)} for sigma in BLURS]
     for project in (1, 2):
         model = denoisers.trained_model(project, denoisers.checkpoint(project))
         outputs = torch.stack([model.predict(draw, ensemble=False) for draw in noisy])
         variance, bias = split(outputs.double(), clean.double())
+        on_others = model.predict(kept[0], ensemble=False)
         row = {'model': f'project {project}', 'images': len(clean), 'draws': options.draws,
                'psnr': by_count(noisy, clean, lambda mean: model.predict(mean, ensemble=False)),
                'psnr_of_outputs': by_count(outputs, clean), 'variance': variance, 'squared_bias': bias,
-               **gap(model, pairs, kept)}
+               'training_error': mean_error(model.predict(pairs[0], ensemble=False), *pairs),
+               'validation_error': mean_error(on_others, *kept[:2]), **pooled(on_others, *kept)}
         rows.append(row)
         print(f"project {project}: mean of draws, denoised: {told(row['psnr'])}")
         print(f"project {project}: mean of denoised draws: {told(row['psnr_of_outputs'])}")
         print(f"project {project}: of the error {variance:.1f} (of 255^2) is variance over draws, {bias:.1f} squared "
               f"bias; estimated on training pairs {row['training_error']:.1f}, others {row['validation_error']:.1f}")
+    for row in rows[1:]:
+        print(f"{row['model']}: {row['pooled']:.2f} dB pooled, estimated {row['estimated']:.2f} ± "
+              f"{row['estimated_error']:.2f}")
     if options.record:
         records.append(options.record, rows, time.monotonic() - start)
     return 0

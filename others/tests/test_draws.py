@@ -29,10 +29,14 @@ def test_draws_as_a_command(tmp_path, threads, monkeypatch):
     folder, record = noisy_set(tmp_path, 16, 32), tmp_path / 'record.json'
     assert draws.main(['--photos', str(tmp_path), '--data', str(folder), '--pairs', '16', '--draws', '5',
                        '--record', str(record)]) == 0
-    means, *models = records.read(record)[-1]['rows']
+    means, *blurs, first, second = records.read(record)[-1]['rows']
+    models = first, second
     assert list(means['psnr']) == ['1', '2', '4']
     assert means['psnr']['4'] - means['psnr']['1'] == pytest.approx(6.02, abs=0.3)
     for row in models:
         assert row['psnr'] == row['psnr_of_outputs'] == means['psnr']
         assert abs(row['squared_bias']) < 0.05 * row['variance']
         assert row['validation_error'] == pytest.approx(row['variance'], rel=0.05)
+    for row in (*blurs, *models):
+        assert abs(row['pooled'] - row['estimated']) < 4 * row['estimated_error']
+    assert max(row['pooled'] for row in blurs) > models[0]['pooled'] + 1, 'a blur takes noise away'
