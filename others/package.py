@@ -2,9 +2,10 @@
 
     python -m others.package --scipers 111111 222222 333333
 
-It holds, of each Miniproject_K, __init__.py, model.py, bestmodel.pth and Report_K.pdf (at most 3 pages), and nothing
-else. Before it is written it is unpacked into an empty folder, where `test.py --quick` grades it in a fresh
-process. The same files give the same bytes.
+It holds, of each Miniproject_K, __init__.py, model.py, bestmodel.pth and Report_K.pdf (at most 3 pages), and, to read,
+a folder others/ with what the reports rest on: the tools, the studies and the records of their results. Before it is
+written it is unpacked into an empty folder, where `test.py --quick` grades it in a fresh process. The same files give
+the same bytes.
 """
 import argparse
 import io
@@ -19,6 +20,7 @@ from pathlib import Path
 from others.common import cli, storage
 
 MOST_PAGES = 3
+EVIDENCE = ('others/*.py', 'others/common/*.py', 'others/studies/*.py', 'others/results/*.json')
 DATE = (2022, 5, 27, 0, 0, 0)                       # of every file in the zip
 
 
@@ -39,8 +41,8 @@ def count_pages(pdf: bytes) -> int:
     return sum(len(re.findall(rb'/Type\s*/Page\b', part)) for part in content)
 
 
-def collect(root: Path) -> list:
-    """The paths of the files to hand in, relative to `root`. UserError if one is missing or a report too long."""
+def collect(root: Path) -> dict:
+    """{name in the zip: path} of the files to hand in. UserError if one is missing or a report too long."""
     paths = [Path(f'Miniproject_{k}', name) for k in (1, 2)
              for name in ('__init__.py', 'model.py', 'bestmodel.pth', f'Report_{k}.pdf')]
     for path in paths:
@@ -50,16 +52,18 @@ def collect(root: Path) -> list:
         pages = count_pages((root / path).read_bytes()) if path.suffix == '.pdf' else 1
         if not 1 <= pages <= MOST_PAGES:
             raise storage.UserError(f'{path} has {pages} pages, expected 1 to {MOST_PAGES}')
-    return paths
+    evidence = [path.relative_to(root) for pattern in EVIDENCE for path in sorted(root.glob(pattern))]
+    return {**{path.as_posix(): root / path for path in paths},
+            **{f'Miniproject_{k}/{path.as_posix()}': root / path for k in (1, 2) for path in evidence}}
 
 
-def pack(root: Path, paths: list) -> bytes:
+def pack(paths: dict) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, 'w') as archive:
-        for path in paths:
-            entry = zipfile.ZipInfo(path.as_posix(), DATE)
+        for name, path in paths.items():
+            entry = zipfile.ZipInfo(name, DATE)
             entry.external_attr = 0o100644 << 16            # a file that all may read
-            archive.writestr(entry, (root / path).read_bytes(), zipfile.ZIP_DEFLATED)
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return content.getvalue()
 
 
@@ -86,7 +90,7 @@ def main(arguments=None) -> int:
     path = options.out / f'{name}.zip'
     if path.exists() and not options.force:
         raise storage.UserError(f'--out: {path} exists, expected a new file (--force replaces it)')
-    archive = pack(storage.ROOT, collect(storage.ROOT))
+    archive = pack(collect(storage.ROOT))
     check(archive, name, options.data)
     storage.write(path, archive)
     print(f'{path}: {len(archive) / 1e6:.1f} MB')

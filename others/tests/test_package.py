@@ -34,6 +34,10 @@ def project(tmp_path, monkeypatch) -> Path:
         (folder / 'model.py').write_text(f'k = {k}')
         (folder / 'bestmodel.pth').write_bytes(b'weights')
         (folder / f'Report_{k}.pdf').write_bytes(report(3))
+    for name in ('train.py', 'studies/search.py', 'results/search.json', 'results/notes.txt', 'tests/test_train.py'):
+        path = tmp_path / 'others' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
     monkeypatch.setattr(storage, 'ROOT', tmp_path)
     return tmp_path
 
@@ -60,8 +64,12 @@ def test_exactly_the_two_folders(project, graded, capsys):
     assert str(path) in capsys.readouterr().out
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
-    assert content == {f'Miniproject_{k}/{name}': (project / f'Miniproject_{k}' / name).read_bytes() for k in (1, 2)
-                       for name in ('__init__.py', 'model.py', 'bestmodel.pth', f'Report_{k}.pdf')}
+    expected = {f'Miniproject_{k}/{name}': (project / f'Miniproject_{k}' / name).read_bytes() for k in (1, 2)
+                for name in ('__init__.py', 'model.py', 'bestmodel.pth', f'Report_{k}.pdf')}
+    for k in (1, 2):
+        expected.update((f'Miniproject_{k}/others/{name}', name.encode())
+                        for name in ('train.py', 'studies/search.py', 'results/search.json'))
+    assert content == expected
     assert graded == [content]
     first = path.read_bytes()
     (project / 'Miniproject_1' / 'model.py').touch()
@@ -94,7 +102,7 @@ def test_a_report_is_too_long(compressed, project):
 def test_what_fails_is_not_written(project, tmp_path_factory, monkeypatch):
     """By the real test.py, in a process of its own: a model.py that cannot be imported."""
     (project / 'Miniproject_2' / 'model.py').write_text('raise SystemExit(3)')
-    archive = package.pack(project, package.collect(project))
+    archive = package.pack(package.collect(project))
     monkeypatch.undo()                                          # of storage.ROOT
     small = noisy_set(tmp_path_factory.mktemp('data'), 4, 32, val=4)
     with pytest.raises(storage.UserError, match='does not pass'):
