@@ -20,7 +20,8 @@ from pathlib import Path
 from others.common import cli, storage
 
 MOST_PAGES = 3
-EVIDENCE = ('others/*.py', 'others/common/*.py', 'others/studies/*.py', 'others/results/*.json')
+EVIDENCE = ('others/*.py', 'others/common/*.py', 'others/studies/*.py', 'others/results/*.json',
+            'others/reports/*.pdf')
 DATE = (2022, 5, 27, 0, 0, 0)                       # of every file in the zip
 
 
