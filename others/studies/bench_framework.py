@@ -32,10 +32,13 @@ from others.common import cli, records
 from others.studies.variants import network_2, step_2, torch_twin
 
 WARM_UP = 3                     # steps, whose peak memory is told
-NETWORKS = {      # name -> (arguments of network_2, batch)
-    **{name: (((128, 256), 4, 'transposed'), batch) for name, batch in (('S', 32), ('S 16', 16), ('S 8', 8))},
-    'T': (((100, 200), 4, 'transposed'), 100),
-    **{name: (((48, 96), 3, 'nearest'), 100) for name in ('N', 'N merged')}}
+NETWORKS = {            # name: (arguments of network_2, batch, what it is)
+    'S': (((128, 256), 4, 'transposed'), 32, 'S, the network that ships, batches of 32'),
+    'S 16': (((128, 256), 4, 'transposed'), 16, 'S 16, batches of 16'),
+    'S 8': (((128, 256), 4, 'transposed'), 8, 'S 8, batches of 8'),
+    'T': (((100, 200), 4, 'transposed'), 100, 'T, 3-100-200-100-3 channels, the same kernels, batches of 100'),
+    'N': (((48, 96), 3, 'nearest'), 100, 'N, 3-48-96-48-3, kernel 3, nearest upsampling, batches of 100'),
+    'N merged': (((48, 96), 3, 'nearest'), 100, 'N merged, the same beside the merged convolutions in torch.nn')}
 VARIANTS = ('ours', 'torch.nn', 'channels-last', 'ours mixed', 'autocast')     # the last two in bfloat16
 
 
@@ -43,7 +46,7 @@ VARIANTS = ('ours', 'torch.nn', 'channels-last', 'ours mixed', 'autocast')     #
 def workload(name: str, variant: str, device: str) -> dict:
     """{'step': one step of training, 'predict': one prediction}, functions without arguments."""
     torch.manual_seed(0)
-    arguments, batch = NETWORKS[name]
+    arguments, batch, _ = NETWORKS[name]
     ours = network_2(*arguments)
     noisy, target = torch.rand(2, batch, 3, 32, 32, device=device)
     noisy -= 0.5
