@@ -25,26 +25,24 @@ def montage(path, versions: dict, scale: int, with_psnr: bool = True) -> None:
     *_, clean = versions.values()
     N, C, H, W = clean.shape
     gap, header, caption = 12, 42, 24                                   # all in pixels
-    width, height = W * scale, H * scale
-    total_width = gap + len(versions) * (width + gap)
-    total_height = header + N * (height + caption) + gap
+    width, height = W * scale + gap, H * scale + caption                # of a column, of a row
+    total_width, total_height = gap + len(versions) * width, header + N * height + gap
     figure = Figure((total_width / DPI, total_height / DPI), dpi=DPI, facecolor='white')
 
     def put_text(x: float, y: float, text: str, **style) -> None:
         figure.text(x / total_width, 1 - y / total_height, text, ha='center', va='center', **style)
 
     for column, (title, images) in enumerate(versions.items()):
-        left = gap + column * (width + gap)
-        lines = [_shorten(line, width // 9) for line in title.split(', ')]
-        put_text(left + width / 2, header / 2, '\n'.join(lines), weight='bold', size=10)
+        left = gap + column * width
+        lines = [_shorten(line, W * scale // 9) for line in title.split(', ')]
+        put_text(left + W * scale / 2, header / 2, '\n'.join(lines), weight='bold', size=10)
         for row, (image, decibels) in enumerate(zip(images, psnr(images, clean).tolist())):
-            top = header + row * (height + caption)
+            below = header + row * height + H * scale
             pixels = image.float().round().byte().permute(1, 2, 0)              # (H, W, C)
             pixels = pixels.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-            figure.figimage(pixels.numpy(), left, total_height - top - height)
+            figure.figimage(pixels.numpy(), left, total_height - below)
             if with_psnr and images is not clean:
-                put_text(left + width / 2, top + height + caption * 0.42,
-                         f'{decibels:.2f} dB', size=9, color=GREY)
+                put_text(left + W * scale / 2, below + caption * 0.42, f'{decibels:.2f} dB', size=9, color=GREY)
     _save(figure, path)
 
 
@@ -52,11 +50,9 @@ def tiles(path, versions: list) -> None:
     """A PNG of nothing but images: a row for each, a column for each version, (N, 3, H, W), 0..255."""
     from PIL import Image
 
-    rows = torch.stack([images.float().round().byte() for images in versions], 3)       # (N, 3, H, versions, W)
-    N, C, H, columns, W = rows.shape
-    pixels = rows.permute(0, 2, 3, 4, 1).reshape(N * H, columns * W, C)
+    columns = [torch.cat(list(images.float().round().byte()), 1) for images in versions]        # (3, N H, W)
     content = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(content, format='png')
+    Image.fromarray(torch.cat(columns, 2).permute(1, 2, 0).numpy()).save(content, format='png')
     write(path, content.getvalue())
 
 
@@ -76,12 +72,11 @@ def training_curves(path, history: list, is_estimated: bool = False) -> None:
     measured = [record for record in history if record['val_psnr'] is not None]
     figure, axes = _figure((6.4, 5.2 if measured else 3.0), rows=2 if measured else 1)
     if measured:
-        epochs, values = [r['epoch'] for r in measured], [r['val_psnr'] for r in measured]
         best = max(measured, key=lambda record: record['val_psnr'])
-        axes[0].plot(epochs, values, 'o-', color=COLOURS[0], markersize=4)
+        axes[0].plot([r['epoch'] for r in measured], [r['val_psnr'] for r in measured], 'o-', color=COLOURS[0], ms=4)
         axes[0].set_ylabel('estimated ' * is_estimated + 'validation PSNR (dB)')
         axes[0].set_title(f"best {best['val_psnr']:.2f} dB, epoch {best['epoch']}", size=10)
-    axes[-1].plot([r['epoch'] for r in trained], [r['loss'] for r in trained], 'o-', color=COLOURS[1], markersize=4)
+    axes[-1].plot([r['epoch'] for r in trained], [r['loss'] for r in trained], 'o-', color=COLOURS[1], ms=4)
     axes[-1].set_ylabel('training loss')
     axes[-1].set_xlabel('epoch')
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
@@ -94,18 +89,17 @@ def psnr_in_out(path, before: torch.Tensor, after: dict) -> None:
     before: (N,); after: {title: (N,)}; in dB. Infinite values are left out.
     """
     figure, (axes,) = _figure((6.4, 5.2))
-    low, high = before[before.isfinite()].min().item(), before[before.isfinite()].max().item()
-    axes.plot([low, high], [low, high], '--', color=GREY, linewidth=1, label='unchanged')
+    ends = torch.stack(before[before.isfinite()].aminmax())
+    axes.plot(ends, ends, '--', color=GREY, linewidth=1, label='unchanged')
     for i, (title, values) in enumerate(after.items()):
         colour = COLOURS[i % len(COLOURS)]
         finite = before.isfinite() & values.isfinite()
         x, order = before[finite].sort()
         y = values[finite][order]
         axes.plot(x, y, '.', color=colour, markersize=5, alpha=0.3, markeredgewidth=0)
-        groups = max(1, min(12, len(x) // 10))
-        axes.plot([part.median().item() for part in x.tensor_split(groups)],
-                  [part.median().item() for part in y.tensor_split(groups)],
-                  'o-', color=colour, markersize=4, label=title)
+        medians = [[part.median().item() for part in numbers.tensor_split(max(1, min(12, len(x) // 10)))]
+                   for numbers in (x, y)]
+        axes.plot(*medians, 'o-', color=colour, markersize=4, label=title)
     axes.set_xlabel('PSNR of the noisy image (dB)')
     axes.set_ylabel('PSNR of the denoised image (dB)')
     axes.legend(frameon=False)

@@ -7,6 +7,10 @@ import json
 import tempfile
 from pathlib import Path
 
+import torch
+import typst
+from skimage import data as photographs
+
 from others import data
 from others.common import storage
 from others.common.metrics import psnr
@@ -15,7 +19,6 @@ from others.reports import values
 SOURCES = Path(__file__).resolve().parent
 RESULTS = storage.ROOT / 'others' / 'results'
 PICTURES = storage.ROOT / 'others' / 'pictures'
-FACE = (0, 110, 224)                # top, left and side of the square of `astronaut` that shows the noise
 REPORTS = {1: values.report_1, 2: values.report_2, 'predecessors': values.predecessors}
 
 
@@ -24,13 +27,9 @@ def target(k, out=None) -> Path:
     return Path(out or (SOURCES if k == 'predecessors' else storage.ROOT / f'Miniproject_{k}'), f'Report_{k}.pdf')
 
 
-def photograph():
-    """uint8 (3, 224, 224)"""
-    import torch
-    from skimage import data as photographs
-
-    top, left, side = FACE
-    return torch.tensor(photographs.astronaut()).permute(2, 0, 1)[:, top:top + side, left:left + side]
+def photograph() -> torch.Tensor:
+    """The square of `astronaut` that shows the noise, uint8 (3, 224, 224)."""
+    return torch.tensor(photographs.astronaut()).permute(2, 0, 1)[:, :224, 110:334]
 
 
 def pictures(name: str) -> list:
@@ -38,9 +37,9 @@ def pictures(name: str) -> list:
     one last."""
     tiles = data.read_photo(PICTURES / f'{name}.png')
     side = tiles.shape[2] // len(values.VERSIONS)
-    rows = [band.unfold(2, side, side).permute(2, 0, 1, 3) for band in tiles.split(side, 1)]    # (versions, 3, H, W)
-    return [[(image, '' if i + 1 == len(row) else f'{values.fixed(psnr(image[None], row[-1:]).item())} dB')
-             for i, image in enumerate(row)] for row in rows]
+    rows = [torch.stack(band.split(side, 2)) for band in tiles.split(side, 1)]              # (versions, 3, H, W)
+    return [[*((image, f'{values.fixed(psnr(image[None], row[-1:]).item())} dB') for image in row[:-1]), (row[-1], '')]
+            for row in rows]
 
 
 def content(k, results: Path = RESULTS) -> tuple:
@@ -53,8 +52,8 @@ def content(k, results: Path = RESULTS) -> tuple:
 def digest(k, rec: values.Records) -> str:
     """Of the report's sources, of the pictures and of the records that it was made from."""
     total = hashlib.sha256()
-    own = sorted(path for path in SOURCES.glob('*.*') if path.suffix in ('.py', '.typ'))
-    own = [path for path in own if path.suffix == '.py' or path.name in ('style.typ', f'report_{k}.typ')]
+    own = [path for path in sorted(SOURCES.iterdir())
+           if path.suffix == '.py' or path.name in ('style.typ', f'report_{k}.typ')]
     shown = [PICTURES / name for name in ('tiles.png', 'squares.png')]
     for path in (*own, *shown, *(rec.path(name) for name in sorted(rec.asked))):
         content = path.read_bytes() if path.exists() else b''
@@ -64,8 +63,6 @@ def digest(k, rec: values.Records) -> str:
 
 def typeset(k, numbers: dict, drawings: dict, **options):
     """Compile report k -> the bytes of a PDF, or with format='png' a list of a picture's bytes for each page."""
-    import typst
-
     with tempfile.TemporaryDirectory() as folder:
         for name in ('style.typ', f'report_{k}.typ'):
             Path(folder, name).write_bytes((SOURCES / name).read_bytes())

@@ -16,11 +16,13 @@ save. Peak memory is that of some training steps, less what the imports take; on
 """
 import contextlib
 import functools
+import itertools
 import math
 import multiprocessing
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -29,6 +31,7 @@ from torch import nn
 
 from Miniproject_2 import model as framework
 from others.common import cli, records
+from others.studies import shared
 from others.studies.variants import network_2, step_2, torch_twin
 
 WARM_UP = 3                     # steps, whose peak memory is told
@@ -51,31 +54,22 @@ def workload(name: str, variant: str, device: str) -> dict:
     noisy, target = torch.rand(2, batch, 3, 32, 32, device=device)
     noisy -= 0.5
     if variant.startswith('ours'):
-        ours.to(device)
-        for layer in ours:
+        for layer in ours.to(device):
             layer.mixed_precision = variant == 'ours mixed'
         optimizer = framework.SGD(ours.param(), lr=0.1, momentum=0.9)
-        return {'step': lambda: step_2(ours, optimizer, noisy, target), 'predict': lambda: ours.infer(noisy)}
+        return {'step': partial(step_2, ours, optimizer, noisy, target), 'predict': partial(ours.infer, noisy)}
 
     layout = torch.contiguous_format if variant == 'torch.nn' else torch.channels_last
-    precision = functools.partial(torch.autocast, device, torch.bfloat16, enabled=variant == 'autocast')
     net = (merged_twin if name == 'N merged' else torch_twin)(ours).to(device, memory_format=layout)
     noisy, target = noisy.contiguous(memory_format=layout), target.contiguous(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
 
-    def step() -> None:
-        with precision():
-            output = net(noisy)
-        loss = nn.functional.mse_loss(output.float(), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=variant == 'autocast'):
+            return net(images)
 
-    def predict() -> None:
-        with torch.no_grad(), precision():
-            net(noisy)
-
-    return {'step': step, 'predict': predict}
+    return {'step': partial(shared.torch_step, forward, optimizer, noisy, target),
+            'predict': partial(torch.no_grad()(forward), noisy)}
 
 
 def merged_twin(ours: framework.Sequential) -> nn.Sequential:
@@ -155,9 +149,8 @@ def measure(name: str, device: str, rounds: int) -> dict:
         memory = {variant: answer.result() for variant, answer in memory.items()}
         times = {task: {variant: [] for variant in VARIANTS} for task in ('step', 'predict')}
         for _ in cli.progress(range(rounds), rounds, f'rounds of {name} on {device}'):
-            for task, by_variant in times.items():
-                for variant, values in by_variant.items():
-                    values.append(ask(variant, milliseconds, task).result())
+            for task, variant in itertools.product(times, VARIANTS):
+                times[task][variant].append(ask(variant, milliseconds, task).result())
         products = ask('ours', share_of_products).result()
     rows = {}
     for task, by_variant in times.items():
@@ -187,16 +180,14 @@ def main(arguments=None) -> int:
     cli.add_options(parser, 'record')
     options = parser.parse_args(arguments)
     for device in [options.device] if options.device else devices:
-        start = time.monotonic()
+        options.start = time.monotonic()
         rows = [{'device': device, 'network': name, 'task': task, 'unit': 'MB' if task == 'memory' else 'ms',
                  **{key: round(value, 3) for key, value in values.items()}}
                 for name in NETWORKS for task, values in measure(name, device, options.rounds).items()]
-        ran = records.circumstances(device)
-        print(f"torch {torch.__version__}, {ran['machine']['processor']}, {torch.get_num_threads()} threads, "
+        print(f'torch {torch.__version__}, {records.processor(device)}, {torch.get_num_threads()} threads, '
               f'medians of {options.rounds} rounds')
         print(cli.table([['', *VARIANTS, 'ratio', 'products'], *map(line, rows)]))
-        if options.record:
-            records.append(options.record, rows, time.monotonic() - start, ran)
+        shared.record(options, rows, device)
     return 0
 
 

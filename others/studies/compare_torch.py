@@ -10,6 +10,7 @@ without ensembling, on val_data.pkl and on the files of --also.
 import copy
 import math
 import time
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,27 +18,22 @@ from torch.utils import benchmark
 
 from Miniproject_2 import model as project
 from others import data
-from others.common import cli, datasets, denoisers, records
+from others.common import cli, datasets, denoisers
+from others.studies import shared
 from others.studies.variants import copy_weights, step_2, torch_twin
 
 
 def train(model: project.Model, twin: nn.Module, first: torch.Tensor, second: torch.Tensor, epochs: int) -> dict:
     """Train the model's network and its twin by the model's recipe. -> {framework: seconds}"""
-    options = dict(momentum=model.MOMENTUM, nesterov=True)
-    ours = project.SGD(model.net.param(), lr=0, **options)
-    theirs = torch.optim.SGD(twin.parameters(), lr=1, **options)
-
+    ours = project.SGD(model.net.param(), lr=0, momentum=model.MOMENTUM, nesterov=True)
+    theirs = torch.optim.SGD(twin.parameters(), lr=1, momentum=model.MOMENTUM, nesterov=True)
     layout = faster_layout(twin, model)
     twin.to(memory_format=layout)
 
-    def torch_step(noisy: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        loss = nn.functional.mse_loss(twin(noisy.contiguous(memory_format=layout)), target)
-        theirs.zero_grad()
-        loss.backward()
-        theirs.step()
-        return loss
+    def forward(noisy: torch.Tensor) -> torch.Tensor:
+        return twin(noisy.contiguous(memory_format=layout))
 
-    steps = {'ours': lambda *pair: step_2(model.net, ours, *pair), 'torch.nn': torch_step}
+    steps = {'ours': partial(step_2, model.net, ours), 'torch.nn': partial(shared.torch_step, forward, theirs)}
     seconds = dict.fromkeys(steps, 0.0)
     num_steps = epochs * math.ceil(len(first) / model.BATCH_SIZE)
     batches = (batch for _ in range(epochs) for batch in torch.randperm(len(first)).split(model.BATCH_SIZE))
@@ -68,7 +64,7 @@ def faster_layout(twin: nn.Module, model: project.Model) -> torch.memory_format:
 def main(arguments=None) -> int:
     parser = cli.parser('studies.compare_torch', __doc__)
     cli.add_options(parser, 'data', 'pairs', 'epochs', 'seed', 'also', 'threads', 'record')
-    options, start = parser.parse_args(arguments), time.monotonic()
+    options = shared.parse(parser, arguments)
     torch.set_num_threads(options.threads)
     pairs = datasets.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
     sets = datasets.read_sets(options.data / data.VAL_FILE, options.also)
@@ -86,8 +82,7 @@ def main(arguments=None) -> int:
     print(cli.table([['', 'seconds', *(f'{name} (dB)' for name in sets)],
                      *([row['framework'], f"{row['seconds']:.1f}", *(f'{psnr:.3f}' for psnr in row['psnr'].values())]
                        for row in rows)]))
-    if options.record:
-        records.append(options.record, rows, time.monotonic() - start)
+    shared.record(options, rows)
     return 0
 
 

@@ -10,13 +10,13 @@ own float32 is the yardstick. `finite` compares the framework's float64 gradient
 float64 output along a random direction; torch is not involved.
 """
 import copy
-import time
 
 import torch
 from torch import nn
 
 from Miniproject_2 import model as framework
-from others.common import cli, records
+from others.common import cli
+from others.studies import shared
 from others.studies.variants import torch_twin
 
 STEP = 1e-3                     # of the finite differences; a convolution is linear in each of its arguments
@@ -35,15 +35,14 @@ def configuration(block: str) -> tuple:
     Half of them have a kernel of twice the stride, many channels and an even size, as the assignment's network; a
     third have a single image.
     """
-    like_ours = draw(0, 1)
-    s = draw(1, 3)
+    like_ours, s = draw(0, 1), draw(1, 3)
     groups = 1 if like_ours else draw(1, 2)
     k = 2 * s if like_ours and block != 'Upsampling' else draw(1, 5)
     p, d = (s // 2, 1) if like_ours else (draw(0, k // 2), draw(1, 2))
     channels = [groups * draw(8, 40) if like_ours else groups * draw(1, 12) for _ in range(2)]
     options = dict(kernel_size=k, stride=s, padding=p, dilation=d, groups=groups, bias=bool(draw(0, 3)))
     if block == 'TransposeConv2d':
-        options['output_padding'] = draw(0, max(s, d) - 1) if not like_ours else 0
+        options['output_padding'] = 0 if like_ours else draw(0, max(s, d) - 1)
     if block == 'Upsampling':
         options['scale_factor'] = draw(1, 3)
     least = d * (k - 1) + 1
@@ -72,13 +71,9 @@ def errors(block: str) -> dict:
     double = x.double(), gradient.double()
     finite = finite_differences(copy.deepcopy(ours).to(torch.float64), *double)
     truth = results(copy.deepcopy(theirs).double(), *double)
-
-    def relative(found: list) -> list:
-        return [((got.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-300)).item()
-                for got, expected in zip(found, truth)]
-
-    return dict(zip(QUANTITIES, zip(relative(results(ours, x, gradient)), relative(results(theirs, x, gradient)),
-                                    [None, *finite])))
+    relative = [[((got.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-300)).item()
+                 for got, expected in zip(results(module, x, gradient), truth)] for module in (ours, theirs)]
+    return dict(zip(QUANTITIES, zip(*relative, [None, *finite])))
 
 
 def finite_differences(module, x: torch.Tensor, gradient: torch.Tensor) -> list:
@@ -92,9 +87,8 @@ def finite_differences(module, x: torch.Tensor, gradient: torch.Tensor) -> list:
             variable.add_(direction, alpha=sign * STEP)
             values.append((module.infer(x) * gradient).sum())
         variable.add_(direction, alpha=STEP)
-        slope = (values[0] - values[1]) / (2 * STEP)
-        expected = (found * direction).sum()
-        relative.append((abs(slope - expected) / (found.norm() * direction.norm())).item())
+        error = abs((values[0] - values[1]) / (2 * STEP) - (found * direction).sum())
+        relative.append((error / (found.norm() * direction.norm())).item())
     return relative
 
 
@@ -103,15 +97,14 @@ def main(arguments=None) -> int:
     parser.add_argument('--configurations', type=cli.integer(1), default=500, metavar='N',
                         help='of all blocks (default: 500)')
     cli.add_options(parser, 'seed', 'record')
-    options = parser.parse_args(arguments)
+    options, found, rows = shared.parse(parser, arguments), {}, []
     torch.manual_seed(options.seed)
-    start, found = time.monotonic(), {}
     with torch.no_grad():
         for i in range(options.configurations):
             block = BLOCKS[i % len(BLOCKS)]
             for name, triple in errors(block).items():
                 found.setdefault((block, name), []).append(triple)
-    rows, shares = [], torch.tensor(SHARES).double()
+    shares = torch.tensor(SHARES).double()
     for (block, name), triples in found.items():
         ours, theirs, finite = (torch.tensor([value or 0. for value in values]).double() for values in zip(*triples))
         rows.append({'block': block, 'quantity': name, 'configurations': len(triples),
@@ -120,8 +113,7 @@ def main(arguments=None) -> int:
         print(f'{block:<16} {name:<24} {len(triples):4d}  median {ours.median():.1e} '
               f'(torch.nn {theirs.median():.1e})  largest {ours.max():.1e} ({theirs.max():.1e})  '
               + f'finite differences {finite.max():.1e}' * (name != 'output'), flush=True)
-    if options.record:
-        records.append(options.record, rows, time.monotonic() - start, records.circumstances('cpu'))
+    shared.record(options, rows, 'cpu')
     return 0
 
 

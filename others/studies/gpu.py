@@ -74,13 +74,13 @@ def main(arguments=None) -> int:
     cli.add_options(parser, 'data')
     options = parser.parse_args(arguments)
     planned = commands(*(shlex.quote(str(path.resolve())) for path in (options.data, options.mixed, options.out)))
-    unknown = [name for name in options.only or () if name not in planned]
-    if unknown:
+    only = options.only or list(planned)
+    if unknown := [name for name in only if name not in planned]:
         raise storage.UserError(f'--only: {unknown[0]}, expected some of {", ".join(planned)}')
     options.out.mkdir(parents=True, exist_ok=True)
     failed = False
     for number, (name, (limit, command)) in enumerate(planned.items(), 1):
-        if name in (options.only or planned):
+        if name in only:
             start = time.monotonic()
             status = run(command, limit, options.out / f'{number:02}_{name}.txt')
             failed |= status != '0'

@@ -12,15 +12,15 @@ two projects: the noisy input, and a Gaussian blur whose width is the best for t
 could know. All numbers are PSNR in dB, means over the images; where nothing differs, "no noise", the PSNR has the
 bound of `metrics.psnr_bound`. A last line names the noises with which a model's output is worse than its input.
 """
-import time
 from pathlib import Path
 
 import torch
 
 from others import data
-from others.common import cli, datasets, denoisers, records
+from others.common import cli, datasets, denoisers
 from others.common.metrics import psnr
 from others.common.noise import correlated_noise, gaussian_blur, gaussian_noise, impulse_noise, jpeg, poisson_noise
+from others.studies import shared
 
 BLOCKS = (2, 4, 8, 16)                      # pixels on a side
 SIGMAS = (5, 15, 25, 50)                    # of Gaussian noise, on the scale 0..255
@@ -51,15 +51,14 @@ def all_noises(photos: list, clean: torch.Tensor, n: int, generator: torch.Gener
         large = [photo for photo in photos if min(photo.shape[1:]) >= data.SIZE * b]
         if large:
             pairs[f'blocks of {b} x {b}'] = block_noise(large, b, n, generator)
-    noisy = {f'Gaussian, sigma {sigma}': gaussian_noise(clean, sigma, generator) for sigma in SIGMAS}
-    for photons in PHOTONS:
-        noisy[f'Poisson, {photons} photons'] = poisson_noise(clean, photons, generator)
-    noisy[f'correlated, sigma {CORRELATED}'] = correlated_noise(clean, CORRELATED, REACH, generator)
-    for quality in QUALITIES:
-        noisy[f'JPEG, quality {quality}'] = torch.stack([jpeg(image, quality) for image in clean])
-    noisy[f'Gaussian, sigma {STRONGER}'] = gaussian_noise(clean, STRONGER, generator)
-    for percent in IMPULSES:
-        noisy[f'impulses, {percent} %'] = impulse_noise(clean, percent, generator)
+    noisy = {
+        **{f'Gaussian, sigma {sigma}': gaussian_noise(clean, sigma, generator) for sigma in SIGMAS},
+        **{f'Poisson, {photons} photons': poisson_noise(clean, photons, generator) for photons in PHOTONS},
+        f'correlated, sigma {CORRELATED}': correlated_noise(clean, CORRELATED, REACH, generator),
+        **{f'JPEG, quality {q}': torch.stack([jpeg(image, q) for image in clean]) for q in QUALITIES},
+        f'Gaussian, sigma {STRONGER}': gaussian_noise(clean, STRONGER, generator),
+        **{f'impulses, {percent} %': impulse_noise(clean, percent, generator) for percent in IMPULSES},
+    }
     return {**pairs, **{name: (images, clean) for name, images in noisy.items()}}
 
 
@@ -82,7 +81,7 @@ def main(arguments=None) -> int:
         option(f'--weights-{k}', type=Path, metavar='FILE',
                help=f'other weights of project {k}, to measure beside the shipped ones')
     cli.add_options(parser, 'data', 'seed', 'threads', 'record')
-    options, start = parser.parse_args(arguments), time.monotonic()
+    options = shared.parse(parser, arguments)
     torch.set_num_threads(options.threads)
     models = {f'project {k}': denoisers.trained_model(k, denoisers.checkpoint(k)) for k in (1, 2)}
     models.update({f'project {k}, given': denoisers.trained_model(k, weights)
@@ -96,8 +95,7 @@ def main(arguments=None) -> int:
     columns = ('noisy input', 'best blur', *models)
     print(cli.table([['', *columns],
                      *([row['noise'], *(f'{row[column]:.2f}' for column in columns)] for row in rows)]))
-    if options.record:
-        records.append(options.record, rows, time.monotonic() - start)
+    shared.record(options, rows)
     below = [f'{row["noise"]}: {name}' for row in rows for name in models
              if row[name] < row['noisy input'] and row['noise'] != NONE]
     if below:

@@ -9,12 +9,12 @@ zero, the same for all neighbours to a few per cent. `by_contrast` has, for tent
 to the busiest, the contrast (the mean distance of the clean pixel's colours to those of its 4 neighbours) and the
 root mean square of the noise.
 """
-import time
 from pathlib import Path
 
 import torch
 
-from others.common import cli, datasets, records
+from others.common import cli, datasets
+from others.studies import shared
 
 REACH = 2                       # pixels to each side, of the neighbours whose correlation is measured
 GROUPS = 10
@@ -62,8 +62,7 @@ def main(arguments=None) -> int:
     parser = cli.parser('studies.residual', __doc__)
     parser.add_argument('files', type=Path, nargs='+', metavar='FILE', help='(noisy, clean) pairs')
     cli.add_options(parser, 'record')
-    options = parser.parse_args(arguments)
-    start, rows = time.monotonic(), []
+    options, rows = shared.parse(parser, arguments), []
     for path in options.files:
         row = {'file': path.name, **describe(*datasets.read_validation('FILE', path))}
         rows.append(row)
@@ -72,8 +71,7 @@ def main(arguments=None) -> int:
               f"{min(around):+.3f} to {max(around):+.3f} (± {row['neighbour_error']:.3f}), red and green "
               f"{row['red_green']:.2f}; rms {row['by_contrast'][0][1]:.1f} where it is flat, "
               f"{row['by_contrast'][-1][1]:.1f} where it is busy", flush=True)
-    if options.record:
-        records.append(options.record, rows, time.monotonic() - start, records.circumstances('cpu'))
+    shared.record(options, rows, 'cpu')
     return 0
 
 

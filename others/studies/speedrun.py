@@ -21,7 +21,7 @@ import torch
 from others import data
 from others.common import cli, datasets, denoisers, records, storage
 from others.common.metrics import psnr
-from others.studies import seeds
+from others.studies import seeds, shared
 
 EPOCHS = (0.2, 0.25, 0.3, 0.4, 0.6, 1, 2, 4, 8)    # the lengths that ours tries, one after the other
 BASELINE = {'system': 'Mery', 'precision': 'float32', 'batch': seeds.SKIP.batch}
@@ -71,28 +71,27 @@ def main(arguments=None) -> int:
     cli.add_options(parser, 'data', 'seed', 'threads', 'record',
                     pairs={'type': cli.integer(seeds.SKIP.batch), 'help': 'of an epoch (default: all)'},
                     epochs={'default': 10, 'help': "the baseline's (default: 10, its own)"})
-    options, start = parser.parse_args(arguments), time.monotonic()
+    options = shared.parse(parser, arguments)
     torch.set_num_threads(options.threads)
     pairs = datasets.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
     validation = datasets.read_validation('--data', options.data / data.VAL_FILE)
     print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads')
     common = {'pairs': len(pairs[0]), 'seed': options.seed}
-    baseline = recorded(options, common) if options.baseline else train_baseline(options, common, pairs, validation)
-    goal, baseline_seconds = baseline[-1]['psnr'], baseline[-1]['seconds']
-    rows = [] if options.baseline else baseline
+    slow = recorded(options, common) if options.baseline else train_baseline(options, common, pairs, validation)
+    goal, slow_seconds = slow[-1]['psnr'], slow[-1]['seconds']
+    rows = [] if options.baseline else slow
     fast = denoisers.has_fast_bfloat16(denoisers.new_model(1).device)
     for precision in ('float32', 'mixed') if fast else ('float32',):
         for epochs in EPOCHS:
-            ours = train_ours(pairs, validation, epochs, precision, options.seed)
-            rows.append({**ours, **common})
-            if ours['psnr'] >= goal:
-                print(f'{goal:.3f} dB: baseline {baseline_seconds:.1f} s, ours in {precision} '
-                      f'{ours["seconds"]:.1f} s, {baseline_seconds / ours["seconds"]:.1f} times faster')
+            rows.append({**train_ours(pairs, validation, epochs, precision, options.seed), **common})
+            if rows[-1]['psnr'] >= goal:
+                seconds = rows[-1]['seconds']
+                print(f'{goal:.3f} dB: baseline {slow_seconds:.1f} s, ours in {precision} {seconds:.1f} s, '
+                      f'{slow_seconds / seconds:.1f} times faster')
                 break
         else:
             print(f'ours in {precision}: {goal:.3f} dB not reached in {EPOCHS[-1]} epochs')
-    if options.record:
-        records.append(options.record, rows, time.monotonic() - start)
+    shared.record(options, rows)
     return 0
 
 
