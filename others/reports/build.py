@@ -46,7 +46,8 @@ def content(k, results: Path = RESULTS) -> tuple:
     """Of report k: the values, with the digest; {name: a function that draws it}; the names of missing records."""
     rec = values.Records(results)
     numbers, drawings = REPORTS[k](rec, photograph, pictures)
-    return {**numbers, 'digest': digest(k, rec)}, drawings, rec.missing()
+    missing = [path.stem for path in sorted(rec.asked) if not path.exists()]
+    return {**numbers, 'digest': digest(k, rec)}, drawings, missing
 
 
 def digest(k, rec: values.Records) -> str:
@@ -55,7 +56,7 @@ def digest(k, rec: values.Records) -> str:
     own = [path for path in sorted(SOURCES.iterdir())
            if path.suffix == '.py' or path.name in ('style.typ', f'report_{k}.typ')]
     shown = [PICTURES / name for name in ('tiles.png', 'squares.png')]
-    for path in (*own, *shown, *(rec.path(name) for name in sorted(rec.asked))):
+    for path in (*own, *shown, *sorted(rec.asked)):
         content = path.read_bytes() if path.exists() else b''
         total.update(f'{path.name} {len(content)} '.encode() + content)
     return total.hexdigest()

@@ -20,7 +20,7 @@ from others.common.plots import COLOURS, GREY
 BLUE, RED, GREEN, PINK, YELLOW, SKY = COLOURS
 COLUMN, PAGE = 3.38, 7.0            # inches: the width of a column, and of the page without its margins
 GAP = 0.03                          # inches between images that belong together
-SHIFT = 0.12                        # inches: how much a level of the drawn network is narrower than the one above
+LENGTHS = {'K': 0.36, 'M': 0.22, 'P': 0.46}     # inches, of a drawn matrix
 MEASURED, SHOWN = 'STIXGeneral', 'Libertinus Serif'     # matplotlib has only the first, Typst the second
 STYLE = {
     'svg.hashsalt': 'reports', 'svg.fonttype': 'none', 'font.family': [MEASURED, 'DejaVu Sans'], 'font.size': 8,
@@ -86,14 +86,15 @@ def noise(photo: torch.Tensor, row: dict):
     first, second, clean = data.point_sample(photo, torch.Generator().manual_seed(0))
     side, gap, bottom = 0.95, 0.05, 0.31
     figure = Figure((PAGE, 1.45))
-    whole, enlarged, *others = (place(figure, i * (side + gap), bottom, side, side) for i in range(5))
-
     top, left, count = 10, 13, 4                            # of the blocks that are enlarged
-    show(whole, photo, f'photograph ({photo.shape[-1]}²)')
+    part = photo[:, top * b:(top + count) * b, left * b:(left + count) * b]
+    images = {f'photograph ({photo.shape[-1]}²)': photo, f'{count}² of its {data.SIZE}² blocks': part,
+              'version 1 (□)': first, 'version 2 (○)': second, 'block means': clean}
+    whole, enlarged, *_ = tiles = [place(figure, i * (side + gap), bottom, side, side) for i in range(len(images))]
+    for axes, (title, image) in zip(tiles, images.items()):
+        show(axes, image, title)
     outline(whole, Rectangle, (left * b - 0.5, top * b - 0.5), ('white', 'black'), (1.6, 0.7), width=count * b,
             height=count * b)
-    part = photo[:, top * b:(top + count) * b, left * b:(left + count) * b]
-    show(enlarged, part, f'{count}² of its {data.SIZE}² blocks')
     for k in range(1, count):
         enlarged.axhline(k * b - 0.5, color='white', lw=0.8)
         enlarged.axvline(k * b - 0.5, color='white', lw=0.8)
@@ -103,21 +104,17 @@ def noise(photo: torch.Tensor, row: dict):
                                          (second, Circle, 0, {'radius': 0.6})):
             y, x = (block == image[:, top + i, left + j, None, None]).all(0).nonzero()[0].tolist()
             outline(enlarged, kind, (j * b + x - shift, i * b + y - shift), ('black', 'white'), (1.7, 0.8), **size)
-    for axes, image, title in zip(others, (first, second, clean), ('version 1 (□)', 'version 2 (○)', 'block means')):
-        show(axes, image, title)
-
     middle = len(row['neighbours']) // 2
-    around = [line[middle - 1:middle + 2] for line in row['neighbours'][middle - 1:middle + 2]]
+    around = torch.tensor(row['neighbours'])[middle - 1:middle + 2, middle - 1:middle + 2]
     axes = place(figure, 5 * (side + gap) + 0.12, bottom + 0.1, 0.75, 0.75)
-    axes.imshow([[abs(value) for value in line] for line in around], cmap='Greys', vmin=0, vmax=1.4)
+    axes.imshow(around.abs(), cmap='Greys', vmin=0, vmax=1.4)
     for i, j in itertools.product(range(3), repeat=2):
-        text = '1' if i == j == 1 else f'{round(around[i][j], 3) + 0:+.3f}'.replace('0.', '.').translate(MINUS)
+        text = '1' if i == j == 1 else f'{round(around[i, j].item(), 3) + 0:+.3f}'.replace('0.', '.').translate(MINUS)
         write(axes, j, i, text, 6.5, 'white' if text == '1' else 'black')
-    axes.set_xticks(range(3), ['−1', '0', '1'])
-    axes.set_yticks(range(3), ['−1', '0', '1'])
+    signs = ['−1', '0', '1']
+    axes.set(xticks=range(3), xticklabels=signs, yticks=range(3), yticklabels=signs, title='  correlation')
     axes.tick_params(length=0, pad=1)
     axes.set_xlabel('offset (pixels)', labelpad=1)
-    axes.set_title('  correlation')
 
     axes = place(figure, PAGE - 0.78, bottom, 0.7, side)
     axes.plot(*zip(*row['by_contrast']), 'o-', color=BLUE, markersize=3)
@@ -185,9 +182,9 @@ def network_1(widths: list, blocks: list):
     """Project 1's network: a level of the encoder and of the decoder for each resolution; the channels and, but for
     the bottom, the blocks of each."""
     figure, axes = canvas(COLUMN, 1.94)
-    top, step, high, wide, half = 1.64, 0.44, 0.22, 0.4, COLUMN / 2
+    top, step, shift, high, wide, half = 1.64, 0.44, 0.12, 0.22, 0.4, COLUMN / 2    # shift: each level is narrower
     for k, width in enumerate(widths):
-        y, x = top - k * step, 0.9 + SHIFT * k          # of the encoder's block; the decoder's mirrors it
+        y, x = top - k * step, 0.9 + shift * k          # of the encoder's block; the decoder's mirrors it
         size = f'{width}×H×W' if k == 0 else f'{width}×H/{2 ** k}×W/{2 ** k}'
         if k == len(widths) - 1:
             box(axes, half, y, wide, high, 'block', BLUE)
@@ -200,7 +197,7 @@ def network_1(widths: list, blocks: list):
         path(axes, [(x + wide / 2, y), (add - 0.05, y)], GREY)
         write(axes, add, y, '⊕', 11)
         write(axes, half - 0.06, y + 0.015, size, 7, GREY, va='bottom')
-        path(axes, [(left, y - high / 2), (left, below), ((half if last else x + SHIFT) - wide / 2, below)], RED)
+        path(axes, [(left, y - high / 2), (left, below), ((half if last else x + shift) - wide / 2, below)], RED)
         corner = [(half + wide / 2, below), (add, below)] if last else [(add, below + high / 2)]
         path(axes, [*corner, (add, y - 0.06)], GREEN)
         if k == 0:
@@ -261,27 +258,22 @@ def dots(axes, xs: list, ys, marker: str, colour: str, size: float = 3.5, hollow
               mew=1.2 if bar else 0.7 * hollow, **style)
 
 
-def legend(axes, x: float, columns: int, **style) -> None:
-    """Above the axes."""
-    axes.legend(loc='lower center', bbox_to_anchor=(x, 1), ncols=columns, **style)
-
-
 @drawn
-def variants(groups: dict):
-    """Trainings of equal length, a line each. groups: {title: {name: [dB of each seed]}}, the first of a group is what
-    the others differ from by one thing."""
-    starts = list(itertools.accumulate((1.4 + len(rows) for rows in groups.values()), initial=0))      # the titles
-    ys = [start + 1 + k for start, rows in zip(starts, groups.values()) for k in range(len(rows))]
-    figure, axes = rows_of([name for rows in groups.values() for name in rows], 1.72, 0.118,
+def variants(found: dict, groups: dict):
+    """Trainings of equal length, a line each. found: {name in the record: its rows}; groups: {title: {name in the
+    record: name}}, the first of a group is what the others differ from by one thing."""
+    starts = list(itertools.accumulate((1.4 + len(names) for names in groups.values()), initial=0))    # the titles
+    ys = [start + 1 + k for start, names in zip(starts, groups.values()) for k in range(len(names))]
+    figure, axes = rows_of([name for names in groups.values() for name in names.values()], 1.72, 0.118,
                            'PSNR on centre squares (dB)', ys, 0.06)
     axes.spines['left'].set_visible(False)
-    for start, (title, rows) in zip(starts, groups.items()):
+    for start, (title, names) in zip(starts, groups.items()):
         axes.annotate(title, (0, start), (-1.7 * 72, 0), axes.get_yaxis_transform(), 'offset points', va='center',
                       size=7.5, weight='bold')
-        for k, values in enumerate(rows.values()):
-            y = start + 1 + k
+        for k, name in enumerate(names):
+            y, values = start + 1 + k, [row['psnr']['centre'] for row in found[name]]
             if k == 0:
-                axes.plot([mean(values)] * 2, [y - 0.5, y + len(rows) - 0.5], color=GREY, lw=0.7, zorder=1)
+                axes.plot([mean(values)] * 2, [y - 0.5, y + len(names) - 0.5], color=GREY, lw=0.7, zorder=1)
             dots(axes, values, [y] * len(values), 'o', BLUE if k else GREY, 3, alpha=0.55)
             dots(axes, [mean(values)], [y], '|', BLUE if k else 'black')
     return figure
@@ -299,7 +291,7 @@ def noises(rows: list):
         hollow = name.endswith(', given')
         dots(axes, [row[name] - row['noisy input'] for row in rows], range(len(rows)), marker, colour, hollow=hollow,
              label=None if hollow else name)
-    legend(axes, 0.4, 3, columnspacing=1, handletextpad=0.3)
+    axes.legend(loc='lower center', bbox_to_anchor=(0.4, 1), ncols=3, columnspacing=1, handletextpad=0.3)
     return figure
 
 
@@ -307,15 +299,15 @@ def noises(rows: list):
 def exactness(rows: list):
     """The largest error of a result, over random configurations: from the 5 % quantile to the largest, the median
     marked; ours and torch.nn's."""
-    names = [row['quantity'].replace('gradient of the ', 'd ') for row in rows]
-    names = [f"{row['block']}: {name}" if name == 'output' else name for row, name in zip(rows, names)]
+    names = [row['quantity'].replace('gradient of the ', 'd ').replace('output', f"{row['block']}: output")
+             for row in rows]
     figure, axes = rows_of(names, 1.5, 0.13, 'largest error / largest value')
     axes.set_xscale('log')
     for name, colour, shift in (('torch.nn', GREY, 0.17), ('ours', BLUE, -0.17)):
         ys = [y + shift for y in range(len(rows))]
         axes.hlines(ys, *zip(*((row[name][1], row[name][-1]) for row in rows)), color=colour, lw=1.5, label=name)
         dots(axes, [row[name][3] for row in rows], ys, 'o', colour, 3)
-    legend(axes, 0.4, 2, columnspacing=1)
+    axes.legend(loc='lower center', bbox_to_anchor=(0.4, 1), ncols=2, columnspacing=1)
     return figure
 
 
@@ -327,15 +319,14 @@ def speed(rows: list):
                            "relative to torch.nn's better format (autocast)")
     axes.axvline(1, color='black', lw=0.7)
     ys = range(len(rows))
-    best = [min(row['torch.nn'], row['channels-last']) for row in rows]
     axes.hlines(ys, *zip(*((row['ratio_low'], row['ratio_high']) for row in rows)), color=BLUE, lw=1.1)
-    for name in ('torch.nn', 'channels-last'):
-        dots(axes, [row[name] / least for row, least in zip(rows, best)], ys, '|', GREY,
-             label='torch.nn, both formats' if name == 'torch.nn' else None)
+    for name, label in (('torch.nn', 'torch.nn, both formats'), ('channels-last', None)):
+        ratios = [row[name] / min(row['torch.nn'], row['channels-last']) for row in rows]
+        dots(axes, ratios, ys, '|', GREY, label=label)
     dots(axes, [row['ratio'] for row in rows], ys, 'o', BLUE, 4, label='ours, float32')
     dots(axes, [row['ours mixed'] / row['autocast'] for row in rows], ys, 's', RED, 4,
          label='ours / autocast, bfloat16')
-    legend(axes, 0.35, 3, columnspacing=0.8, handletextpad=0.1)
+    axes.legend(loc='lower center', bbox_to_anchor=(0.35, 1), ncols=3, columnspacing=0.8, handletextpad=0.1)
     return figure
 
 
@@ -361,7 +352,7 @@ def saturation(curves: list, points: list):
     for (name, marks), colour, marker in zip(points, (BLUE, BLUE), 'os'):
         axes.plot(*zip(*marks), marker, color=colour, label=name, mfc='white', mew=1)
     axes.set_xscale('log')
-    legend(axes, 0.45, 2, labelspacing=0.25, columnspacing=1.2)
+    axes.legend(loc='lower center', bbox_to_anchor=(0.45, 1), ncols=2, labelspacing=0.25, columnspacing=1.2)
     return figure
 
 
@@ -372,8 +363,7 @@ def epochs(curves: dict):
     figure, axes = curve_axes(1.62, 0.18, 'epoch')
     for (name, seeds), colour, style in zip(curves.items(), (BLUE, RED), ('-', '--')):
         xs = range(1, len(seeds[0]) + 1)
-        for line in seeds:
-            axes.plot(xs, line, style, color=colour, lw=0.6, alpha=0.6)
+        axes.plot(xs, list(zip(*seeds)), style, color=colour, lw=0.6, alpha=0.6)
         axes.plot(xs, list(map(mean, zip(*seeds))), 'o' + style, color=colour, lw=1.5, label=name)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc='lower right')
@@ -409,10 +399,10 @@ def cell(axes, x: float, y: float, width: float, height: float, colour: str, *fi
         axes.add_patch(Rectangle((x, y), width, height, ec=colour, fc=fill, lw=0.8))
 
 
-def matrix(axes, x: float, y: float, width: float, height: float, name: str, colour: str, rows: str,
-           columns: str) -> float:
+def matrix(axes, x: float, y: float, name: str, colour: str, rows: str, columns: str) -> float:
     """A stack of matrices around the height y, its left side at x, its name inside, its size at two sides. -> its
     right side."""
+    width, height = LENGTHS[columns], LENGTHS[rows]
     x += 0.13                                       # room for the number of rows
     for shift in (0.04, 0):
         cell(axes, x + shift, y - height / 2 + shift, width, height, colour, 'white')
@@ -437,8 +427,7 @@ def tensor(axes, x: float, y: float, name: str, colour: str, shape: str) -> floa
 def convolution():
     """The three maps of a convolution as products of matrices, with shapes."""
     figure, axes = canvas(PAGE, 0.97)
-    K, M, P, y = 0.36, 0.22, 0.46, 0.4              # the three sizes of the matrices; the height of the row
-    image, kernel, output = 'C×H×W×N', 'M×C×kh×kw', 'M×Ho×Wo×N'
+    y = 0.4
 
     def dot(x: float) -> float:
         write(axes, x + 0.06, y, '·', 11)
@@ -452,18 +441,18 @@ def convolution():
 
     for x, title in ((0, 'output'), (2.8, 'gradient of the weight'), (5.06, 'gradient of the input')):
         write(axes, x, 0.96, title, 8, ha='left', va='top', weight='bold')
-    x = move(tensor(axes, 0.12, y, 'y', GREEN, output), 'A')
-    x = dot(matrix(axes, x, y, K, M, 'W', RED, 'M', 'K'))
-    x = move(matrix(axes, x, y, P, K, 'X', BLUE, 'K', 'P'), 'U')
-    tensor(axes, x + 0.03, y, 'x', BLUE, image)
+    x = move(tensor(axes, 0.12, y, 'y', GREEN, 'M×Ho×Wo×N'), 'A')
+    x = dot(matrix(axes, x, y, 'W', RED, 'M', 'K'))
+    x = move(matrix(axes, x, y, 'X', BLUE, 'K', 'P'), 'U')
+    tensor(axes, x + 0.03, y, 'x', BLUE, 'C×H×W×N')
 
-    x = move(tensor(axes, 2.95, y, 'dw', RED, kernel), 'Vᵀ')
-    x = dot(matrix(axes, x, y, P, M, 'dY', GREEN, 'M', 'P'))
-    matrix(axes, x, y, K, P, 'Xᵀ', BLUE, 'P', 'K')
+    x = move(tensor(axes, 2.95, y, 'dw', RED, 'M×C×kh×kw'), 'Vᵀ')
+    x = dot(matrix(axes, x, y, 'dY', GREEN, 'M', 'P'))
+    matrix(axes, x, y, 'Xᵀ', BLUE, 'P', 'K')
 
-    x = move(tensor(axes, 5.13, y, 'dx', BLUE, image), 'Uᵀ')
-    x = dot(matrix(axes, x, y, M, K, 'Wᵀ', RED, 'K', 'M'))
-    matrix(axes, x, y, P, M, 'dY', GREEN, 'M', 'P')
+    x = move(tensor(axes, 5.13, y, 'dx', BLUE, 'C×H×W×N'), 'Uᵀ')
+    x = dot(matrix(axes, x, y, 'Wᵀ', RED, 'K', 'M'))
+    matrix(axes, x, y, 'dY', GREEN, 'M', 'P')
     return figure
 
 

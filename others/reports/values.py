@@ -119,18 +119,16 @@ DIFFERENCES_2 = {name: (name, other, 'centre') for name, other in {
 
 
 class Records:
-    """Reads the records of a folder, and remembers which were asked for."""
+    """Reads the records of a folder, and remembers the paths that were asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked = Path(folder), set()
 
-    def path(self, name: str) -> Path:
-        return self.folder / f'{name}.json'
-
     def runs(self, name: str) -> list:
         """All runs of a record, the oldest first; none if there is no such record."""
-        self.asked.add(name)
-        return records.read(self.path(name))
+        path = self.folder / f'{name}.json'
+        self.asked.add(path)
+        return records.read(path)
 
     def rows(self, name: str, **wanted) -> list:
         """The rows of all runs that have the values that are wanted."""
@@ -140,11 +138,8 @@ class Records:
         """Those of the newest run; UserError if there is none."""
         runs = self.runs(name)
         if not runs:
-            raise storage.UserError(f'{self.path(name)} is missing, expected the record that the reports show')
+            raise storage.UserError(f'{self.folder / name}.json is missing, expected the record that the reports show')
         return [row for row in runs[-1]['rows'] if wanted.items() <= row.items()]
-
-    def missing(self) -> list:
-        return sorted(name for name in self.asked if not self.path(name).exists())
 
 
 def grouped(rows: list, key: str) -> dict:
@@ -171,10 +166,6 @@ def between(values: list, digits: int = 2) -> str:
 def spread(values: list) -> str:
     """Mean ± standard deviation, or the one value."""
     return fixed(mean(values)) + (f' ± {fixed(stdev(values))}' if len(values) > 1 else '')
-
-
-def machine(run: dict) -> str:
-    return f"{run['machine']['processor']}, {run['machine']['threads']} cores"
 
 
 # --------------------------------------------------------------------------------------- both reports
@@ -221,11 +212,6 @@ def decibels(rows: list, key: str = 'centre') -> list:
     return [row['psnr'][key] for row in rows]
 
 
-def groups(found: dict, wanted: dict) -> dict:
-    """For `figures.variants`: {title: {label: [dB of each seed]}}."""
-    return {title: {label: decibels(found[name]) for name, label in names.items()} for title, names in wanted.items()}
-
-
 def numbers(found: dict, wanted: dict) -> list:
     """Rows of a table: label, parameters in millions, thousands of pairs seen, seeds, dB on two sets; a group's title
     is a row of one."""
@@ -263,7 +249,7 @@ def trained(rec: Records, project: int, name: str) -> tuple:
     runs = [run for run in rec.runs('training')
             if run['rows'][0]['project'] == project and re.fullmatch(name, run['rows'][0]['training'])]
     if not runs:
-        raise storage.UserError(f"{rec.path('training')} has no training {name} of project {project}")
+        raise storage.UserError(f'{rec.folder}/training.json has no training {name} of project {project}')
     return runs, [row for run in runs for row in run['rows'] if row['epoch']]
 
 
@@ -429,21 +415,15 @@ def other_noise(rows: list, project: str) -> dict:
     ("given"): its PSNR without noise, its gain where there is some, and where it is behind its input or the blur."""
     none, noisy = rows[0], [{**row, 'noise': figures.in_symbols(row['noise'])} for row in rows[1:]]
     earlier = f'{project}, given'
-
-    def least(name: str) -> tuple:
-        return min((row[name] - row['noisy input'], row['noise']) for row in noisy)
-
-    def behind(other: str) -> str:
-        return '; '.join(f"{row['noise']} ({fixed(row[other] - row[project])} dB)" for row in noisy
-                         if row[other] > row[project]) or 'none'
-
-    gain, word = least(project)
-    gain_before, word_before = least(earlier)
+    least, worst = (min(noisy, key=lambda row: row[name] - row['noisy input']) for name in (project, earlier))
+    behind = ['; '.join(f"{row['noise']} ({fixed(row[other] - row[project])} dB)" for row in noisy
+                        if row[other] > row[project]) or 'none' for other in ('noisy input', 'best blur')]
     return {'images': str(max(row['images'] for row in rows)), 'none': fixed(none[project], 1),
             'held': str(HELD_OUT[project]), 'none_before': fixed(none[earlier], 1),
-            'ahead': between([row[project] - row[earlier] for row in noisy], 1), 'least': word,
-            'least_gain': signed(gain), 'worst_before': fixed(gain_before, 1), 'worst_noise': word_before,
-            'below_input': behind('noisy input'), 'below_blur': behind('best blur')}
+            'ahead': between([row[project] - row[earlier] for row in noisy], 1),
+            'least': least['noise'], 'least_gain': signed(least[project] - least['noisy input']),
+            'worst_noise': worst['noise'], 'worst_before': fixed(worst[earlier] - worst['noisy input'], 1),
+            'below_input': behind[0], 'below_blur': behind[1]}
 
 
 def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
@@ -466,7 +446,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     drawings = {
         'noise': lambda: figures.noise(photograph(), *rec.last('residual', file='real_val.pkl')),
         'network_1': lambda: figures.network_1(net.widths, [len(blocks) for blocks in net.encoder]),
-        'variants': lambda: figures.variants(groups(found, SEARCH_1)),
+        'variants': lambda: figures.variants(found, SEARCH_1),
         'saturation': lambda: figures.saturation(*courses(rec, found)),
         'noises': lambda: figures.noises(rec.last('noises')[1:]),
         **shared_figures(1, pictures),
@@ -504,7 +484,8 @@ def speed(rec: Records) -> dict:
     steps = {row['network']: fixed(row['ratio']) for row in rows if row['task'] == 'step'}
     text = {'list': ', '.join(f'{ratio} ({name})' for name, ratio in steps.items()), 'merged': steps['N merged'],
             'networks': '; '.join(bench_framework.NETWORKS[name][-1] for name in steps),
-            'machine': machine(run), 'revision': run['revision'][:7], 'gpu_machine': gpu['machine']['processor']}
+            'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores",
+            'revision': run['revision'][:7], 'gpu_machine': gpu['machine']['processor']}
     for prefix, some, digits in (('', rows, 2), ('gpu_', gpu_rows, 1)):
         text.update({prefix + task: between([row['ratio'] for row in some if row['task'] == task], digits)
                      for task in ('step', 'predict', 'memory')})
@@ -528,14 +509,8 @@ def twin(rec: Records) -> dict:
     table = [[f'{name}, dB', fixed(a, 3), fixed(b, 3), signed(a - b, 3)] for name, (a, b) in pairs.items()]
     return {'table': [*table, ['seconds', fixed(ours['seconds'], 0), fixed(theirs['seconds'], 0), f'× {ratio}']],
             'layout': 'default' if run['revision'][:7] in DEFAULT_FORMAT else 'faster', 'pairs': f"{ours['pairs']:,}",
-            'ratio': ratio, 'gap': fixed(max(b - a for a, b in pairs.values())), 'machine': machine(run)}
-
-
-def frameworks(curves: dict) -> dict:
-    """How far ours ends ahead of torch.nn from the same weights: the mean of the seeds and its standard error."""
-    gaps = [one[-1] - other[-1] for one, other in zip(*curves.values())]
-    gap = f'{signed(mean(gaps))} ± {fixed(stdev(gaps) / len(gaps) ** 0.5)}' if gaps else '–'
-    return {'seeds': str(len(gaps)), 'gap': gap}
+            'ratio': ratio, 'gap': fixed(max(b - a for a, b in pairs.values())),
+            'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
 
 
 def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
@@ -543,21 +518,24 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     found = search(rec, 2)
     curves = {label: [row['by_epoch'] for row in rec.rows('seeds', system=name)]
               for label, name in (('ours', 'vjp'), ('torch.nn', 'vjp, torch.nn'))}
+    gaps = [one[-1] - other[-1] for one, other in zip(*curves.values())]                # from the same weights
+    gap = f'{signed(mean(gaps))} ± {fixed(stdev(gaps) / len(gaps) ** 0.5)}' if gaps else '–'
     values = {
         **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2),
         'visible': least_visible(search(rec, 1)), 'parameters': f"{found['base'][0]['parameters']:,}",
         'exact': exactness(rec), 'speed': speed(rec), 'speed_table': speed_table(rec), 'twin': twin(rec),
-        'seeds': seeds(rec, SEEDS_2), 'frameworks': frameworks(curves), 'noise_table': noise_table(rec.last('noises')),
+        'seeds': seeds(rec, SEEDS_2), 'frameworks': {'seeds': str(len(gaps)), 'gap': gap},
+        'noise_table': noise_table(rec.last('noises')),
     }
     drawings = {
         'network_2': lambda: figures.network_2(found['base'][0]['channels']),
         'convolution': figures.convolution, 'winograd': figures.winograd,
         'exactness': lambda: figures.exactness(rec.last('exactness')),
         'speed': lambda: figures.speed([row for row in bench(rec)[1] if row['task'] != 'memory']),
-        'variants': lambda: figures.variants(groups(found, SEARCH_2)),
+        'variants': lambda: figures.variants(found, SEARCH_2),
         **shared_figures(2, pictures),
     }
-    if all(curves.values()):
+    if gaps:
         drawings['epochs'] = lambda: figures.epochs(curves)
     return values, drawings
 
@@ -571,8 +549,8 @@ def predecessors(rec: Records, photograph: Callable, pictures: Callable) -> tupl
 
     def line(name: str, xs, key: str = 'val_data') -> list:
         """[(x, dB)] of the systems of that name, with x in it, that were trained or reported."""
-        of = [(x, found.get(name.format(x), {}).get(key)) for x in xs]
-        return [(x, psnr) for x, psnr in of if psnr is not None]
+        points = [(x, found.get(name.format(x), {}).get(key)) for x in xs]
+        return [(x, psnr) for x, psnr in points if psnr is not None]
 
     def epochs(name: str) -> list:
         return list(enumerate(found.get(name, {}).get('by_epoch', []), 1))

@@ -20,7 +20,6 @@ import torch
 
 from others import data
 from others.common import cli, datasets, denoisers, records, storage
-from others.common.metrics import psnr
 from others.studies import seeds, shared
 
 EPOCHS = (0.2, 0.25, 0.3, 0.4, 0.6, 1, 2, 4, 8)    # the lengths that ours tries, one after the other
@@ -37,7 +36,7 @@ def train_ours(pairs: tuple, validation: tuple, epochs: float, precision: str, s
     model.train(*pairs, max(1, int(epochs)), verbose=False)
     next(model.net.parameters()).sum().item()                       # waits for the device
     seconds = time.perf_counter() - start
-    figure = psnr(model.predict(validation[0], ensemble=False), validation[1]).mean().item()
+    figure = denoisers.measure(model, {'val_data': validation})['val_data']
     print(f'ours      {precision:<8}  {epochs:6.4g} epochs  {seconds:7.1f} s  {figure:.3f} dB', flush=True)
     return {'system': 'project 1', 'batch': model.BATCH_SIZE, 'precision': precision, 'epochs': epochs,
             'seconds': seconds, 'psnr': figure}
