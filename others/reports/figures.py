@@ -104,10 +104,11 @@ def noise(photo: torch.Tensor, row: dict):
                                          (second, Circle, 0, {'radius': 0.6})):
             y, x = (block == image[:, top + i, left + j, None, None]).all(0).nonzero()[0].tolist()
             outline(enlarged, kind, (j * b + x - shift, i * b + y - shift), ('black', 'white'), (1.7, 0.8), **size)
+
     middle = len(row['neighbours']) // 2
     around = torch.tensor(row['neighbours'])[middle - 1:middle + 2, middle - 1:middle + 2]
     axes = place(figure, 5 * (side + gap) + 0.12, bottom + 0.1, 0.75, 0.75)
-    axes.imshow(around.abs(), cmap='Greys', vmin=0, vmax=1.4)
+    axes.imshow(around.abs().numpy(), cmap='Greys', vmin=0, vmax=1.4)
     for i, j in itertools.product(range(3), repeat=2):
         text = '1' if i == j == 1 else f'{round(around[i, j].item(), 3) + 0:+.3f}'.replace('0.', '.').translate(MINUS)
         write(axes, j, i, text, 6.5, 'white' if text == '1' else 'black')
