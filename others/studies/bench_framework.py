@@ -25,6 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
+from unittest import mock
 
 import torch
 from torch import nn
@@ -125,11 +126,8 @@ def share_of_products(name: str, variant: str, device: str, steps: int = 5) -> f
         spent.append(seconds(lambda: product.append(multiply(*arguments)), device))
         return product.pop()
 
-    framework.multiply = timed
-    try:
+    with mock.patch.object(framework, 'multiply', timed):
         total = sum(seconds(workload(name, variant, device)['step'], device) for _ in range(steps))
-    finally:
-        framework.multiply = multiply
     return sum(spent) / total
 
 
@@ -165,11 +163,9 @@ def measure(name: str, device: str, rounds: int) -> dict:
 
 def line(row: dict) -> list:
     """The cells of a table row."""
-    return [' '.join((row['device'], row['network'], row['task'], row['unit'])),
-            *(f'{row[variant]:.1f}' for variant in VARIANTS),
-            '{ratio:.2f} ({ratio_low:.2f} to {ratio_high:.2f})'.format(**row) if 'ratio_low' in row else
-            f"{row['ratio']:.2f}",
-            f"{row['products']:.0%}" if 'products' in row else '']
+    quartiles = ' ({ratio_low:.2f} to {ratio_high:.2f})'.format(**row) if 'ratio_low' in row else ''
+    return ['{device} {network} {task} {unit}'.format(**row), *(f'{row[variant]:.1f}' for variant in VARIANTS),
+            f"{row['ratio']:.2f}{quartiles}", f"{row['products']:.0%}" if 'products' in row else '']
 
 
 def main(arguments=None) -> int:
