@@ -519,12 +519,13 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     curves = {label: [row['by_epoch'] for row in rec.rows('seeds', system=name)]
               for label, name in (('ours', 'vjp'), ('torch.nn', 'vjp, torch.nn'))}
     gaps = [one[-1] - other[-1] for one, other in zip(*curves.values())]                # from the same weights
-    gap = f'{signed(mean(gaps))} ± {fixed(stdev(gaps) / len(gaps) ** 0.5)}' if gaps else '–'
+    several = len(gaps) > 1
+    gap = f'{signed(mean(gaps))} ± {fixed(stdev(gaps) / len(gaps) ** 0.5)}' if several else '–'
     values = {
         **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2),
         'visible': least_visible(search(rec, 1)), 'parameters': f"{found['base'][0]['parameters']:,}",
         'exact': exactness(rec), 'speed': speed(rec), 'speed_table': speed_table(rec), 'twin': twin(rec),
-        'seeds': seeds(rec, SEEDS_2), 'frameworks': {'seeds': str(len(gaps)), 'gap': gap},
+        'seeds': seeds(rec, SEEDS_2), 'frameworks': {'seeds': str(len(gaps) * several), 'gap': gap},
         'noise_table': noise_table(rec.last('noises')),
     }
     drawings = {
@@ -535,7 +536,7 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'variants': lambda: figures.variants(found, SEARCH_2),
         **shared_figures(2, pictures),
     }
-    if gaps:
+    if several:
         drawings['epochs'] = lambda: figures.epochs(curves)
     return values, drawings
 
