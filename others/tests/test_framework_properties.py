@@ -128,8 +128,10 @@ def test_blocks_are_torchs_in_double_precision(tally, configuration, scale):
     tally()
     ours, _, exact, x, gradient = twins(configuration)
     x, gradient = x.double() * scale, gradient.double()
-    expected, got = results(exact, x, gradient), results(ours.to(torch.float64), x, gradient)
-    assert_equal(got, expected)
+    twin = torch_twin(Sequential(ours)).double()
+    got = results(ours.to(torch.float64), x, gradient)
+    assert_equal(got, results(exact, x, gradient))
+    assert_equal(got, results(twin, x, gradient))
 
 
 def test_blocks_round_as_torchs_in_single_precision(tally):
@@ -157,16 +159,6 @@ def test_blocks_round_as_torchs_in_single_precision(tally):
 
     check()
     assert sorted(ratios)[len(ratios) // 2] <= 1.1
-
-
-@given_a_tally
-@given(configuration=any_configurations())
-def test_twin_of_a_network_has_its_arguments_and_weights(tally, configuration):
-    tally()
-    ours, theirs, _, x, _ = twins(configuration)
-    twin = torch_twin(Sequential(ours, Sigmoid()))
-    torch.testing.assert_close(twin(x), theirs(x).sigmoid(), rtol=1e-4, atol=1e-5)
-    assert len(list(twin.parameters())) == len(ours.param())
 
 
 @given_a_tally
@@ -252,29 +244,52 @@ class Doubled(Conv2d):
         return super().backward(2 * gradient)
 
 
-class DoubledBoth(Doubled):
-    """Its own forward and backward around those of the block."""
+class Scale(Module):
+    parameter_names = ('factor',)
+
+    def __init__(self):
+        self.factor, self.grad_factor = torch.full((1,), 3.), torch.zeros(1)
+
+    def forward_and_vjp(self, x):
+        def vjp(gradient):
+            self.grad_factor += (gradient * x).sum()
+            return gradient * self.factor
+
+        return x * self.factor, vjp
+
+
+class Residual(Module):
+    """x + inner(x), of another module."""
+
+    def __init__(self, inner):
+        self.inner = inner
 
     def forward(self, x):
-        return 2 * super().forward(x)
+        return x + self.inner(x)
+
+    def backward(self, gradient):
+        return gradient + self.inner.backward(gradient)
+
+    def param(self):
+        return self.inner.param()
 
 
-class FunctionalLeakyReLU(ReLU):
-    def forward_and_vjp(self, x):
-        return x.where(x > 0, x / 8), lambda gradient: gradient.where(x > 0, gradient / 8)
-
-
-LAYERS = {'conv': (lambda: Conv2d(3, 3, 3, padding=1), lambda: nn.Conv2d(3, 3, 3, padding=1)),
-          'relu': (ReLU, nn.ReLU), 'sigmoid': (Sigmoid, nn.Sigmoid), 'square': (Square, lambda: Twin(torch.square)),
-          'functional': (FunctionalLeakyReLU, lambda: nn.LeakyReLU(1 / 8)), 'tanh': (Tanh, nn.Tanh),
-          'shifted': (lambda: Shifted(3, 3, 1), lambda: Twin(lambda x, conv: conv(x) + 1, nn.Conv2d(3, 3, 1))),
-          'doubled': (lambda: DoubledBoth(3, 3, 1), lambda: Twin(lambda x, conv: 2 * conv(x), nn.Conv2d(3, 3, 1)))}
+LAYERS = {      # ours, and torch's
+    'conv': (lambda: Conv2d(3, 3, 3, padding=1), lambda: nn.Conv2d(3, 3, 3, padding=1)),
+    'relu': (ReLU, nn.ReLU), 'sigmoid': (Sigmoid, nn.Sigmoid), 'tanh': (Tanh, nn.Tanh),
+    'square': (Square, lambda: Twin(torch.square)),
+    'scale': (Scale, lambda: Twin(lambda x, prelu: prelu.weight * x, nn.PReLU())),
+    'residual': (lambda: Residual(Conv2d(3, 3, 1)), lambda: Twin(lambda x, conv: x + conv(x), nn.Conv2d(3, 3, 1))),
+    'shifted': (lambda: Shifted(3, 3, 1), lambda: Twin(lambda x, conv: conv(x) + 1, nn.Conv2d(3, 3, 1))),
+    'doubled': (lambda: Doubled(3, 3, 1), lambda: Twin(lambda x, conv: 2 * conv(x) - conv(x).detach(),
+                                                       nn.Conv2d(3, 3, 1)))}
 
 
 @given_a_tally
 @given(names=st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=6), shared=st.booleans(),
        nested=st.booleans())
 @example(names=['conv', 'square', 'shifted', 'conv', 'square', 'shifted'], shared=True, nested=True)
+@example(names=['scale', 'doubled', 'residual', 'residual', 'scale', 'doubled'], shared=True, nested=False)
 def test_modules_in_a_row(tally, names, shared, nested):
     """What a subclass overrides is what runs. A module that stands in the row twice adds its gradients up."""
     tally()
@@ -299,11 +314,6 @@ def test_modules_in_a_row(tally, names, shared, nested):
 class Half(Module):
     def forward(self, x):
         return x / 2
-
-
-class Forgetful(Module):
-    parameter_names = ('factor',)
-    factor = torch.ones(1)
 
 
 def applied(block) -> Module:
@@ -350,7 +360,6 @@ MISUSE = [      # what is called, what the error says and, where one kind is pro
       for block in BLOCKS),
     *((lambda block=block: block()([[1.]]), r'^\w+: .*input.*list', TypeError) for block in [*BLOCKS, *OTHERS]),
     (lambda: Conv2d(3, 4, 5, padding=1)(torch.zeros(1, 3, 2, 9)), r'\(2, 9\).*too small'),
-    (lambda: Upsampling(3, 4, 9)(torch.zeros(1, 3, 2, 9)), 'too small'),
     (lambda: TransposeConv2d(3, 4, 1, padding=2)(torch.zeros(1, 3, 2, 9)), 'too small'),
     (lambda: MSE()(torch.zeros(2, 3), torch.zeros(3)), r'one shape, got \(2, 3\) and \(3,\)'),
     (lambda: MSE()(ZEROS, 0.5), 'MSE: .* must be a tensor, got float'),
@@ -368,7 +377,6 @@ MISUSE = [      # what is called, what the error says and, where one kind is pro
     *((lambda block=block, name=name: changed(block(3, 4, 3), **{name: 2}), f'{name} is fixed', AttributeError)
       for block in (Conv2d, TransposeConv2d, Upsampling)
       for name in ('in_channels', 'out_channels', 'kernel_size', 'groups')),
-    (lambda: changed(Conv2d(3, 4, 3), stride=0), 'stride must be .* got 0', ValueError),
     (lambda: changed(TransposeConv2d(3, 4, 3, 2, output_padding=1), stride=1)(ZEROS), 'output_padding must'),
     (lambda: TransposeConv2d(3, 4, 3, output_padding=1), 'output_padding must be less'),
     (lambda: changed(MSE(), reduction='none')(ZEROS, ZEROS), "reduction must be .* got 'none'", ValueError),
@@ -379,7 +387,7 @@ MISUSE = [      # what is called, what the error says and, where one kind is pro
     # Modules in a row, modules of one's own.
     (lambda: Sequential(), 'modules must hold at least one'),
     (lambda: Sequential([ReLU()]), 'modules .* got list', TypeError),
-    (lambda: Forgetful().param(), 'Forgetful.* no attribute .grad_factor', AttributeError),
+    (lambda: changed(Module(), parameter_names=['a'], a=PAIRS[0][0]).param(), 'no attribute .grad_a', AttributeError),
     (lambda: Module()(ZEROS), 'Module has no forward_and_vjp', NotImplementedError),
     # The optimizer.
     *((lambda name=name, value=value: SGD(PAIRS, **{'lr': 1, name: value}), f'{name} .*got')
@@ -387,10 +395,9 @@ MISUSE = [      # what is called, what the error says and, where one kind is pro
     (lambda: SGD(PAIRS, lr=1, momentum=1, dampening='x'), 'dampening .*got'),
     (lambda: SGD(PAIRS, lr=1, nesterov=True), 'nesterov'),
     (lambda: SGD(0.1, PAIRS), 'lr must be a number .* got a list', ValueError),
-    (lambda: SGD(PAIRS, np.ones(99)), 'lr must be a number .* a ndarray', ValueError),
     (lambda: SGD([torch.ones(99, 99)], lr=1), 'params must be pairs .* a Tensor', ValueError),
     (lambda: SGD([(torch.ones(2), torch.ones(3))], lr=1), 'params must be pairs .* one shape'),
-    *((lambda wrong=wrong: SGD(wrong, lr=1), 'params must be pairs') for wrong in ([], [(1, 2)], Conv2d(1, 1, 1))),
+    *((lambda wrong=wrong: SGD(wrong, lr=1), 'params must be pairs') for wrong in ([], Conv2d(1, 1, 1))),
 ]
 
 
