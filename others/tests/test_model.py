@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from others.common import cli, graphs, storage
+from others.common import graphs, storage
 from others.tests.conftest import PROJECTS, ROUNDING, bits, images, new_model, parameters, same
 
 
@@ -139,29 +139,6 @@ def test_mixed_precision(model):
     assert all(weight.dtype is torch.float32 and weight.isfinite().all() for weight in parameters(model))
 
 
-def test_training_in_inference_mode(project):
-    """Built, loaded, trained and resumed in it, on tensors of that mode: as without. The callback finds it on."""
-    def train() -> list:
-        torch.manual_seed(0)
-        model, states = project.Model(), []
-        model.load(project.CHECKPOINT)
-        model.train(*(x + 0 for x in pairs(2)), 2, verbose=False, callback=lambda progress: (
-            states.append(progress.state()),
-            modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled()))))
-        model.train(*pairs(2), 2, verbose=False, resume=states[0])
-        return model
-
-    modes = []
-    with torch.inference_mode():
-        model = train()
-    plain = train()
-    assert same(bits(model), bits(plain)) and modes == 2 * [(True, False)] + 2 * [(False, True)]
-    for one in (model, plain):                                  # both go on outside
-        torch.manual_seed(0)
-        one.train(*pairs(2), 1, verbose=False)
-    assert same(bits(model), bits(plain))
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 def test_cuda(project):
     model, x = project.Model(), images(2, 3, 9, 8)
@@ -203,16 +180,12 @@ def test_train_takes_any_number_of_pairs(model, monkeypatch, N, sizes):
     second = first + 100                                        # flat images, each of its own value
     monkeypatch.setattr(model, 'step', lambda *batch: drawn.append(
         [x[:, 0, 0, 0].tolist() for x in batch[:2]]) or step(*batch))
-    before, copies = bits(model), (first.clone(), second.clone())
     model.train(first, second, 2, verbose=False)
     assert [len(inputs) for inputs, _ in drawn] == 2 * sizes
     orders = [sum((inputs for inputs, _ in epoch), []) for epoch in (drawn[:len(sizes)], drawn[len(sizes):])]
     assert [sorted(order) for order in orders] == 2 * [list(range(N))]
     assert N < 32 or orders[0] != orders[1] and list(range(N)) not in orders
     assert all([i + 100 for i in inputs] == targets for inputs, targets in drawn)
-    assert not same(bits(model), before)
-    assert all(weight.isfinite().all() for weight in parameters(model))
-    assert torch.equal(first, copies[0]) and torch.equal(second, copies[1]), 'the pairs were changed'
 
 
 def trained(project, first, second, seed=3, num_epochs=1, **options) -> list:
@@ -221,22 +194,6 @@ def trained(project, first, second, seed=3, num_epochs=1, **options) -> list:
     torch.manual_seed(seed)
     model.train(first, second, num_epochs, verbose=False, **options)
     return bits(model)
-
-
-def test_two_threads_change_nothing_but_rounding(project):
-    """Adam, project 1's, makes a step of the same size of a gradient that is nothing but rounding: each weight tensor
-    is compared as a whole, by how far the training moved it."""
-    first, second = pairs(4, 16, 16)
-    start, one = new_model(project), new_model(project)
-    torch.manual_seed(3)
-    one.train(first, second, 2, verbose=False)
-    torch.set_num_threads(2)
-    two = new_model(project)
-    torch.manual_seed(3)
-    two.train(first, second, 2, verbose=False)
-    for old, a, b in zip(*map(parameters, (start, one, two))):
-        assert float((a - b).detach().norm()) < 1e-3 * float((a - old).detach().norm())
-    torch.testing.assert_close(two.predict(first), one.predict(first), rtol=0, atol=0.1)
 
 
 def test_train_learns_from_noisy_pairs(project):
@@ -309,8 +266,6 @@ def test_callback_and_rates(model, monkeypatch):
         schedule.step()
     rates = [p.lr for p in steps]
     assert rates == used and rates == pytest.approx(expected, rel=1e-9)
-    assert rates[0] == pytest.approx(model.PEAK_LR / 20) and max(rates) == rates[2] == model.PEAK_LR
-    assert schedule.get_last_lr() == pytest.approx([model.PEAK_LR / 1000])
 
 
 def test_a_training_that_did_no_step_has_trained_nothing(model, monkeypatch):
@@ -324,23 +279,20 @@ def test_a_training_that_did_no_step_has_trained_nothing(model, monkeypatch):
 
 
 def test_verbose(model, capsys, monkeypatch):
-    first, second = pairs(6, 4, 4)
+    first, second = pairs(5, 4, 4)
     model.train(first, second, 2, verbose=False)
     model.predict(first)
     assert capsys.readouterr() == ('', '')
 
-    model.train(first[:2], second[:2], 12)
+    losses = []
+    model.train(first, second, 12, callback=lambda progress: losses.append(float(progress.loss)))
     out, err = capsys.readouterr()
-    lines = out.splitlines()
-    assert err == '' and '\r' not in out and len(lines) == 13 and lines.pop(0).endswith('pixels are swapped')
-    assert all(re.match(rf'epoch +{i}/12 +100% +loss [\d.]+ +learning rate [\d.e+-]+ +\d+ pairs/s +left [\d:]+$', line)
-               for i, line in enumerate(lines, 1)), out
-    assert len({re.search('loss', line).start() for line in lines}) == 1, 'not aligned'
-
-    losses = []                                                 # an epoch's weighs batches by their size
-    model.train(*pairs(5), 1, callback=lambda progress: losses.append(float(progress.loss)))
-    mean = (4 * losses[0] + losses[1]) / 5
-    assert f'loss {mean:.5f} ' in capsys.readouterr().out and f'{mean:.5f}' != f'{sum(losses) / 2:.5f}'
+    swapped, *lines = out.splitlines()
+    assert err == '' and '\r' not in out and len(lines) == 12 and swapped.endswith('pixels are swapped')
+    for i, line in enumerate(lines):
+        mean = (4 * losses[2 * i] + losses[2 * i + 1]) / 5      # batches of 4 and 1
+        assert re.fullmatch(rf'epoch +{i + 1}/12 +100% +loss {mean:.5f} +learning rate [\d.e+-]+ +\d+ pairs/s +'
+                            r'left [\d:]+', line) and line.index('loss') == lines[0].index('loss')
 
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)     # a live line, overwritten
     model.train(first, second, 2)
@@ -379,18 +331,11 @@ def test_trained_weights_are_trained_on_gently(project, model, tmp_path, monkeyp
 
 # -------------------------------------------------------------------------------- stop and resume
 
-@pytest.fixture(scope='module')
-def uninterrupted(project) -> list:
-    """The weights after 6 steps, 3 epochs of 6 pairs."""
-    with cli.threads(1):
-        return trained(project, *pairs(6), num_epochs=3, batch_size=4)
-
-
 @pytest.mark.parametrize('stop', [1, 3, 4, 6])
-def test_resumed_training_is_the_uninterrupted_one(project, uninterrupted, stop, capsys):
+def test_resumed_training_is_the_uninterrupted_one(project, stop, capsys):
     """In mid-epoch, at the end of an epoch, or after the last step; from the state itself, which neither the training
     that goes on nor one from there changes, and from a file."""
-    model, saved, steps = new_model(project), [], []
+    saved, steps = [], []
 
     def callback(progress) -> None:
         steps.append(progress)
@@ -398,6 +343,7 @@ def test_resumed_training_is_the_uninterrupted_one(project, uninterrupted, stop,
             saved.extend([progress.state(), torch.get_rng_state()])
         model.predict(images(1, 3, 8, 8))                       # nor does a look at the model change anything
 
+    uninterrupted, model = trained(project, *pairs(6), num_epochs=3), new_model(project)
     torch.manual_seed(3)                                        # 2 steps an epoch
     model.train(*pairs(6), 3, verbose=False, callback=callback)
     assert same(bits(model), uninterrupted)
@@ -412,22 +358,15 @@ def test_resumed_training_is_the_uninterrupted_one(project, uninterrupted, stop,
         assert epochs == ['1/3', '2/3', '3/3'][stop // 2:]
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def state(project) -> dict:
     """After 3 of 6 steps: 3 epochs of 6 pairs, in batches of 4."""
     states = []
-    new_model(project).train(*pairs(6), 3, batch_size=4, verbose=False,
-                             callback=lambda progress: states.append(progress.state()))
+    trained(project, *pairs(6), num_epochs=3, callback=lambda progress: states.append(progress.state()))
     return states[2]
 
 
-@pytest.mark.parametrize('N, num_epochs, batch_size', [(5, 3, 4), (10, 3, 4), (6, 2, 4), (6, 4, 4), (6, 3, 5)])
-def test_state_of_another_training_is_refused(untouched, state, N, num_epochs, batch_size):
-    with pytest.raises(ValueError, match='^resume: .*(this one has|expected) '):
-        untouched.train(*pairs(N), num_epochs, batch_size=batch_size, resume=state, verbose=False)
-
-
-def test_what_is_no_state_is_refused(project, untouched, state):
+def test_what_is_no_state_of_this_training_is_refused(untouched, state):
     """Before anything has changed, also where only the last part of it is wrong."""
     weights = {**state['weights'], list(state['weights'])[-1]: torch.zeros(2)}
     moved = [key for key in ('velocity', 'moments') if key in state][0]
@@ -436,11 +375,14 @@ def test_what_is_no_state_is_refused(project, untouched, state):
            {**state, moved: state['weights']}, {**state, moved: [] if moved == 'velocity' else {}},
            *({**state, 'start': start} for start in (1.5, -1, 4)), {**state, 'order': state['order'] * 0},
            {**state, 'step': 7}, {**state, 'peak': math.nan}]
+    before = torch.get_rng_state()
     for wrong in bad:
-        before = torch.get_rng_state()
         with pytest.raises(ValueError, match='^resume: '):
             untouched.train(*pairs(6), 3, resume=wrong, verbose=False)
-        assert torch.equal(torch.get_rng_state(), before)
+    for N, num_epochs, batch_size in (5, 3, 4), (10, 3, 4), (6, 2, 4), (6, 4, 4), (6, 3, 5):
+        with pytest.raises(ValueError, match='^resume: .*(this one has|expected) '):
+            untouched.train(*pairs(N), num_epochs, batch_size=batch_size, resume=state, verbose=False)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_lengthening_begins_another_cycle(project, state):
@@ -490,8 +432,7 @@ SAME = (images(1, 3, 32, 32),) * 2
 FLAT = torch.full((1, 3, 32, 32), 9.), torch.full((1, 3, 32, 32), 12.)
 SWAPS = {   # pairs -> which are swapped as whole images, and the words that say so
     'one': (noisy_pairs(0.45), [1], '0.4. in 1 of 1 pairs: there whole images are swapped'),
-    'two': (noisy_pairs(0.45, 2), [1, 1], '0.4. in 2 of 2 pairs: there whole images'),
-    'independent': (noisy_pairs(0), [0], '-?0.0.: pixels are swapped'), 'weak': (noisy_pairs(0.05), [0], ': pixels'),
+    'weak': (noisy_pairs(0.05), [0], '0.0.: pixels are swapped'),
     'sharpened': (noisy_pairs(-0.3), [1], '-0.[23]. in 1 of 1 pairs: there whole images'),
     'faint': (noisy_pairs(0.45, strength=2), [1], 'whole'),
     'the same': (SAME, [0], ': pixels'), 'flat': (FLAT, [0], ': pixels'),
@@ -500,8 +441,7 @@ SWAPS = {   # pairs -> which are swapped as whole images, and the words that say
               '0.4. in 1 of 12 pairs: there whole images are swapped'),
     '8 x 8': (noisy_pairs(0.45, 40, 8), None, 'whole images are swapped'),      # most of them
     'one of 8 x 8': (noisy_pairs(0.45, 1, 8, seed=1), [1], 'whole images'),
-    'one pixel': (pairs(1, 1, 1), [0], ': pixels'),
-    'one column': (pairs(1, 9, 1), [0], ': pixels'), '512 x 512': (noisy_pairs(0.3, 1, 512), [1], 'whole images'),
+    'one pixel': (pairs(1, 1, 1), [0], ': pixels'), '512 x 512': (noisy_pairs(0.3, 1, 512), [1], 'whole images'),
 }
 
 
@@ -657,19 +597,15 @@ def test_a_copy_of_a_model_shares_nothing(project):
 # -------------------------------------------------------------------------------------- bad input
 
 GOOD = images(2, 3, 8, 8)
-BAD_IMAGES = {
-    'rank 3': (GOOD[0], ValueError, r' .*\(3, 8, 8\).* single image'), 'rank 5': (GOOD[None], ValueError),
-    'rank 0': (torch.tensor(1.0), ValueError), 'one channel': (GOOD[:, :1], ValueError),
-    'channels last': (GOOD.permute(0, 2, 3, 1), ValueError),
-    'no rows': (GOOD[:, :, :0], ValueError), 'no columns': (GOOD[..., :0], ValueError),
+BAD_IMAGES = {      # the error, and what it says
+    'rank 3': (GOOD[0], ValueError, r' .*\(3, 8, 8\).* single image'), 'rank 0': (torch.tensor(1.0), ValueError),
+    'channels last': (GOOD.permute(0, 2, 3, 1), ValueError), 'no columns': (GOOD[..., :0], ValueError),
     'NaN': (GOOD.float().index_fill(3, torch.tensor(5), math.nan), ValueError),
-    'infinity': (GOOD.half().index_fill(3, torch.tensor(5), -math.inf), ValueError),
     'beyond 255': (GOOD.long() + 256, ValueError), 'negative': (GOOD.int() - 256, ValueError),
     'beyond float32': (GOOD.double() * 1e300, ValueError), '16 bits': (GOOD.float() * 257, ValueError, ' .*65'),
     'far below': (GOOD.float() - 600, ValueError, ' .*from -6'), 'sparse': (GOOD.float().to_sparse(), ValueError),
-    'without values': (GOOD.to('meta'), ValueError),
-    'bool': (GOOD.bool(), ValueError), 'complex': (GOOD.to(torch.complex64), ValueError),
-    'None': (None, TypeError), 'list': (GOOD.tolist(), TypeError), 'array': (GOOD.numpy(), TypeError),
+    'without values': (GOOD.to('meta'), ValueError), 'bool': (GOOD.bool(), ValueError),
+    'complex': (GOOD.to(torch.complex64), ValueError), 'array': (GOOD.numpy(), TypeError),
 }
 
 
@@ -733,28 +669,6 @@ def test_equal_versions_get_a_warning(model, recwarn):
 
 
 # ------------------------------------------------------------------------------- circumstances
-
-def test_another_default_type(project, tmp_path):
-    """float32 it is, everywhere; the same from the same weights."""
-    x, first, second = images(2, 3, 9, 8), *pairs(4)
-    weights, results = new_model(project).weights(), []
-    for default in (torch.float32, torch.float64, torch.float16):
-        torch.set_default_dtype(default)
-        try:
-            model, states = project.Model().to('cpu'), []
-            model.load_pretrained_model()
-            model.set_weights(weights)
-            model.save(tmp_path / 'model.pth')
-            model.load(tmp_path / 'model.pth')
-            torch.manual_seed(0)
-            model.train(first, second, 2, verbose=False, callback=lambda p: states.append((p.state(), p.loss)))
-            model.train(first, second, 2, verbose=False, resume=states[0][0])
-            results.append([*bits(model), model.predict(x)])
-        finally:
-            torch.set_default_dtype(torch.float32)
-        assert all(weight.dtype is torch.float32 for weight in (*parameters(model), states[0][1], results[-1][-1]))
-    assert same(results[0], results[1]) and same(results[0], results[2])
-
 
 @pytest.mark.parametrize('how', ['without flush and isatty', 'none', 'broken'])
 def test_any_stdout(model, monkeypatch, how):
