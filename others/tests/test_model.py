@@ -268,16 +268,6 @@ def test_callback_and_rates(model, monkeypatch):
     assert rates == used and rates == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_training_that_did_no_step_has_trained_nothing(model, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(model, 'step', broken)
-        model.train(*pairs(2), 1, verbose=False)
-    assert not model.is_trained
-    with pytest.raises(OSError):
-        model.train(*pairs(2), 1, verbose=False, callback=broken)
-    assert model.is_trained
-
-
 def test_verbose(model, capsys, monkeypatch):
     first, second = pairs(5, 4, 4)
     model.train(first, second, 2, verbose=False)
@@ -301,10 +291,9 @@ def test_verbose(model, capsys, monkeypatch):
 
 
 def test_num_epochs_is_optional(project):
-    arguments = list(inspect.signature(project.Model.train).parameters.values())[1:4]
-    assert [argument.name for argument in arguments] == ['train_input', 'train_target', 'num_epochs']
-    assert {argument.kind for argument in arguments} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
-    assert arguments[2].default == project.Model.NUM_EPOCHS
+    noisy, other, epochs = list(inspect.signature(project.Model.train).parameters.values())[1:4]
+    assert [noisy.name, other.name, epochs.name] == ['train_input', 'train_target', 'num_epochs']
+    assert epochs.default == project.Model.NUM_EPOCHS and epochs.kind is epochs.POSITIONAL_OR_KEYWORD
 
 
 def peak_rate(model, **options) -> float:
@@ -316,17 +305,22 @@ def peak_rate(model, **options) -> float:
 
 
 def test_trained_weights_are_trained_on_gently(project, model, tmp_path, monkeypatch):
-    lower = model.PEAK_LR * model.FINE_TUNING
-    assert lower < model.PEAK_LR / 10
+    full, lower = model.PEAK_LR, model.PEAK_LR * model.FINE_TUNING
+    assert lower < full / 10
     model.save(tmp_path / 'untrained.pth')
     monkeypatch.setattr(project, 'CHECKPOINT', tmp_path / 'untrained.pth')
-    assert peak_rate(model) == pytest.approx(model.PEAK_LR)
+    with monkeypatch.context() as patch, pytest.raises(OSError):    # before its first step has trained anything
+        patch.setattr(model, 'step', broken)
+        model.train(*pairs(2), verbose=False)
+    assert peak_rate(model) == pytest.approx(full)
     assert peak_rate(model) == pytest.approx(lower), 'after a training'
     assert peak_rate(model, peak_lr=1e-4) == pytest.approx(1e-4), 'as asked for'
-    for load in (lambda model: model.load(tmp_path / 'untrained.pth'), lambda model: model.load_pretrained_model()):
-        loaded = new_model(project)
-        load(loaded)
-        assert peak_rate(loaded) == pytest.approx(lower), 'after loading'
+    stopped, loaded, shipped = new_model(project), new_model(project), new_model(project)
+    with pytest.raises(OSError):
+        stopped.train(*pairs(2), verbose=False, callback=broken)
+    loaded.load(tmp_path / 'untrained.pth')
+    shipped.load_pretrained_model()
+    assert [peak_rate(one) for one in (stopped, loaded, shipped)] == pytest.approx(3 * [lower])
 
 
 # -------------------------------------------------------------------------------- stop and resume
@@ -388,10 +382,9 @@ def test_what_is_no_state_of_this_training_is_refused(untouched, state):
 def test_lengthening_begins_another_cycle(project, state):
     """From the step that `start` names."""
     rates = []
-    model = new_model(project)
-    model.train(*pairs(6), 5, resume={**state, 'start': 3, 'num_steps': 10}, verbose=False,
-                callback=lambda progress: rates.append(progress.lr))
-    assert rates == [project.one_cycle(i / 7, model.PEAK_LR) for i in range(7)]
+    new_model(project).train(*pairs(6), 5, resume={**state, 'start': 3, 'num_steps': 10}, verbose=False,
+                             callback=lambda progress: rates.append(progress.lr))
+    assert rates == [project.one_cycle(i / 7, project.Model.PEAK_LR) for i in range(7)]
 
 
 # --------------------------------------------------------------------------- swapping and turning
@@ -468,26 +461,18 @@ def test_independent_noise_is_never_taken_for_correlated(project, size, N, kind)
 
 
 def test_what_is_swapped_in_a_training(project, monkeypatch, capsys):
-    """'auto' measures and says so; 'pixels' is what independent noise gets, to the last bit; the random draws are the
-    same for all."""
+    """'auto' measures and says so."""
     whole, swap_noise = [], project.swap_noise
     monkeypatch.setattr(project, 'swap_noise', lambda *batch: whole.append(batch[2]) or swap_noise(*batch))
-
-    def seen(first, second, **options) -> tuple:
-        whole.clear()
-        weights, state = trained(project, first, second, **options), torch.get_rng_state()
-        return torch.cat(whole).float().mean(), weights, state
-
     plain, correlated = noisy_pairs(0, 8), noisy_pairs(0.45, 8)
-    results = [seen(*plain, swap=swap) for swap in ('auto', 'pixels', 'images')]
-    assert [float(share) for share, _, _ in results] == [0, 0, 1]
-    assert same(results[0][1], results[1][1]) and not same(results[0][1], results[2][1])
-    assert all(torch.equal(state, results[0][2]) for _, _, state in results)
-    assert seen(*correlated)[0] == 1 and seen(*correlated, swap='pixels')[0] == 0
-    assert seen(*joined(plain, correlated))[0] == 0.5
-    assert capsys.readouterr().out == ''
-    new_model(project).train(*correlated, 1)
-    assert re.match('the noise of neighbouring pixels correlates by 0.4', capsys.readouterr().out)
+    both = joined(plain, correlated)
+    for given, swap, share in ((plain, 'auto', 0), (correlated, 'auto', 1), (both, 'auto', 0.5), (both, 'pixels', 0),
+                               (both, 'images', 1)):
+        whole.clear()
+        new_model(project).train(*given, 1, swap=swap)
+        assert torch.cat(whole).float().mean() == share
+        says = re.match('the noise of neighbouring pixels correlates by (0.4)?', capsys.readouterr().out)
+        assert bool(says) == (swap == 'auto') and (not says or bool(says[1]) == (share > 0))
 
 
 @pytest.mark.parametrize('H, W', [(4, 4), (4, 6)])
@@ -508,37 +493,26 @@ def test_turn(project, H, W):
 
 # --------------------------------------------------------------------------------- save and load
 
-def test_round_trip_keeps_every_bit(project, model, tmp_path):
+def test_round_trip_keeps_every_bit(project, model, tmp_path, monkeypatch):
+    """Into the tensors that are there; also after another save to the same file has failed."""
     special = [0.0, -0.0, 1e-45, -1e-45, 1.17e-38, 3.4028235e38, -3.4028235e38, 1 / 3]
     with torch.no_grad():
         for weight in parameters(model):
             weight.normal_()
         parameters(model)[0][:len(special), 0, 0, 0] = torch.tensor(special)
-    expected = bits(model)
+    expected, path = bits(model), tmp_path / 'model.pth'
     assert expected[0][1:3, 0, 0, 0].tolist() == [-2 ** 31, 1], 'the special values are not there'
-    path = tmp_path / 'model.pth'
     model.save(path)
-    assert path.stat().st_size < 10e6
-    assert same(bits(model), expected)
+    assert path.stat().st_size < 10e6 and same(bits(model), expected)
     other = new_model(project, seed=5)
     own = parameters(other)
+    monkeypatch.setattr(os, 'replace', broken)
+    with pytest.raises(OSError, match='full'):
+        other.save(path)
     other.load(str(path))
     assert same(bits(other), expected)
     assert all(a is b for a, b in zip(own, parameters(other))), 'other tensors than before'
-    other.save(path)                                            # over the file that is there
-    model.load(path)
-    assert same(bits(model), expected)
     assert [entry.name for entry in tmp_path.iterdir()] == ['model.pth']
-
-
-def test_save_is_atomic(project, model, tmp_path, monkeypatch):
-    path = tmp_path / 'model.pth'
-    model.save(path)
-    content = path.read_bytes()
-    monkeypatch.setattr(os, 'replace', broken)
-    with pytest.raises(OSError, match='full'):
-        new_model(project, seed=5).save(path)
-    assert path.read_bytes() == content and [entry.name for entry in tmp_path.iterdir()] == ['model.pth']
 
 
 @pytest.mark.parametrize('write', ['save', 'storage.write'])
@@ -558,15 +532,12 @@ def test_save_removes_what_a_kill_left_a_while_ago(model, tmp_path, write):
 def test_weights_that_do_not_fit_are_named(model):
     weights, before = model.weights(), bits(model)
     name, weight = list(weights.items())[-1]
-    fewer = {key: value for key, value in weights.items() if key != name}
-    for wrong, words in (({**weights, name: weight[:1]}, r'torch.float32 \(1,\), expected torch.float32 \(3,\)'),
-                         ({**weights, name: weight.double()}, r'torch.float64 \(3,\), expected torch.float32 \(3,\)'),
-                         ({**weights, name: 3}, '(int|3), expected'), ({**weights, name: weight * math.nan}, 'NaN'),
-                         (fewer, 'None(Type)?, expected torch')):
-        with pytest.raises(ValueError, match=f"^weights: '{name}' .*{words}"):
-            model.set_weights(wrong)
-    with pytest.raises(ValueError, match="^weights: 'extra' is torch.float32 .* expected None"):
-        model.set_weights({**weights, 'extra': weight})
+    for key, wrong, words in ((name, weight[:1], r'torch.float32 \(1,\), expected torch.float32 \(3,\)'),
+                              (name, weight.double(), r'torch.float64 \(3,\), expected torch.float32 \(3,\)'),
+                              (name, 3, '(int|3), expected'), (name, weight * math.nan, 'NaN'),
+                              (name, None, 'None(Type)?, expected torch'), ('extra', weight, 'expected None')):
+        with pytest.raises(ValueError, match=f"^weights: '{key}' .*{words}"):
+            model.set_weights({**weights, key: wrong})
     assert same(bits(model), before)
     for value in weights.values():
         value.zero_()
@@ -690,11 +661,11 @@ def test_a_move_that_fails_changes_nothing(untouched):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='links need permission')
 def test_save_follows_a_link(model, tmp_path):
-    (tmp_path / 'there').mkdir()
-    for path in ('there/model.pth', 'there/model.pth'):         # first it is not there
-        (tmp_path / 'link.pth').unlink(missing_ok=True)
-        (tmp_path / 'link.pth').symlink_to(tmp_path / path)
-        model.save(tmp_path / 'link.pth')
-        assert (tmp_path / 'link.pth').is_symlink()
-        model.load(tmp_path / path)
+    there, link = tmp_path / 'there' / 'model.pth', tmp_path / 'link.pth'
+    there.parent.mkdir()
+    link.symlink_to(there)
+    for _ in range(2):                                          # first the file is not there
+        model.save(link)
+        assert link.is_symlink()
+        model.load(there)
     assert len(list(tmp_path.rglob('*'))) == 3
