@@ -2,7 +2,6 @@
 import copy
 import pickle
 import weakref
-from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from torch import nn
 
 from Miniproject_2.model import (MSE, SGD, Conv2d, NearestUpsampling, ReLU, Sequential, Sigmoid, TransposeConv2d,
                                  Upsampling)
-from others.tests.test_framework_properties import TWINS, Square, assert_equal, changed, distance, results, twins
+from others.tests.test_framework_properties import TWINS, Square, assert_equal, distance, results, twins
 
 X = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(1))
@@ -28,8 +27,8 @@ def test_blocks_without_parameters(block, arguments, shape):
     torch.manual_seed(0)
     for scale in 0.01, 1, 255, 1e4:
         ours, theirs = (kind(*arguments) for kind in TWINS[block])
-        x = torch.randn(shape, dtype=torch.float64) * scale
-        gradient = torch.randn_like(theirs(x))
+        x = (torch.randn(shape, dtype=torch.float64) * scale).requires_grad_()
+        gradient = torch.randn_like(theirs(x)).requires_grad_()
         assert_equal(results(ours, x, gradient), results(theirs, x, gradient))
         assert ours.param() == []
 
@@ -111,38 +110,6 @@ def test_pending_closures_are_independent():
         for i, (_, total) in enumerate(network.param()):
             name = f'gradient of parameter {i}'
             assert distance(total, expected[0][name] + expected[1][name]) <= 1e-12
-
-
-@pytest.mark.parametrize('autograd', [False, True])
-@pytest.mark.parametrize('build', [lambda: Conv2d(3, 4, 3, 2, 1), lambda: Conv2d(3, 4, (3, 2)),
-                                   lambda: TransposeConv2d(3, 4, 3, 2, 1), small_network,
-                                   lambda: Upsampling(3, 4, 3), lambda: Upsampling(3, 32, 3),
-                                   lambda: NearestUpsampling(2), ReLU])
-def test_any_layout_and_no_graph(build, autograd):
-    """Views, expanded, not contiguous, requiring grad: the same result, which requires none."""
-    torch.manual_seed(0)
-    block = build()
-    x = torch.randn(2, 3, 9, 7)
-    gradient = torch.randn_like(block.infer(x))
-
-    def layouts(t):
-        yield t.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
-        yield t.to(memory_format=torch.channels_last)
-        yield torch.stack([t, t], -1)[..., 1]
-        yield t.clone().requires_grad_()
-
-    expected = {name: value.clone() for name, value in results(block, x, gradient).items()}
-    with torch.set_grad_enabled(autograd):
-        for x_like in layouts(x):
-            for gradient_like in layouts(gradient):
-                for name, value in results(block, x_like, gradient_like).items():
-                    assert not value.requires_grad
-                    torch.testing.assert_close(value, expected[name])
-        one = torch.ones(())
-        expanded = results(block, one.expand(2, 3, 9, 7), one.expand(gradient.shape))
-        dense = results(block, torch.ones(2, 3, 9, 7), torch.ones(gradient.shape))
-        for name, value in expanded.items():
-            torch.testing.assert_close(value, dense[name])
 
 
 def test_an_empty_batch():
@@ -255,9 +222,6 @@ def test_sgd_warns_of_a_parameter_that_it_is_given_twice():
 
 # ------------------------------------------------------------------ what an examiner types in a line or two
 
-ATTRIBUTES = attrgetter('in_channels', 'out_channels', 'groups', 'kernel_size', 'stride', 'padding', 'dilation')
-
-
 def trained(block, x=X) -> list:
     """Output, gradient of the input and of each parameter, ours or torch's, for a fixed gradient."""
     size = block(x).shape
@@ -290,26 +254,12 @@ BEHAVIOURS = [       # a name, ours, and torch's with the same weights, or the v
      lambda: trained(nn.ConvTranspose2d(3, 6, 3, 2, 1, 1, 3, True, 2))),
     ('Upsampling by position', lambda: trained(Upsampling(3, 6, 3, 2, 1, 2, 3, False, 2)),
      lambda: trained(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 6, 3, 2, 1, 2, 3, False)))),
-    ('attributes of Conv2d', lambda: ATTRIBUTES(Conv2d(3, 4, 3, 2, (1, 0))),
-     lambda: ATTRIBUTES(nn.Conv2d(3, 4, 3, 2, (1, 0)))),
-    ('attributes of TransposeConv2d', lambda: ATTRIBUTES(TransposeConv2d(3, 4, (3, 2), 2)),
-     lambda: ATTRIBUTES(nn.ConvTranspose2d(3, 4, (3, 2), 2))),
-    ('output_padding', lambda: TransposeConv2d(3, 4, 3, 2, output_padding=1).output_padding, (1, 1)),
     ('ReLU(inplace=True) overwrites', lambda: overwritten(ReLU(inplace=True)), lambda: overwritten(nn.ReLU(True))),
     ('ReLU does not', lambda: overwritten(ReLU()), X),
     ('nor after an upsampling by 1', lambda: overwritten(Sequential(NearestUpsampling(1), ReLU(inplace=True))), X),
     ('a part of a Sequential, with ReLU(inplace=True) after a convolution',
      lambda: trained(Sequential(Conv2d(3, 4, 3), ReLU(True), Sigmoid())[:2]),
      lambda: trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(True), nn.Sigmoid())[:2])),
-    *((f'{kind} with another {name}', lambda kind=kind, name=name, value=value: trained(
-        changed(TWINS[kind][0](6, 6, 3, 2, groups=3), **{name: value}), torch.cat([X, Y], 1)),
-       lambda kind=kind, name=name, value=value: trained(
-        changed(TWINS[kind][1](6, 6, 3, 2, groups=3), **{name: value}), torch.cat([X, Y], 1)))
-      for kind in ('Conv2d', 'TransposeConv2d') for name, value in dict(
-          stride=(1, 3), padding=(1, 0), dilation=(2, 1), output_padding=(1, 0)).items()
-      if (kind, name) != ('Conv2d', 'output_padding')),
-    ('an upsampling by another factor', lambda: trained(changed(Upsampling(3, 6, 3), scale_factor=(3, 1))),
-     lambda: trained(nn.Sequential(nn.Upsample(scale_factor=(3, 1)), nn.Conv2d(3, 6, 3)))),
     ("NumPy's integers", lambda: trained(Conv2d(*np.array([3, 6]), np.array([3, 2]), np.int32(2), groups=np.int8(3))),
      lambda: trained(nn.Conv2d(3, 6, (3, 2), 2, groups=3))),
     *((f'one by one, {options}', lambda options=options: one_by_one(
@@ -327,8 +277,4 @@ def test_as_torch_has_it(ours, expected):
     torch.manual_seed(0)
     found = ours()
     torch.manual_seed(0)
-    expected = expected() if callable(expected) else expected
-    if any(isinstance(value, torch.Tensor) for value in (expected if isinstance(expected, list) else [expected])):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    else:
-        assert found == expected
+    torch.testing.assert_close(found, expected() if callable(expected) else expected, rtol=1e-4, atol=1e-5)

@@ -15,22 +15,24 @@ from others.studies.variants import TORCH, copy_weights, torch_twin
 given_a_tally = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
 TWINS = {kind.__name__: (kind, twin) for kind, twin in TORCH.items()}
 CONVOLUTIONS = ['Conv2d', 'TransposeConv2d', 'Upsampling']
+SETTINGS = 'stride', 'padding', 'dilation', 'output_padding', 'scale_factor'
 
 
-def results(block, x, gradient=None) -> dict:
-    """Name -> the output and every gradient, ours or torch's; the upstream gradient is random, if not given."""
+def results(block, x, gradient) -> dict:
+    """Name -> the output and every gradient, ours or torch's, for an upstream gradient."""
     if isinstance(block, Module):
         block.zero_grad()
         output = block.forward(x)
         gradient_of_x = block.backward(gradient)
         gradients = [g.clone() for _, g in block.param()]
         assert output.is_contiguous() and gradient_of_x.is_contiguous()
+        assert not any(value.requires_grad for value in (output, gradient_of_x, *gradients))
     else:
         x = x.detach().clone().requires_grad_()
         block.zero_grad()
         with torch.enable_grad():
             output = block(x)
-            output.backward(gradient)
+            output.backward(gradient.detach())
         output, gradient_of_x, gradients = output.detach(), x.grad, [p.grad for p in block.parameters()]
     return {'output': output, 'gradient of the input': gradient_of_x,
             **{f'gradient of parameter {i}': g for i, g in enumerate(gradients)}}
@@ -88,6 +90,11 @@ def fast_configurations(draw):
 
 
 configurations = st.one_of(any_configurations(), fast_configurations())
+VIEWS = [       # of what is not contiguous
+    lambda x: x, lambda x: x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+    lambda x: x.to(memory_format=torch.channels_last), lambda x: torch.stack([x, x], -1)[..., 1],
+    lambda x: x[:, :1].expand(x.shape)]
+layouts = st.sampled_from([*VIEWS, lambda x: x.clone().requires_grad_()])
 
 
 def twins(configuration: tuple) -> tuple:
@@ -112,26 +119,42 @@ def upsampling(**options) -> tuple:
     return 'Upsampling', dict(in_channels=8, out_channels=16, **options), (3, 8, 5, 6)
 
 
+def tried(configuration):
+    return example(configuration=configuration, scale=1, layout=torch.clone, upstream=torch.clone)
+
+
+def changed(block, **settings) -> Module:
+    """With other attributes than it was made with."""
+    for name, value in settings.items():
+        setattr(block, name, value)
+    return block
+
+
 @given_a_tally
-@given(configuration=configurations, scale=st.sampled_from([1e-2, 1, 255]))
-@example(('TransposeConv2d', dict(in_channels=2, out_channels=3, kernel_size=3, dilation=(3, 2),
-                                  output_padding=(2, 1)), (2, 2, 5, 4)), 1)     # more room than places
-@example(('Conv2d', dict(in_channels=8, out_channels=12, kernel_size=4, stride=2), (1, 8, 10, 6)), 1)    # in tiles
-@example(('Conv2d', dict(in_channels=3, out_channels=32, kernel_size=2), (2, 3, 17, 9)), 1)
-@example(upsampling(kernel_size=3, padding=1), 1)
-@example(upsampling(kernel_size=(5, 2), padding=(2, 0), scale_factor=(3, 2)), 1)
-@example(upsampling(kernel_size=3, padding=(4, 1), dilation=2, groups=2), 1)
-@example(upsampling(kernel_size=2, padding=2), 1)               # which no transposed convolution is,
-@example(upsampling(kernel_size=2, padding=3), 1)
-@example(upsampling(kernel_size=3, padding=1, stride=2), 1)     # nor this
-def test_blocks_are_torchs_in_double_precision(tally, configuration, scale):
+@given(configuration=configurations, scale=st.sampled_from([1e-2, 1, 255]), layout=layouts, upstream=layouts)
+@tried(('TransposeConv2d', dict(in_channels=2, out_channels=3, kernel_size=3, dilation=(3, 2),
+                                output_padding=(2, 1)), (2, 2, 5, 4)))         # more room than places
+@tried(('Conv2d', dict(in_channels=8, out_channels=12, kernel_size=4, stride=2), (1, 8, 10, 6)))        # in tiles
+@tried(('Conv2d', dict(in_channels=3, out_channels=32, kernel_size=2), (2, 3, 17, 9)))
+@tried(upsampling(kernel_size=3, padding=1))
+@tried(upsampling(kernel_size=(5, 2), padding=(2, 0), scale_factor=(3, 2)))
+@tried(upsampling(kernel_size=3, padding=(4, 1), dilation=2, groups=2))
+@tried(upsampling(kernel_size=2, padding=2))                    # which no transposed convolution is,
+@tried(upsampling(kernel_size=2, padding=3))
+@tried(upsampling(kernel_size=3, padding=1, stride=2))          # nor this
+def test_blocks_are_torchs_in_double_precision(tally, configuration, scale, layout, upstream):
+    """So are those whose settings were changed after they were made."""
     tally()
     ours, _, exact, x, gradient = twins(configuration)
-    x, gradient = x.double() * scale, gradient.double()
-    twin = torch_twin(Sequential(ours)).double()
-    got = results(ours.to(torch.float64), x, gradient)
-    assert_equal(got, results(exact, x, gradient))
-    assert_equal(got, results(twin, x, gradient))
+    block, arguments, _ = configuration
+    later = {name: arguments[name] for name in SETTINGS if name in arguments}
+    late = changed(TWINS[block][0](**{name: value for name, value in arguments.items() if name not in later}), **later)
+    copy_weights(late, exact, back=True)
+    x, gradient, twin = layout(x.double() * scale), upstream(gradient.double()), torch_twin(Sequential(ours)).double()
+    expected = results(exact, x, gradient)
+    assert_equal(results(twin, x, gradient), expected)
+    for one in ours, late:
+        assert_equal(results(one.to(torch.float64), x, gradient), expected)
 
 
 def test_blocks_round_as_torchs_in_single_precision(tally):
@@ -277,6 +300,7 @@ class Residual(Module):
 LAYERS = {      # ours, and torch's
     'conv': (lambda: Conv2d(3, 3, 3, padding=1), lambda: nn.Conv2d(3, 3, 3, padding=1)),
     'relu': (ReLU, nn.ReLU), 'sigmoid': (Sigmoid, nn.Sigmoid), 'tanh': (Tanh, nn.Tanh),
+    'nearest': (lambda: NearestUpsampling((2, 1)), lambda: nn.Upsample(scale_factor=(2, 1))),
     'square': (Square, lambda: Twin(torch.square)),
     'scale': (Scale, lambda: Twin(lambda x, prelu: prelu.weight * x, nn.PReLU())),
     'residual': (lambda: Residual(Conv2d(3, 3, 1)), lambda: Twin(lambda x, conv: x + conv(x), nn.Conv2d(3, 3, 1))),
@@ -287,10 +311,10 @@ LAYERS = {      # ours, and torch's
 
 @given_a_tally
 @given(names=st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=6), shared=st.booleans(),
-       nested=st.booleans())
-@example(names=['conv', 'square', 'shifted', 'conv', 'square', 'shifted'], shared=True, nested=True)
-@example(names=['scale', 'doubled', 'residual', 'residual', 'scale', 'doubled'], shared=True, nested=False)
-def test_modules_in_a_row(tally, names, shared, nested):
+       nested=st.booleans(), view=st.sampled_from(VIEWS))
+@example(names=['conv', 'square', 'shifted', 'conv', 'square', 'shifted'], shared=True, nested=True, view=torch.clone)
+@example(names=2 * ['scale', 'doubled', 'residual'], shared=True, nested=False, view=torch.clone)
+def test_modules_in_a_row(tally, names, shared, nested, view):
     """What a subclass overrides is what runs. A module that stands in the row twice adds its gradients up."""
     tally()
     torch.manual_seed(0)
@@ -298,14 +322,15 @@ def test_modules_in_a_row(tally, names, shared, nested):
     for i, name in enumerate(names):
         pairs.setdefault(name if shared else i, tuple(build() for build in LAYERS[name]))
     ours, theirs = zip(*(pairs[name if shared else i] for i, name in enumerate(names)))
-    x, gradient = torch.randn(2, 2, 3, 5, 7, dtype=torch.float64)
+    x = view(torch.randn(2, 3, 5, 7, dtype=torch.float64))
     network = Sequential(*ours[:1], Sequential(*ours[1:])) if nested and len(ours) > 1 else Sequential(*ours)
     network.to(torch.float64)
     assert nested or tuple(network) == ours and network[-1] is ours[-1] and len(network) == len(ours)
     twin = nn.Sequential(*theirs).double()
     copy_weights(network, twin)
-    got, expected = results(network, x, gradient), results(twin, x, gradient)
-    assert_equal(got, expected)
+    gradient = view(torch.randn_like(twin(x).detach()))
+    got = results(network, x, gradient)
+    assert_equal(got, results(twin, x, gradient))
     assert distance(network.infer(x), got['output']) <= 1e-14
 
 
@@ -319,13 +344,6 @@ class Half(Module):
 def applied(block) -> Module:
     """After a forward."""
     block.forward(torch.zeros(2, 3, 9, 7))
-    return block
-
-
-def changed(block, **settings) -> Module:
-    """With other attributes than it was made with."""
-    for name, value in settings.items():
-        setattr(block, name, value)
     return block
 
 
