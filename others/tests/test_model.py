@@ -47,6 +47,13 @@ def pairs(N, H=8, W=8) -> tuple:
     return images(N, 3, H, W, seed=1), images(N, 3, H, W, seed=2)
 
 
+def steps_of(model, *arguments, **options) -> list:
+    """A training's `Progress` after each step."""
+    steps = []
+    model.train(*arguments, verbose=False, callback=steps.append, **options)
+    return steps
+
+
 def broken(*arguments):
     raise OSError('a disk that is full, a window that is closed')
 
@@ -133,9 +140,7 @@ def test_mixed_precision(model):
     assert model.to('cpu').mixed_precision, 'to() has undone it'
     output = model.predict(x)
     assert output.dtype is torch.float32 and 0 < (output - exact).abs().max() < 3
-    losses = []
-    model.train(*pairs(4), 1, verbose=False, callback=lambda progress: losses.append(progress.loss))
-    assert losses[0].dtype is torch.float32
+    assert steps_of(model, *pairs(4), 1)[0].loss.dtype is torch.float32
     assert all(weight.dtype is torch.float32 and weight.isfinite().all() for weight in parameters(model))
 
 
@@ -202,10 +207,9 @@ def test_train_learns_from_noisy_pairs(project):
     generator = torch.Generator().manual_seed(0)
     clean = (torch.rand(96, 3, 1, 1, generator=generator) * 160 + 48).expand(96, 3, 8, 8)
     first, second = (clean + 40 * torch.randn(2, 96, 3, 8, 8, generator=generator)).clamp(0, 255)
-    model, losses = new_model(project), []
+    model = new_model(project)
     with torch.set_grad_enabled(False):
-        model.train(first[:64], second[:64], 6, batch_size=8, verbose=False,
-                    callback=lambda progress: losses.append(float(progress.loss)))
+        losses = [float(step.loss) for step in steps_of(model, first[:64], second[:64], 6, batch_size=8)]
         output = model.predict(first[64:])
     assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
     noise, error = ((x - clean[64:]).pow(2).mean() for x in (first[64:], output))
@@ -216,13 +220,12 @@ def test_the_loss_is_the_mean_squared_error(project, monkeypatch):
     """Of images in 0..1; those of 14 rows as padded with the last one to 16."""
     monkeypatch.setattr(project, 'swap_noise', lambda first, second, whole: (first, second))
     monkeypatch.setattr(project, 'turn', lambda first, second: (first, second))
-    model, losses = new_model(project), []
-    first, second = pairs(2, 14, 8)
+    model, (first, second) = new_model(project), pairs(2, 14, 8)
     noisy, target = (F.pad(x.double() / 255, (0, 0, 0, 2), mode='replicate') for x in (first, second))
     with torch.no_grad():
         output = model.net(noisy.float() - (0.5 if project is PROJECTS[2] else 0)).double()
-        model.train(first, second, 1, verbose=False, callback=lambda progress: losses.append(progress.loss))
-    assert float(losses[0]) == pytest.approx(float((output - target).square().mean()), rel=1e-5)
+        (step,) = steps_of(model, first, second, 1)
+    assert float(step.loss) == pytest.approx(float((output - target).square().mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize('in_target', [False, True])
@@ -243,14 +246,14 @@ def test_a_value_that_is_not_finite_ends_the_training(project, in_target):
 def test_callback_and_rates(model, monkeypatch):
     """20 steps: 5 an epoch, 4 epochs. The rates that the optimizer has are those of torch's OneCycleLR, whose last
     point is at the end of the last step here: in the first tenth up from peak / 20, then down to peak / 1000."""
-    used, steps, step = [], [], model.step
+    used, step = [], model.step
 
     def spy(first, second, optimizer, *rest):
         used.extend(group['lr'] for group in getattr(optimizer, 'param_groups', [vars(optimizer)]))
         return step(first, second, optimizer, *rest)
 
     monkeypatch.setattr(model, 'step', spy)
-    model.train(*pairs(18, 4, 4), 4, verbose=False, callback=steps.append)
+    steps = steps_of(model, *pairs(18, 4, 4), 4)
     assert [(p.epoch, p.num_epochs, p.step, p.num_steps) for p in steps] == [
         (1 + k // 5, 4, k + 1, 20) for k in range(20)]
     assert all(p.loss.shape == () and p.loss.isfinite() and not p.loss.requires_grad for p in steps)
@@ -298,10 +301,7 @@ def test_num_epochs_is_optional(project):
 
 def peak_rate(model, **options) -> float:
     """Of a training of 10 steps, one of which meets it."""
-    rates = []
-    model.train(*pairs(10, 4, 4), 1, batch_size=1, verbose=False,
-                callback=lambda progress: rates.append(progress.lr), **options)
-    return max(rates)
+    return max(step.lr for step in steps_of(model, *pairs(10, 4, 4), 1, batch_size=1, **options))
 
 
 def test_trained_weights_are_trained_on_gently(project, model, tmp_path, monkeypatch):
@@ -381,10 +381,8 @@ def test_what_is_no_state_of_this_training_is_refused(untouched, state):
 
 def test_lengthening_begins_another_cycle(project, state):
     """From the step that `start` names."""
-    rates = []
-    new_model(project).train(*pairs(6), 5, resume={**state, 'start': 3, 'num_steps': 10}, verbose=False,
-                             callback=lambda progress: rates.append(progress.lr))
-    assert rates == [project.one_cycle(i / 7, project.Model.PEAK_LR) for i in range(7)]
+    steps = steps_of(new_model(project), *pairs(6), 5, resume={**state, 'start': 3, 'num_steps': 10})
+    assert [step.lr for step in steps] == [project.one_cycle(i / 7, project.Model.PEAK_LR) for i in range(7)]
 
 
 # --------------------------------------------------------------------------- swapping and turning

@@ -123,17 +123,13 @@ def test_predict_takes_each_image_by_itself(trained, tally, x):
     torch.testing.assert_close(trained.predict(padded, ensemble=False)[:, :, :H, :W], whole, **ROUNDING)
 
 
-def test_predict_by_threads_after_save_and_load_elsewhere(trained, project, tmp_path, monkeypatch, tally):
-    trained.save(tmp_path / 'model.pth')
-    monkeypatch.chdir(tmp_path)
-    other = new_model(project, seed=5)
-    other.load('model.pth')
+def test_predict_by_threads(trained, tally):
     inputs = [images(4, 3, 16, 16 + i, seed=i) for i in range(4)]
     barrier = threading.Barrier(len(inputs))
 
     def work(x: torch.Tensor) -> list:
         barrier.wait()
-        return [other.predict(x) for _ in range(3)]
+        return [trained.predict(x) for _ in range(3)]
 
     with ThreadPoolExecutor(len(inputs)) as pool:
         for x, outputs in zip(inputs, pool.map(work, inputs)):
