@@ -90,11 +90,17 @@ def fast_configurations(draw):
 
 
 configurations = st.one_of(any_configurations(), fast_configurations())
+
+
+def requiring_grad(x):
+    return x.clone().requires_grad_()
+
+
 VIEWS = [       # of what is not contiguous
     lambda x: x, lambda x: x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
     lambda x: x.to(memory_format=torch.channels_last), lambda x: torch.stack([x, x], -1)[..., 1],
     lambda x: x[:, :1].expand(x.shape)]
-layouts = st.sampled_from([*VIEWS, lambda x: x.clone().requires_grad_()])
+layouts = st.sampled_from([*VIEWS, requiring_grad])
 
 
 def twins(configuration: tuple) -> tuple:
@@ -120,7 +126,7 @@ def upsampling(**options) -> tuple:
 
 
 def tried(configuration):
-    return example(configuration=configuration, scale=1, layout=torch.clone, upstream=torch.clone)
+    return example(configuration=configuration, scale=1, layout=requiring_grad, upstream=requiring_grad)
 
 
 def changed(block, **settings) -> Module:
