@@ -162,9 +162,9 @@ def saved(project, content) -> bytes:
 def bombs(project, good: bytes) -> dict:
     """Small files that ask for 300 MB and more, in memory or in an error's message."""
     size = 3 * 10 ** 8
-    files = {'memo of 2^31 places': b'\x80\x04Nr\xff\xff\xff\x7f.',
+    files = {'memo of 2^26 places': b'\x80\x04}r\0\0\0\x02.', 'many dicts': b'\x80\x04' + b'}' * 10 ** 7 + b'.',
              'BINBYTES that are missing': b'\x80\x04B\xff\xff\xff\x7f.',
-             'FRAME': b'\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN.',
+             'FRAME': b'\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f}.',
              'deep': b'\x80\x04' + b']' * 10 ** 5 + b'a' * (10 ** 5 - 1) + b'.'}
     if project is PROJECTS[2]:
         entry = {'shape': [2 ** 18], 'float32': bytes(2 ** 20)}
@@ -175,9 +175,11 @@ def bombs(project, good: bytes) -> dict:
         return {**files, **{name: saved(project, {'weights': weights}) for name, weights in contents.items()}}
 
     content = torch.load(io.BytesIO(good), weights_only=True)
+    weights = content['weights']
     changes = {'bytearray': {'extra': Call(bytearray, size)}, 'laughs': {'widths': laughs(list, 22)},
                'laughs in a key': {'weights': {laughs(tuple, 22): torch.zeros(1)}},
-               'a long name': {'weights': {'x\n' * 10 ** 5: torch.zeros(1)}}, 'many widths': {'widths': [1] * 10 ** 5}}
+               'a long name': {'weights': {**weights, 'x\n' * 10 ** 5: torch.zeros(1)}},
+               'many widths': {'widths': [1] * 10 ** 5}}
     return {**files, **{name: saved(project, {**content, **change}) for name, change in changes.items()},
             'zip bomb, storage': rezipped(good, {'data/0': bytes(size)}),
             'zip bomb, pickle': rezipped(good, {'data.pkl': b'\x80\x02' + b'N0' * (size // 2) + b'N.'})}
@@ -218,7 +220,7 @@ def wrong_contents_1(good: bytes) -> dict:
         'a weight missing': ({**content, 'weights': fewer}, name, shape),
         'a weight too many': ({**content, 'weights': {**weights, 'extra': weight}}, 'extra'),
         'an extra key': ({**content, 'extra': 3}, 'extra'), 'no widths': ({'weights': weights}, 'widths'),
-        'a number for a name': ({**content, 'weights': {3: weight}},),
+        'a number for a name': ({**content, 'weights': {**weights, 3: weight}}, '3'),
         'other widths': ({**content, 'widths': [8, 16]}, '[8, 16]', '[24, 48, 96, 192]'),
         'weights of no kind': ({**content, 'weights': 5},)}
     return {key: (saved(PROJECTS[1], wrong), words) for key, (wrong, *words) in contents.items()}
