@@ -20,7 +20,7 @@ import Miniproject_1.model
 import Miniproject_2.model
 from others import data
 from others.common import records
-from others.common.storage import ROOT
+from others.common.storage import ROOT, UserError
 
 signal.signal(signal.SIGINT, signal.default_int_handler)     # what runs the tests may have had it ignored
 
@@ -86,6 +86,16 @@ def bits(model) -> list:
 
 def same(a: list, b: list) -> bool:
     return len(a) == len(b) and all(map(torch.equal, a, b))
+
+
+def contents(folder) -> dict:
+    """{name: bytes} of the files in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refused(words: str):
+    """Inside `with`, an error whose line the words, a regular expression, describe."""
+    return pytest.raises(UserError, match=words)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from torch.nn.functional import avg_pool2d, unfold
 from others import data
 from others.common import noise, storage
 from others.common.dead_leaves import fractal_noise, topmost
-from others.common.metrics import load_pairs, psnr, psnr_bound
-from others.tests.conftest import images
+from others.common.metrics import load_pairs, psnr
+from others.tests.conftest import contents, images
 
 SIGMAS = 4              # a correct sampler fails a check with a probability of 1 in 16,000
 
@@ -43,13 +43,12 @@ def test_the_noise_is_unbiased_and_independent_of_version_and_neighbour():
     # The residuals in standard deviations, of one channel: independent, mean 0, variance 1.
     first, second = (torch.stack([(image - mean)[0] / std[0] for image in version]) for version in
                      zip(*(data.point_sample(square, generator)[:2] for _ in range(draws))))
-    samples = first.numel()
     for residual in first, second:
-        assert abs(residual.mean()) < SIGMAS / samples ** 0.5
-        # 2 is the variance of a squared normal residual; here it is smaller, values being uniform.
-        assert abs(residual.square().mean() - 1) < SIGMAS * (2 / samples) ** 0.5
         errors = residual.mean(0) * draws ** 0.5            # of each pixel: normal by now
-        assert abs(errors.square().mean() - 1) < SIGMAS * (2 / errors.numel()) ** 0.5
+        assert abs(residual.mean()) < SIGMAS / residual.numel() ** 0.5
+        # 2 is the variance of a squared normal residual; of a uniform one it is smaller.
+        for normal in residual, errors:
+            assert abs(normal.square().mean() - 1) < SIGMAS * (2 / normal.numel()) ** 0.5
     for one, other in ((first, second), (first[:, 1:], first[:, :-1]),
                        (first[..., 1:], first[..., :-1]), (first[1:], first[:-1])):
         assert abs((one * other).mean()) < SIGMAS / one.numel() ** 0.5
@@ -59,18 +58,16 @@ def test_the_noise_is_unbiased_and_independent_of_version_and_neighbour():
                                          (100, 200, {96}), (64, 64, {64})])
 def test_random_squares_have_every_allowed_side_and_position(H, W, sides):
     coordinates = torch.stack(torch.meshgrid(torch.arange(H), torch.arange(W), indexing='ij'))
-    generator, seen, corners = seeded(), set(), []
+    generator, seen = seeded(), []
     for _ in range(500):
         square = data.random_square(coordinates, generator)
-        side = square.shape[1]
-        top, left = square[:, 0, 0].tolist()
-        assert torch.equal(square, coordinates[:, top:top + side, left:left + side])
-        assert square.shape[2] == side
-        seen.add(side)
-        corners.append((top / max(1, H - side), left / max(1, W - side)))
-    assert seen == sides
-    for places, room in zip(zip(*corners), (H - min(sides), W - min(sides))):
-        assert min(places) < 0.1 and (max(places) > 0.9 or room == 0)
+        side, (top, left) = square.shape[1], square[:, 0, 0].tolist()
+        assert torch.equal(square, coordinates[:, top:top + side, left:left + side]) and square.shape[2] == side
+        seen.append((side, top / max(1, H - side), left / max(1, W - side)))
+    found, *places = zip(*seen)
+    assert set(found) == sides
+    for part, room in zip(places, (H - min(sides), W - min(sides))):
+        assert min(part) < 0.1 and (max(part) > 0.9 or room == 0)
 
 
 def test_centre_square_is_the_largest_in_the_middle():
@@ -109,10 +106,6 @@ def sets_in(folder: Path) -> list:
     return [*load_pairs(folder / 'train_data.pkl'), *load_pairs(folder / 'val_data.pkl')]
 
 
-def contents(folder: Path) -> dict:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_no_photograph_gives_both_training_and_validation_pairs(photos, tmp_path, capsys):
     make('photos', photos, '--out', tmp_path / 'out', '--train', 54, '--val', 9)
     first, second, noisy, clean = sets_in(tmp_path / 'out')
@@ -124,13 +117,8 @@ def test_no_photograph_gives_both_training_and_validation_pairs(photos, tmp_path
     assert not set(training) & set(validation)
     assert {training.count(colour) for colour in training} == {3}
     assert {validation.count(colour) for colour in validation} == {4, 5}
-    changes = sum(map(tuple.__ne__, training, training[1:]))
-    assert changes > 30                                         # 17 if not in random order
-    out, err = capsys.readouterr()
-    assert out.strip() == f'{tmp_path / "out"}: 54 training and 9 validation pairs, ' \
-                          f'noisy against clean {psnr_bound(noisy):.2f} dB'
-    assert [line.split(',')[0] for line in err.splitlines()] == [
-        'checking photographs: 20 of 20', 'validation pairs: 9 of 9', 'training pairs: 54 of 54']
+    assert sum(map(tuple.__ne__, training, training[1:])) > 30  # 17 if not in random order
+    assert '54 training and 9 validation pairs' in capsys.readouterr().out
 
 
 def test_centre_takes_the_same_photographs_for_validation(photos, tmp_path):
@@ -151,9 +139,8 @@ def test_fewer_pairs_than_photographs_and_two_photographs(photos, tmp_path):
     for path in sorted(photos.rglob('*.*'))[2:]:
         path.unlink()
     make('photos', photos, '--out', tmp_path / 'two', '--train', 4, '--val', 4)
-    first, _, noisy, _ = sets_in(tmp_path / 'two')
-    assert len(set(colours_in(first) + colours_in(noisy))) == 2
-    assert len(set(colours_in(first))) == len(set(colours_in(noisy))) == 1
+    first, _, noisy, _ = map(colours_in, sets_in(tmp_path / 'two'))
+    assert len(set(first)) == len(set(noisy)) == 1 and first[0] != noisy[0]
 
 
 @pytest.mark.parametrize('mode, suffix, colour, expected', [
@@ -174,7 +161,6 @@ def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, c
     sizes = '--train', 20, '--val', 2
     make('photos', photos, '--out', tmp_path / 'before', *sizes)
     (photos / '00.jpg').write_text('no picture')
-    (photos / 'empty.webp').touch()
     (photos / 'notes.txt').write_text('no picture, and not said to be one')
     Image.new('RGB', (63, 500)).save(photos / 'small.jpeg')
     Image.new('F', (99, 99), 40000).save(photos / 'deep.tif')
@@ -187,8 +173,7 @@ def test_unusable_photographs_are_named_and_the_rest_goes_on(photos, tmp_path, c
     assert contents(tmp_path / 'before') == contents(tmp_path / 'after')
     skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith('skipped')]
     reasons = {'00.jpg': 'cannot identify', 'cut.jpg': 'truncated', 'deep.tif': 'floating point',
-               'empty.webp': 'cannot identify', 'huge.ppm': '400,000,000 pixels, expected at most',
-               'lossy.ppm': '16 bits a channel, expected PNG or TIFF', 'small.jpeg': '63 x 500 pixels, expected'}
+               'huge.ppm': '400,000,000 pixels', 'lossy.ppm': '16 bits a channel', 'small.jpeg': '63 x 500 pixels'}
     assert len(skipped) == len(reasons)
     for line, (name, reason) in zip(skipped, reasons.items()):
         assert line.startswith(f'skipped {photos / name}: ') and reason in line
@@ -205,24 +190,20 @@ def test_linked_folders_are_searched_and_each_photograph_is_taken_once(photos, t
     (photos / '21.png').symlink_to(photos / '01.PNG')
     paths, refused = data.pictures_below(photos)
     assert paths == sorted(paths) and refused == [] and len(paths) == len(before) + 1
-    new, = set(paths) - set(before)
-    assert new.name == 'linked.png'
-    with pytest.raises(storage.UserError, match='holds 1 usable'):
-        data.usable_photos(photos / 'again')
+    assert [path.name for path in set(paths) - set(before)] == ['linked.png']
 
 
 @pytest.mark.parametrize('folders, same, asks', [
-    (('A', 'B'), True, True), (('A', 'B', 'clean'), True, True), (('1', 'deeper/2'), True, True),
-    (('A', 'B'), False, False), (('A',), True, False)])
+    (('A', 'B', 'clean'), True, True), (('1', 'deeper/2'), True, True), (('A', 'B'), False, False),
+    (('A',), True, False)])
 def test_folders_of_shots_are_not_taken_for_photographs(tmp_path, folders, same, asks):
     """Files of the same names that show the same; cameras give the same names, too."""
     for k, folder in enumerate(folders):
         (tmp_path / folder).mkdir(parents=True)
         for i in range(3):
-            scene = images(3, 8, 8, seed=i + (0 if same else 10 * k))[None].float()
-            noisy = torch.nn.functional.interpolate(scene, scale_factor=8)[0] + 40 * torch.randn(
-                3, 64, 64, generator=seeded(100 + 10 * k + i))
-            Image.fromarray(noise.to_bytes(noisy).permute(1, 2, 0).numpy()).save(tmp_path / folder / f'{i}.png')
+            scene = images(8, 8, 3, seed=i + (0 if same else 10 * k)).repeat_interleave(8, 0).repeat_interleave(8, 1)
+            noisy = scene + 40 * torch.randn(64, 64, 3, generator=seeded(100 + 10 * k + i))
+            Image.fromarray(noise.to_bytes(noisy).numpy()).save(tmp_path / folder / f'{i}.png')
     if asks:
         first, second = (tmp_path / folder for folder in folders[:2])
         with pytest.raises(storage.UserError, match=f'FOLDER: {first} and .*data pairs {first} {second}'):
@@ -233,46 +214,33 @@ def test_folders_of_shots_are_not_taken_for_photographs(tmp_path, folders, same,
 
 # ------------------------------------------------------------------------------------- other noise
 
-def test_a_share_of_0_gives_the_pairs_of_before_and_1_nothing_but_other_noise(monkeypatch):
-    photo, generator = images(3, 230, 300), seeded()
-
-    def pairs(n: int, share: float) -> tuple:
-        return data.make_pairs([0], n, 'pairs', lambda _: photo, seeded(), share)
-
-    order = torch.randperm(9, generator=generator)
-    expected = zip(*(data.point_sample(data.random_square(photo, generator), generator) for _ in order))
-    assert all(torch.equal(made[order], torch.stack(one)) for made, one in zip(pairs(9, 0.), expected))
+@pytest.mark.parametrize('share', [0., 0.25, 1.])
+def test_other_noise_has_its_share(monkeypatch, share):
     course = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
     monkeypatch.setattr(data, 'point_sample', lambda square, generator: course)
     monkeypatch.setattr(data, 'other_sample', lambda photo, generator: course + 1)
-    for share in 0., 0.25, 1.:
-        other = int(pairs(400, share)[0][:, 0, 0, 0].sum())
-        assert abs(other - 400 * share) <= SIGMAS * math.sqrt(400 * share * (1 - share))
+    first, _, _ = data.make_pairs([0], 400, 'pairs', lambda _: images(3, 230, 300), seeded(), share)
+    assert abs(int(first[:, 0, 0, 0].sum()) - 400 * share) <= SIGMAS * math.sqrt(400 * share * (1 - share))
 
 
 def test_the_kinds_of_other_noise_are_equally_frequent_and_their_strengths_in_their_ranges(monkeypatch):
-    drawn = {'blocks': [], 'gaussian_noise': [], 'correlated_noise': [], 'poisson_noise': [], 'jpeg': []}
-    square = images(3, 32, 32)
-    monkeypatch.setattr(data, 'random_square', lambda photo, generator, blocks=None:
-                        blocks and drawn['blocks'].append([blocks]) or square)
-    for kind in list(drawn)[1:]:
+    kinds = {'gaussian_noise': (0, 12.5, 50), 'correlated_noise': (0, 12.5, 50), 'poisson_noise': (8, 126.5, 2000),
+             'jpeg': (20, 57.5, 95)}
+    drawn, generator, n = {kind: [] for kind in kinds}, seeded(), 600
+    for kind in kinds:
         monkeypatch.setattr(noise, kind, lambda clean, *strengths, kind=kind: drawn[kind].append(strengths) or clean)
-    generator, n = seeded(), 600
     for _ in range(n):
         data.other_sample(images(3, 64, 160), generator)
-    assert {blocks for blocks, in drawn.pop('blocks')} == {(2, 2)}          # 64 pixels hold no larger ones
-    assert drawn['correlated_noise'][::2] == drawn['correlated_noise'][1::2]         # both shots are as noisy
-    sigmas, photons = (list(zip(*drawn[kind]))[0] for kind in ('gaussian_noise', 'poisson_noise'))
-    wide, reaches, _ = zip(*drawn['correlated_noise'])
-    qualities, corners = zip(*drawn['jpeg'])
-    assert sorted(set(sum(corners, ()))) == list(range(16)) and corners[::2] != corners[1::2]
-    for strengths, low, middle, high in ((sigmas, 0, 12.5, 50), (wide, 0, 12.5, 50), (photons, 8, 126.5, 2000),
-                                         (reaches, 0.4, 1.2, 2), (qualities, 20, 57.5, 95)):
-        strengths = strengths[::2]
+    for kind, (low, middle, high) in kinds.items():
+        strengths, others = ([strength for strength, *_ in shots] for shots in (drawn[kind][::2], drawn[kind][1::2]))
+        assert strengths == others                              # both shots are as noisy
         assert abs(len(strengths) - n / 6) < SIGMAS * math.sqrt(n * 5 / 36)
         assert low <= min(strengths) and max(strengths) <= high
         above = sum(strength > middle for strength in strengths)
         assert abs(above - len(strengths) / 2) < SIGMAS * math.sqrt(len(strengths) / 4)
+    reaches, corners = ([second for _, second, *_ in drawn[kind]] for kind in ('correlated_noise', 'jpeg'))
+    assert 0.4 <= min(reaches) < 0.5 and 1.9 < max(reaches) <= 2 and reaches[::2] == reaches[1::2]
+    assert {*sum(corners, ())} == {*range(16)} and corners[::2] != corners[1::2]
 
 
 def test_two_shots_with_other_noise_share_their_clean_image_and_nothing_else(monkeypatch):
@@ -281,7 +249,6 @@ def test_two_shots_with_other_noise_share_their_clean_image_and_nothing_else(mon
     photo, generator = images(3, 230, 230, low=60, high=196), seeded()
     for _ in range(40):
         first, second, clean = data.other_sample(photo, generator)
-        assert {image.dtype for image in (first, second, clean)} == {torch.uint8}
         a, b = ((image.double() - clean)[0] for image in (first, second))
         if torch.equal(first, second):
             assert not a.any()
@@ -295,29 +262,19 @@ def test_two_shots_with_other_noise_share_their_clean_image_and_nothing_else(mon
 def test_validation_keeps_the_noise_of_the_course(tmp_path):
     for i in range(3):
         Image.fromarray(images(99, 99, 3, seed=i).numpy()).save(tmp_path / f'{i}.png')
-    sets = []
     for share in '0', '1':
         make('photos', tmp_path, '--out', tmp_path / share, '--train', 8, '--val', 3, '--other-noise', share)
-        sets.append(sets_in(tmp_path / share))
-    same = [torch.equal(one, other) for one, other in zip(*sets)]
+    same = [torch.equal(one, other) for one, other in zip(sets_in(tmp_path / '0'), sets_in(tmp_path / '1'))]
     assert same == [False, False, True, True]
-
-
-@pytest.mark.parametrize('share', ['-0.1', '1.01', 'nan', 'half', '10%'])
-def test_a_share_that_is_none_is_refused(share, tmp_path, capsys):
-    with pytest.raises(SystemExit) as exit:
-        data.main(['photos', str(tmp_path), '--other-noise', share])
-    assert exit.value.code == 2 and '--other-noise' in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------- dead leaves
 
 def test_the_demo_is_as_noisy_as_the_course_set(tmp_path):
     data.make_demo(tmp_path, train=1, val=200)
-    first, second, noisy, clean = sets_in(tmp_path)
-    assert first.shape == second.shape == (1, 3, 32, 32) and noisy.shape == (200, 3, 32, 32)
+    _, _, noisy, clean = sets_in(tmp_path)
     dB = psnr(noisy, clean)
-    assert abs(dB.mean() - 20.72) < 1
+    assert noisy.shape == (200, 3, 32, 32) and abs(dB.mean() - 20.72) < 1
     assert dB.std() > 2                                         # 3.2 dB among photographs
 
 
@@ -339,17 +296,13 @@ def test_no_canvas_gives_both_training_and_validation_pairs(tmp_path, monkeypatc
 
 
 def test_ensure_demo_makes_it_once(tmp_path, monkeypatch):
-    make_demo = data.make_demo
+    make_demo, folder = data.make_demo, tmp_path / 'new' / 'demo'
     monkeypatch.setattr(data, 'make_demo', lambda folder, force: make_demo(folder, 1, 1, force=force))
-    folder = tmp_path / 'new' / 'demo'
     folder.mkdir(parents=True)
     (folder / 'val_data.pkl').touch()               # a making that was killed half-way
-    assert data.ensure_demo(folder) == folder
-    before = contents(folder)
-    assert set(before) == {'train_data.pkl', 'val_data.pkl'}
+    assert data.ensure_demo(folder) == folder and len(sets_in(folder)[2]) == 1
     monkeypatch.setattr(data, 'make_demo', None)
     assert data.ensure_demo(folder) == folder
-    assert contents(folder) == before
 
 
 def test_a_leaf_has_the_area_of_its_shape_and_hides_those_before_it():
@@ -368,16 +321,14 @@ def test_a_leaf_has_the_area_of_its_shape_and_hides_those_before_it():
 
 
 def test_fractal_noise_has_its_spectrum():
+    """Power f^-3, so f^3 times power is flat; half of the modes are independent, exponential draws."""
     noise = fractal_noise(seeded())
     assert noise.square().mean().item() == pytest.approx(1, abs=1e-5)
-    power = torch.fft.fft2(noise).abs().square()
     f = torch.fft.fftfreq(512).mul(512)
     radius = (f[:, None].square() + f.square()).sqrt()
-    low, high = ((radius * scale - 50).abs() < 2 for scale in (1, 0.5))
-    # Power f^-3, so f^3 times power is flat; half of the modes are independent, exponential draws.
-    level, other = ((power * radius ** 3)[ring].mean() for ring in (low, high))
-    error = math.sqrt(2 / low.sum() + 2 / high.sum())
-    assert abs(level / other - 1) < SIGMAS * error
+    rings = [(radius - r).abs() < width for r, width in ((50, 2), (100, 4))]
+    level, other = ((torch.fft.fft2(noise).abs().square() * radius ** 3)[ring].mean() for ring in rings)
+    assert abs(level / other - 1) < SIGMAS * math.sqrt(sum(2 / ring.sum() for ring in rings))
 
 
 # ------------------------------------------------------------------------------------ both commands
@@ -407,15 +358,15 @@ def test_the_seed_decides_everything_and_nothing_else_does(command, tmp_path):
     assert not torch.equal(first, second) and not torch.equal(noisy, clean)
 
 
-@pytest.mark.parametrize('kept', ['train_data.pkl', 'val_data.pkl'])
-def test_files_are_replaced_only_by_force(command, kept, tmp_path):
-    (tmp_path / 'out').mkdir()
-    (tmp_path / 'out' / kept).write_bytes(b'mine')
-    with pytest.raises(storage.UserError, match=f'--out: .*{kept} exists.*--force'):
-        make(*command, '--out', tmp_path / 'out')
-    assert contents(tmp_path / 'out') == {kept: b'mine'}
-    make(*command, '--out', tmp_path / 'out', '--force')
-    assert [len(images) for images in sets_in(tmp_path / 'out')] == [5, 5, 3, 3]
+def test_files_are_replaced_only_by_force(command, tmp_path):
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'val_data.pkl').write_bytes(b'mine')
+    with pytest.raises(storage.UserError, match='--out: .*val_data.pkl exists.*--force'):
+        make(*command, '--out', out)
+    assert contents(out) == {'val_data.pkl': b'mine'}
+    make(*command, '--out', out, '--force')
+    assert [len(images) for images in sets_in(out)] == [5, 5, 3, 3]
 
 
 def test_a_failure_leaves_the_files_as_they_were(command, tmp_path, monkeypatch):
@@ -428,11 +379,10 @@ def test_a_failure_leaves_the_files_as_they_were(command, tmp_path, monkeypatch)
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(storage, 'write', full_disk)
-    for folder, seed in ((out, 1), (tmp_path / 'new' / 'fresh', 0)):
+    for folder in out, tmp_path / 'new' / 'fresh':
         with pytest.raises(OSError, match='No space left'):
-            make(*command, '--out', folder, '--seed', seed, '--force')
-    assert contents(out) == before
-    assert not (tmp_path / 'new').exists()
+            make(*command, '--out', folder, '--seed', 1, '--force')
+    assert contents(out) == before and not (tmp_path / 'new').exists()
 
 
 # -------------------------------------------------------------------------------------- the metrics
@@ -457,8 +407,8 @@ IMAGES = images(4, 3, 8, 8)
 @pytest.mark.parametrize('content', [
     IMAGES, (IMAGES,), (IMAGES, IMAGES, IMAGES), (IMAGES, 'clean'), {'a': IMAGES, 'b': IMAGES},
     (IMAGES, IMAGES[:3]), (IMAGES.double(), IMAGES.double()), (IMAGES, IMAGES.float()),
-    (IMAGES / 255 - 1, IMAGES.float()), (IMAGES.float(), IMAGES + 0.5), (IMAGES.float(), IMAGES / 0),
-    (IMAGES[0], IMAGES[0]), (IMAGES[:, :1], IMAGES[:, :1]), (IMAGES[:0], IMAGES[:0])])
+    (IMAGES / 255 - 1, IMAGES.float()), (IMAGES.float(), IMAGES / 0), (IMAGES[0], IMAGES[0]),
+    (IMAGES[:, :1], IMAGES[:, :1]), (IMAGES[:0], IMAGES[:0])])
 def test_load_pairs_refuses_other_contents(content, tmp_path):
     torch.save(content, tmp_path / 'other.pkl')
     with pytest.raises(ValueError, match='other.pkl must hold two'):
@@ -466,15 +416,13 @@ def test_load_pairs_refuses_other_contents(content, tmp_path):
 
 
 def test_load_pairs_refuses_files_that_are_damaged_or_hold_code(tmp_path):
+    path = tmp_path / 'some.pkl'
     for pair in ((IMAGES / 3, IMAGES.flip(0) * 0.7), (IMAGES, IMAGES.flip(0))):
-        torch.save(pair, tmp_path / 'whole.pkl')
-        assert all(map(torch.equal, load_pairs(tmp_path / 'whole.pkl'), pair))
-    (tmp_path / 'cut.pkl').write_bytes((tmp_path / 'whole.pkl').read_bytes()[:-100])
-    (tmp_path / 'empty.pkl').touch()
-    (tmp_path / 'text.pkl').write_text('hello')
-    torch.save((Path('class'), IMAGES), tmp_path / 'code.pkl')
-    for name in ('cut', 'empty', 'text', 'code'):
-        with pytest.raises(ValueError, match=f'{name}.pkl is not a file of pairs'):
-            load_pairs(tmp_path / f'{name}.pkl')
-    with pytest.raises(FileNotFoundError, match='missing.pkl'):
-        load_pairs(tmp_path / 'missing.pkl')
+        torch.save(pair, path)
+        assert all(map(torch.equal, load_pairs(path), pair))
+    whole = path.read_bytes()
+    torch.save((Path('class'), IMAGES), path)
+    for content in (path.read_bytes(), whole[:-100], b'', b'hello'):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match='some.pkl is not a file of pairs'):
+            load_pairs(path)

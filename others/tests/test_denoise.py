@@ -1,5 +1,4 @@
 """`others.denoise` against Model.predict on the bare pixels, for all the kinds of image files."""
-import contextlib
 import io
 import os
 import re
@@ -14,7 +13,8 @@ import tifffile
 from skimage.io import imsave
 
 from others import denoise
-from others.common import denoisers, images, storage
+from others.common import denoisers, images
+from others.tests.conftest import contents, refused
 
 
 @pytest.fixture(autouse=True)
@@ -177,55 +177,52 @@ def test_folder(mixed, stub, capsys, monkeypatch):
     monkeypatch.setattr(denoise, 'denoise', lambda image, *others: (
         real(image, *others) if image.values.size > 75 else 1 / 0))
     said = {'broken.png': 'skipped .*', 'moving.gif': '.*2 images, the first', 'notes.txt': 'left out .*',
-            'text.jpeg': 'skipped .*', 'wide.npy': 'skipped .*: floats from .*, expected 0 to 1, or --range LOW HIGH',
-            'tiny.bmp': 'skipped .*: division by zero'}
-    assert run(mixed) == 1
-    out, err = capsys.readouterr()
-    made = {**dict.fromkeys(('a.png', 'alpha.png', 'b.png', 'deep_grey.png', 'moving.png', 'same.png.png',
-                             'Same.bmp.png', 'same.png.bmp.png', LONG.replace('.bmp', '.png')), 'uint8 (10, 13'),
+            'text.jpeg': 'skipped .*', 'wide.npy': 'skipped .*: floats from .*', 'tiny.bmp': 'skipped .*: division'}
+    names = 'a alpha b moving same.png Same.bmp same.png.bmp'.split()
+    made = {**{f'{name}.png': 'uint8 (10, 13' for name in (*names, LONG[:-4])},
             'deep.tif': 'uint16 (10, 13', 'deep_grey.png': 'uint16 (10, 13', 'dense.tif': 'uint8 (10, 13',
             'half.npy': 'float64 (10, 13', 'large.png': 'uint8 (70, 150', 'turned.png': 'uint8 (13, 10'}
+    assert run(mixed) == 1
+    out, err = capsys.readouterr()
     changed = re.findall('(.+): changed by [0-9.]+ of 255', err)
     assert len(err.splitlines()) == len(said) + len(made) and len(set(changed)) == len(made)
     for name, words in said.items():
         assert any(str(mixed / name) in line and re.match(words, line) for line in err.splitlines())
-    results = {path.name: images.read(path).values for path in mixed.with_name('in_denoised').glob('[!.]*')}
+    folder = mixed.with_name('in_denoised')
+    results = {path.name: images.read(path).values for path in folder.glob('[!.]*')}
     assert results.keys() == made.keys()
     for name, values in results.items():
         assert f'{values.dtype} {values.shape}'.startswith(made[name]), name
-    assert sorted(out.splitlines()) == sorted(str(mixed.with_name('in_denoised') / name) for name in made)
+    assert sorted(out.splitlines()) == sorted(str(folder / name) for name in made)
     assert (results['a.png'] == (numpy.asarray(picture()) / 2 + 62).round()).all() and results['b.png'].ndim == 2
 
 
-@contextlib.contextmanager
-def interrupted_at(name: str, monkeypatch):
-    """Inside `with`, Ctrl-C comes before the image of this name is denoised."""
-    real = denoise.denoise_one
-
+def interrupted_at(name: str, monkeypatch, *arguments) -> None:
+    """Run with a Ctrl-C that comes before the image of this name is denoised."""
     def denoise_one(path, *others) -> None:
         if path.name == name:
             raise KeyboardInterrupt
         real(path, *others)
 
+    real = denoise.denoise_one
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(denoise, 'denoise_one', denoise_one)
-        yield
+        run(*arguments)
 
 
 def test_a_folder_goes_on_where_it_was_interrupted(mixed, stub, capsys, monkeypatch):
-    with interrupted_at('tiny.bmp', monkeypatch):
-        run(mixed)
+    interrupted_at('tiny.bmp', monkeypatch, mixed)
     out = mixed.with_name('in_denoised')
-    before = {path.name: path.read_bytes() for path in out.glob('[!.]*')}
+    before = contents(out)
     os.utime(mixed / 'a.png')                               # has changed since
     os.utime(out / 'a.png', (0, 0))
     capsys.readouterr()
     assert run(mixed) == 1
     done, said = capsys.readouterr()
-    assert {path.name for path in out.glob('[!.]*')} == {*before, 'tiny.png', 'turned.png'}
-    assert done.splitlines() == [str(out / 'tiny.png'), str(out / 'turned.png')]
-    assert all((out / name).read_bytes() == content for name, content in before.items())
-    assert said.count('done before: ') == len(before) - 1 and f'skipped OUT: {out / "a.png"} exists' in said
+    new = [out / 'tiny.png', out / 'turned.png']
+    assert done.splitlines() == [*map(str, new)]
+    assert contents(out) == {**before, **{path.name: path.read_bytes() for path in new}}
+    assert said.count('done before: ') == len(before) - 2 and f'skipped OUT: {out / "a.png"} exists' in said
 
 
 @pytest.mark.parametrize('options', [('--project', 2), ('--strength', 0.5), ('--no-ensemble',), ('--range', 0, 99)])
@@ -235,15 +232,19 @@ def test_results_of_other_options_are_not_done(tmp_path, stub, monkeypatch, opti
         picture().save(tmp_path / 'in' / name)
     out = tmp_path / 'in_denoised'
     assert run(tmp_path / 'in') == run(tmp_path / 'in') == 0
-    before = {path: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(storage.UserError, match=f'OUT: {out} holds results .* another .*--force'):
+    before = contents(out)
+    with refused(f'OUT: {out} holds results .* another .*--force'):
         run(tmp_path / 'in', *options)
-    assert {path: path.read_bytes() for path in out.iterdir()} == before
-    with interrupted_at('b.png', monkeypatch):
-        run(tmp_path / 'in', *options, '--force')
+    assert contents(out) == before
+    interrupted_at('b.png', monkeypatch, tmp_path / 'in', *options, '--force')
     assert run(tmp_path / 'in', *options) == 1              # b.png exists, and is not done
-    assert (out / 'a.png').read_bytes() != before[out / 'a.png']
-    assert (out / 'b.png').read_bytes() == before[out / 'b.png']
+    after = contents(out)
+    assert after['a.png'] != before['a.png'] and after['b.png'] == before['b.png']
+    for damaged in '', '{"proj':
+        (out / denoise.SETTINGS).write_text(damaged)
+        with refused(f'OUT: {out} holds results'):
+            run(tmp_path / 'in')
+    assert run(tmp_path / 'in', '--force') == 0 and contents(out) == before
 
 
 @pytest.mark.parametrize('project', [1, 2])
@@ -258,47 +259,45 @@ def test_the_bar_follows_the_tiles_and_threads_are_set(tmp_path, monkeypatch, pr
 
 @pytest.mark.parametrize('dtype, out, options, low, high', [
     ('uint8', 'b.png', (), 0, 255), ('uint16', 'b.png', (), 0, 65535), ('uint16', 'b.tif', (0, 4095), 0, 4095),
-    ('float32', 'b.tif', (), 0, 1), ('float64', 'b.npy', ('data',), 0, 1), ('float32', 'b.tif', (-1, 2), -1, 2)])
+    ('float32', 'b.tif', (), 0, 1), ('float64', 'b.npy', ('data',), None, None), ('float32', 'b.tif', (-1, 2), -1, 2)])
 @pytest.mark.parametrize('shape', [(10, 13), (10, 13, 3)])
 def test_depth_range_strength_residual(tmp_path, stub, dtype, out, options, low, high, shape):
     """What was removed and what stays are what was there."""
-    noisy = values(dtype, *shape) % 4096 if options[1:] == (4095,) else values(dtype, *shape)
-    name = f'a{out[1:]}'
-    images.write(tmp_path / name, images.Picture(noisy, None, {}))
-    if 'data' in options:
+    noisy, is_whole, source = values(dtype, *shape), dtype[0] == 'u', tmp_path / f'a{out[1:]}'
+    noisy = noisy % 4096 if high == 4095 else noisy
+    if low is None:
         low, high = noisy.min(), noisy.max()
-    options = ['--range', *options][:1 + len(options) or None] if options else []
+    images.write(source, images.Picture(noisy, None, {}))
     full = (noisy.astype('float64') - low) / 2 + 62 / 255 * (high - low) + low
-    close = dict(rtol=0, atol=1e-5 * (high - low) + (dtype[0] == 'u'))
+    close = dict(rtol=0, atol=1e-5 * (high - low) + is_whole)
     for strength in (1, 0.25, 0):
-        assert run(tmp_path / name, tmp_path / out, '--force', '--strength', strength, '--residual', tmp_path / 'rest',
-                   *options) == 0
-        result = images.read(tmp_path / out).values
+        assert run(source, tmp_path / out, '--force', '--strength', strength, '--residual', tmp_path / 'rest',
+                   *(['--range', *options] if options else [])) == 0
+        result, rest = (images.read(path).values for path in (tmp_path / out, tmp_path / 'rest' / out))
         numpy.testing.assert_allclose(result.astype('float64'), noisy + strength * (full - noisy), **close)
-        rest = images.read(tmp_path / 'rest' / out).values
         assert result.dtype == rest.dtype == dtype and rest.shape == result.shape
         shown = noisy.astype('float64') - result
-        if dtype[0] == 'u':
+        if is_whole:
             shown = (shown + low + 128 / 255 * (high - low)).clip(low, high)
         numpy.testing.assert_allclose(rest.astype('float64'), shown, **close)
-    assert (result == noisy).all() or dtype[0] == 'f'       # of strength 0
+    assert (result == noisy).all() or not is_whole          # of strength 0
 
 
 def test_the_range_of_a_run(tmp_path, weights, stub):
     """Is kept beside its weights, and --range is worth more."""
-    shutil.copy(weights, tmp_path / 'best.pth')
-    numpy.save(tmp_path / 'a.npy', numpy.float32(values('uint16', 10, 13)))
-    for number, (kept, options, given) in enumerate([('[0, 65535]', (), (0, 65535)), ('"data"', (), 'data'),
-                                                     ('[0, 1]', ('--range', 0, 65535), (0, 65535))]):
+    best, source, result = (tmp_path / name for name in ('best.pth', 'a.npy', 'b.npy'))
+    shutil.copy(weights, best)
+    noisy = numpy.float32(values('uint16', 10, 13))
+    numpy.save(source, noisy)
+    for kept, options, (low, high) in (('[0, 65535]', (), (0, 65535)), ('"data"', (), (noisy.min(), noisy.max())),
+                                       ('[0, 1]', ('--range', 0, 65535), (0, 65535))):
         (tmp_path / 'settings.json').write_text(f'{{"range": {kept}}}')
-        assert run(tmp_path / 'a.npy', tmp_path / f'{number}.npy', '--weights', tmp_path / 'best.pth', *options) == 0
-        noisy = numpy.load(tmp_path / 'a.npy')
-        low, high = (noisy.min(), noisy.max()) if given == 'data' else given
-        numpy.testing.assert_allclose(numpy.load(tmp_path / f'{number}.npy'),
-                                      (noisy - low) / 2 + 62 / 255 * (high - low) + low, rtol=0, atol=0.1)
+        assert run(source, result, '--force', '--weights', best, *options) == 0
+        numpy.testing.assert_allclose(numpy.load(result), (noisy - low) / 2 + 62 / 255 * (high - low) + low,
+                                      rtol=0, atol=0.1)
     (tmp_path / 'settings.json').write_text('{"range": null}')
-    with pytest.raises(storage.UserError, match='a.npy: floats from .*--range'):
-        run(tmp_path / 'a.npy', tmp_path / 'b.npy', '--weights', tmp_path / 'best.pth')
+    with refused('a.npy: floats from .*--range'):
+        run(source, result, '--force', '--weights', best)
 
 
 @pytest.mark.parametrize('out, size, words', [
@@ -311,24 +310,18 @@ def test_refused_before_the_work(tmp_path, stub, monkeypatch, out, size, words):
     picture(size=size).save(tmp_path / 'a.bmp')
     monkeypatch.setattr(denoise, 'denoise', None)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(storage.UserError, match=words):
+    with refused(words):
         run('a.bmp', *out.split())
     assert os.listdir() == ['a.bmp']
 
 
-def blurred(image: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.avg_pool2d(image, 3, 1, 1)
-
-
-@pytest.mark.parametrize('make, warns', [
-    (lambda noise: 20 * noise, False), (lambda noise: 60 * blurred(noise), True),
-    (lambda noise: 3 * blurred(noise), False),
-    (lambda noise: 60 * blurred(noise)[..., :20], False), (lambda noise: 0 * noise, False)],
+@pytest.mark.parametrize('blurs, strength, side, warns', [
+    (False, 20, 64, False), (True, 60, 64, True), (True, 3, 64, False), (True, 60, 20, False), (False, 0, 64, False)],
     ids=['white', 'correlated', 'hardly changed', 'too small to tell', 'nothing'])
-def test_what_is_no_noise_of_single_pixels(tmp_path, weights, monkeypatch, capsys, make, warns):
+def test_what_is_no_noise_of_single_pixels(tmp_path, weights, monkeypatch, capsys, blurs, strength, side, warns):
     """Is warned of, unless the weights are the user's own, which may be trained for it."""
     noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    removed = make(noise)
+    removed = strength * (torch.nn.functional.avg_pool2d(noise, 3, 1, 1) if blurs else noise)[..., :side]
     monkeypatch.setattr(denoise, 'load', lambda *arguments: None)
     monkeypatch.setattr(denoise, 'denoise', lambda image, *others: (image, image, removed))
     picture().save(tmp_path / 'a.png')
@@ -354,19 +347,18 @@ def test_a_thumbnail_in_exif_is_dropped(tmp_path, stub):
     thumbnail = content.getvalue()
     tags = (struct.pack('<HHHI4sI', 1, 0x0132, 2, 4, b'now', 26) +                          # the date; then its place
             struct.pack('<HHHIIHHIII', 2, 0x0201, 4, 1, 56, 0x0202, 4, 1, len(thumbnail), 0))
-    picture().save(tmp_path / 'a.jpg', exif=b'Exif\0\0II*\0' + struct.pack('<I', 8) + tags + thumbnail)
+    result = denoised(tmp_path, picture(), source='a.jpg', out='b.jpg',
+                      exif=b'Exif\0\0II*\0' + struct.pack('<I', 8) + tags + thumbnail)
     assert read(tmp_path / 'a.jpg').getexif().get_ifd(ExifTags.IFD.IFD1)[0x0202] == len(thumbnail)
-    assert run(tmp_path / 'a.jpg', tmp_path / 'b.jpg') == 0
     assert thumbnail in (tmp_path / 'a.jpg').read_bytes() and thumbnail not in (tmp_path / 'b.jpg').read_bytes()
-    exif = read(tmp_path / 'b.jpg').getexif()
-    assert exif[0x0132] == 'now' and not exif.get_ifd(ExifTags.IFD.IFD1)
+    assert result.getexif()[0x0132] == 'now' and not result.getexif().get_ifd(ExifTags.IFD.IFD1)
 
 
 def test_weights(tmp_path):
     denoisers.new_model(2).save(tmp_path / 'other.pth')
     denoised(tmp_path, picture(), '--project', 2, '--weights', tmp_path / 'other.pth')
     for name, words in (('other.pth', '.*is not a checkpoint of mini-project 1'), ('none.pth', ': No such file')):
-        with pytest.raises(storage.UserError, match=f'weights of project 1: .*{name}{words}'):
+        with refused(f'weights of project 1: .*{name}{words}'):
             run(tmp_path / 'a.png', tmp_path / 'b.png', '--weights', tmp_path / name)
 
 
@@ -381,57 +373,59 @@ def values(dtype: str, *shape) -> numpy.ndarray:
 
 @pytest.mark.parametrize('alpha', [False, True])
 @pytest.mark.parametrize('shape', [(10, 13), (10, 13, 3), (1, 1), (1, 1, 3)])
-@pytest.mark.parametrize('dtype, suffixes', [
-    ('uint8', 'png tif npy bmp'), ('uint16', 'png tif npy'), ('float32', 'tif npy'), ('float64', 'tif npy')])
-def test_depths_go_and_come_back(tmp_path, dtype, suffixes, shape, alpha):
-    kept = {'dpi': (300, 150), 'icc_profile': b'colours' * 40}
+@pytest.mark.parametrize('dtype, suffix', [
+    *(('uint8', suffix) for suffix in ('png', 'tif', 'npy', 'bmp')), *(('uint16', suffix) for suffix in
+      ('png', 'tif', 'npy')), *((f'float{n}', suffix) for n in (32, 64) for suffix in ('tif', 'npy'))])
+def test_depths_go_and_come_back(tmp_path, dtype, suffix, shape, alpha):
+    kept, path = {'dpi': (300, 150), 'icc_profile': b'colours' * 40}, tmp_path / f'a.{suffix}'
     image = images.Picture(values(dtype, *shape), values(dtype, *shape[:2]) if alpha else None, kept)
-    for suffix in suffixes.split():
-        path = tmp_path / f'a.{suffix}'
-        if alpha and suffix in ('npy', 'bmp'):
-            with pytest.raises(storage.UserError, match=f'a.{suffix} cannot hold {dtype} .* transparency, expected'):
-                images.check(path, image)
-            continue
-        images.check(path, image)
-        images.write(path, image)
-        again = images.read(path)
-        assert again.values.dtype == dtype and (again.values == image.values).all(), suffix
-        assert again.values.shape == shape and (again.alpha == image.alpha if again.alpha is None else
-                                                (again.alpha == image.alpha).all()), suffix
-        if suffix in ('png', 'tif'):
-            assert again.kept.pop('dpi') == pytest.approx((300, 150), rel=1e-4)     # whole pixels a metre
-            assert again.kept == {'icc_profile': kept['icc_profile']}
-        if (dtype, suffix, len(shape)) == ('uint16', 'png', 3):     # Pillow's own reader has the upper byte
-            assert (numpy.asarray(read(path))[..., :3] == image.values >> 8).all()
+    if alpha and suffix in ('npy', 'bmp'):
+        with refused(f'a.{suffix} cannot hold {dtype} .* transparency, expected'):
+            images.check(path, image)
+        return
+    images.check(path, image)
+    images.write(path, image)
+    again = images.read(path)
+    assert again.values.dtype == dtype and numpy.array_equal(again.values, image.values)
+    assert numpy.array_equal(again.alpha, image.alpha)
+    if suffix in ('png', 'tif'):
+        assert again.kept.pop('dpi') == pytest.approx((300, 150), rel=1e-4)         # whole pixels a metre
+        assert again.kept == {'icc_profile': kept['icc_profile']}
+    if (dtype, suffix, len(shape)) == ('uint16', 'png', 3):         # Pillow's own reader has the upper byte
+        assert (numpy.asarray(read(path))[..., :3] == image.values >> 8).all()
 
 
 @pytest.mark.parametrize('dtype, write, found', [
     ('uint16', dict(compression='zlib', predictor=True), 'uint16 RGB'), ('uint16', dict(byteorder='>'), 'uint16 RGB'),
     ('uint16', dict(planarconfig='separate'), 'uint16 RGB'), ('uint16', dict(tile=(16, 16)), 'uint16 RGB'),
-    ('float16', {}, 'float16 RGB'), ('>f4', {}, 'float32 RGB'), ('int16', {}, 'type int16, expected'),
-    ('uint32', {}, 'type uint32, expected'), ('nan', {}, 'not finite, expected')])
+    ('float16', {}, 'float16 RGB'), ('>f4', {}, 'float32 RGB'), ('int16', {}, None), ('uint32', {}, None)])
 @pytest.mark.parametrize('stack', [1, 2])
 def test_tiff_of_others(tmp_path, dtype, write, found, stack, capsys):
     """The first image of a stack."""
-    pixels = (values('uint16', 10, 13, 3) >> 1).astype('float32' if dtype == 'nan' else dtype)
-    pixels[0, 0] = numpy.nan if dtype == 'nan' else 7
+    pixels, path = (values('uint16', 10, 13, 3) >> 1).astype(dtype), tmp_path / 'a.tif'
     laid = numpy.moveaxis(pixels, 2, 0) if 'planarconfig' in write else pixels
-    tifffile.imwrite(tmp_path / 'a.tif', numpy.stack([laid, laid + 1])[:stack].squeeze(), photometric='rgb', **write)
-    if 'expected' in found:
-        with pytest.raises(storage.UserError, match=f'{tmp_path}/a.tif: .*{found}'):
-            images.read(tmp_path / 'a.tif')
-    else:
-        image = images.read(tmp_path / 'a.tif')
+    tifffile.imwrite(path, numpy.stack([laid, laid + 1])[:stack].squeeze(), photometric='rgb', **write)
+    if found:
+        image = images.read(path)
         assert images.outline(image) == found and (image.values == pixels).all()
-    assert capsys.readouterr().err == ('' if stack == 1 else f'{tmp_path}/a.tif: 2 images, the first is taken\n')
+    else:
+        with refused(f'{path}: .*type {dtype}, expected'):
+            images.read(path)
+    assert capsys.readouterr().err == ('' if stack == 1 else f'{path}: 2 images, the first is taken\n')
 
 
-def test_limit_of_pixels(tmp_path):
-    for name in 'a.png', 'a.tif', 'a.npy':
-        images.write(tmp_path / name, images.Picture(values('uint16', 10, 13, 3), None, {}))
-        assert images.read(tmp_path / name, max_pixels=130).values.shape == (10, 13, 3)
-        with pytest.raises(storage.UserError, match=f'{name}: 13 x 10 are 130 pixels, expected at most 129 .*--max'):
-            images.read(tmp_path / name, max_pixels=129)
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    numpy.save(tmp_path / 'a.npy', numpy.float32([[0, numpy.nan]]))
+    with refused('a.npy: .*not finite'):
+        images.read(tmp_path / 'a.npy')
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.npy'])
+def test_limit_of_pixels(tmp_path, name):
+    images.write(tmp_path / name, images.Picture(values('uint16', 10, 13, 3), None, {}))
+    assert images.read(tmp_path / name, max_pixels=130).values.shape == (10, 13, 3)
+    with refused(f'{name}: 13 x 10 are 130 pixels, expected at most 129 .*--max'):
+        images.read(tmp_path / name, max_pixels=129)
 
 
 @pytest.mark.parametrize('dtype, given, low, high', [
@@ -447,7 +441,7 @@ def test_what_lies_outside_a_range_is_clipped(dtype, given, low, high):
 
 @pytest.mark.parametrize('words', ['1 1', '2 1', '0', '0 nan', '0 inf', '0 1 2', 'type'])
 def test_words_that_are_no_range(words):
-    with pytest.raises(storage.UserError, match=f'--range: {words}, expected two numbers'):
+    with refused(f'--range: {words}, expected two numbers'):
         images.parse_range(words.split())
 
 
@@ -458,19 +452,3 @@ def test_an_array_from_python_gives_what_its_file_does(stub, tmp_path):
         run(tmp_path / 'a.npy', tmp_path / 'b.npy', '--force', '--strength', '0.5', '--range', '0', '70000')
         ours = denoise.denoise_image(array, strength=0.5, range=(0, 70000))
         assert ours.dtype == array.dtype and (ours == numpy.load(tmp_path / 'b.npy')).all()
-
-
-@pytest.mark.parametrize('settings', ['', '{"proj'])
-def test_a_folder_whose_settings_are_damaged_is_left_alone(stub, tmp_path, settings):
-    picture().save(tmp_path / 'a.png')
-    out = tmp_path / 'out'
-    assert run(tmp_path, out) == 0
-    (out / denoise.SETTINGS).write_text(settings)
-    with pytest.raises(storage.UserError, match='OUT: .* holds results that were made with another project'):
-        run(tmp_path, out)
-    assert run(tmp_path, out, '--force') == 0
-
-
-def test_the_root_has_no_name_for_results():
-    with pytest.raises(storage.UserError, match='OUT: expected a folder for the images of /, which has no name'):
-        run('/')

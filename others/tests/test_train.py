@@ -11,7 +11,7 @@ from PIL import Image
 
 from others import data, train
 from others.common import cli, datasets, denoisers, plots, records, storage
-from others.tests.conftest import assert_same_run, images, metrics, noisy_set
+from others.tests.conftest import assert_same_run, contents, images, metrics, noisy_set, refused
 
 EPOCHS, PAIRS, BATCH, SIDE = 2, 40, 8, 8    # 5 steps an epoch
 pytestmark = pytest.mark.usefixtures('threads')
@@ -55,10 +55,6 @@ def stop_at(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
 
 def resume(run, *options) -> int:
     return train.main(['--resume', str(run), *map(str, options)])
-
-
-def refused(words: str):
-    return pytest.raises(storage.UserError, match=words)
 
 
 def rates(peak: float, *progress: float):
@@ -154,10 +150,6 @@ def test_lengthened(folder, tmp_path, no_pictures, monkeypatch):
         resume(whole, '--epochs', 3)
 
 
-def content(folder) -> dict:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def without(*keys):
     """Damage to a state: it lacks a value."""
     def damage(path) -> None:
@@ -179,22 +171,22 @@ def without(*keys):
 def test_a_run_that_has_lost_its_state_is_left_as_it_is(whole, tmp_path, damage, words):
     run = shutil.copytree(whole, tmp_path / 'run')
     damage(run / 'state.pt')
-    before = content(run)
+    before = contents(run)
     with refused(f'--resume: .*state.pt .*{words}'):
         resume(run, '--epochs', 3)
-    assert content(run) == before
+    assert contents(run) == before
 
 
 def test_the_data_may_move_but_not_change(folder, whole, tmp_path, no_pictures):
     run, same = (shutil.copytree(whole, tmp_path / name) for name in ('run', 'same'))
     moved, other = shutil.copytree(folder, tmp_path / 'moved'), tmp_path / 'other'
     other.mkdir()
-    before = content(run)
+    before = contents(run)
 
     def refuse(words: str) -> None:
         with refused(f'--data: .*{words}, expected what the run began with'):
             resume(run, '--data', other, '--epochs', 3)
-        assert content(run) == before
+        assert contents(run) == before
 
     noisy_set(other, PAIRS, SIDE, val=PAIRS, seed=1)
     refuse('val_data.pkl holds something else')
@@ -235,10 +227,10 @@ def test_a_rate_that_is_too_high_is_named(folder, tmp_path, no_pictures):
 
 
 def test_a_second_process_is_kept_out(whole):
-    before = content(whole)
+    before = contents(whole)
     with storage.alone(whole), refused('another process trains in it'):
         resume(whole, '--epochs', 3)
-    assert content(whole) == before
+    assert contents(whole) == before
 
 
 def test_a_run_killed_before_its_settings_leaves_its_folder_free(folder, whole, tmp_path, no_pictures):
