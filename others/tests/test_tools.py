@@ -14,13 +14,6 @@ from others.__main__ import tools
 from others.tests.conftest import noisy_set
 
 
-def run(*arguments, **environment) -> tuple:
-    """`python -m ARGUMENTS`: exit status, stdout, stderr."""
-    done = subprocess.run([sys.executable, '-m', *arguments], cwd=storage.ROOT, env={**os.environ, **environment},
-                          capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.fixture
 def run_here(monkeypatch, capsys, threads):
     """The same for `python -m others.NAME ARGUMENTS`, or of test.py, without a process of its own."""
@@ -39,11 +32,8 @@ def run_here(monkeypatch, capsys, threads):
 def test_list(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, 'others.__main__')
     runpy.run_module('others', run_name='__main__')
-    out, error = capsys.readouterr()
-    assert error == ''
-    listed = dict(line.split(maxsplit=3)[2:] for line in out.splitlines() if line.startswith('    '))
-    names = ('data', 'train', 'evaluate', 'denoise', 'studies.search', 'studies.readme_picture')
-    assert listed.keys() >= {f'others.{name}' for name in names}
+    listed = dict(line.split(maxsplit=3)[2:] for line in capsys.readouterr().out.splitlines() if line[:4] == 4 * ' ')
+    assert listed.keys() >= {'others.data', 'others.train', 'others.denoise', 'others.studies.search'}
     assert len(set(listed.values())) == len(listed)
 
 
@@ -75,26 +65,24 @@ def folder(tmp_path_factory):
     ('train --project 1 --out new --data none', '--data: .*No such file'),
     ('train --project 1 --out new --data data --pairs 41', '--pairs: .* holds 40'),
     ('train --project 1 --out new --data data --fresh-noise none', '--fresh-noise: '),
-    ('train --resume none', '--resume: .* holds no run'), ('train --resume old --force', '--force needs --promote'),
-    ('train --resume old --lr 1', '--resume: .* expected no --lr'), ('train --resume old', '--resume: .* no stages'),
-    ('train --compare old --out new', '--compare: expected no --out'),
-    ('train --resume half', '--resume: half holds no run'),
+    ('train --resume none', '--resume: .* holds no run'), ('train --resume half', '--resume: half holds no run'),
+    ('train --resume old', '--resume: .* no stages'), ('train --resume old --force', '--force needs --promote'),
     ('train --resume old --seed 1', '--resume: .* expected no --seed'),
+    ('train --compare old --out new', '--compare: expected no --out'),
     ('evaluate --data none', '--data: .*No such file'), ('evaluate --real none', '--real: .*No such file'),
     ('evaluate --floor high', '--floor'), ('evaluate --data data --submission none', '--submission: .* no model.py'),
     ('evaluate --data data --real data/../data/val_data.pkl --pictures new', '--pictures: two files are called'),
-    ('denoise none.png', 'IN: there is no'), ('denoise a.png new.xyz', 'OUT: .*new.xyz'),
-    ('denoise a.png new', 'OUT: .*new'), ('denoise a.png a.png', 'OUT: .*a.png exists'),
-    ('denoise alpha.png new.jpg', 'OUT: .*RGBA'),
-    ('denoise deep.png new.jpg', 'OUT: .*uint16'), ('denoise text.jpeg new.png', 'text.jpeg'),
-    ('denoise empty new', 'IN: .*empty holds no images'), ('denoise photo a.png', 'OUT: .*a.png is a file, expected'),
+    ('denoise none.png', 'IN: there is no'), ('denoise /', 'OUT: .* images of /, which has no name'),
+    ('denoise a.png new.xyz', 'OUT: .*new.xyz'), ('denoise a.png a.png', 'OUT: .*a.png exists'),
+    ('denoise alpha.png new.jpg', 'OUT: .*RGBA'), ('denoise deep.png new.jpg', 'OUT: .*uint16'),
+    ('denoise text.jpeg new.png', 'text.jpeg'), ('denoise empty new', 'IN: .*empty holds no images'),
+    ('denoise photo a.png', 'OUT: .*a.png is a file, expected'),
     ('denoise a.png empty', 'OUT: .*empty is a folder, expected a file, .*empty/a.png'),
     ('denoise photo photo', 'OUT: .*photo is IN, expected a folder of its own'),
-    ('data', 'photos | demo'),
-    ('data photos none --out new', 'FOLDER: .*none is not a folder'),
-    ('data demo --train 0', "--train: expected an integer of at least 1, got '0'"),
-    ('data demo --seed 18446744073709551616', '--seed: expected an integer of at least 0'),
+    ('data', 'photos | demo'), ('data photos none --out new', 'FOLDER: .*none is not a folder'),
     ('data photos . --train many', "--train: expected an integer of at least 1, got 'many'"),
+    ('data demo --seed 18446744073709551616', '--seed: expected an integer of at least 0'),
+    ('data photos . --other-noise 1.01', '--other-noise'), ('data photos . --other-noise nan', '--other-noise'),
     ('data photos empty --out new', 'FOLDER: .*empty holds 0 usable photographs, expected at least 2$'),
     ('data photos photo --out new', 'FOLDER: .* holds 1 usable'),
     ('data demo --out a.png', '--out: .* is no folder to write to'),
@@ -106,6 +94,7 @@ def folder(tmp_path_factory):
     ('studies.compare_torch --data data --pairs 41', '--pairs: .* holds 40, expected 41'),
     ('studies.search x --project 1 --kernel 3', '--kernel is of project 2'),
     ('studies.search x --project 2 --block plain', '--block is of project 1'),
+    ('studies.search x --project 2 --without turn skips', '--without: skips is of project 1, expected swap or turn'),
     ('studies.search x --project 2 --lr nan', 'argument --lr: nan, expected '),
     ('studies.search x --project 2 --data data --batch 4 --lr 1e30', '--lr: the loss is not finite after'),
     ('studies.search x --project 2 --data data --oracle none', '--oracle'),
@@ -123,22 +112,20 @@ def test_mistakes(folder, run_here, monkeypatch, command, words):
     before = content()
     status, out, error = run_here(*command.split())
     *progress, line = error.splitlines()
-    assert (status, out) == (2, '') and error.endswith('\n')
-    assert line.startswith('error: ') and re.search(words, line)
+    assert (status, out) == (2, '') and line.startswith('error: ') and re.search(words, line)
     assert all(re.fullmatch(r'[a-z ]+: (\d+) of \1, \d+ s', line) for line in progress)
     assert content() == before
 
 
-@pytest.mark.parametrize('tool, package', [('data', 'torch'), ('denoise', 'PIL')])
-def test_a_package_that_is_missing(tool, package, tmp_path):
-    (tmp_path / f'{package}.py').write_text('raise ModuleNotFoundError("it is missing")')
-    assert run(f'others.{tool}', '--help', PYTHONPATH=str(tmp_path)) == (
-        2, '', 'error: it is missing: pip install -r others/requirements.txt\n')
-
-
-def test_interrupted_at_once(tmp_path):
-    (tmp_path / 'torch.py').write_text('raise KeyboardInterrupt')
-    assert run('others.data', '--help', PYTHONPATH=str(tmp_path)) == (130, '', '')
+@pytest.mark.parametrize('tool, package, error, expected', [
+    ('data', 'torch', 'ModuleNotFoundError("it is missing")', 2),
+    ('denoise', 'PIL', 'ModuleNotFoundError("it is missing")', 2), ('data', 'torch', 'KeyboardInterrupt', 130)])
+def test_a_package_that_is_missing_and_an_interrupt_at_once(tool, package, error, expected, tmp_path):
+    (tmp_path / f'{package}.py').write_text(f'raise {error}')
+    done = subprocess.run([sys.executable, '-m', f'others.{tool}', '--help'], cwd=storage.ROOT, capture_output=True,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path)}, text=True)
+    said = 'error: it is missing: pip install -r others/requirements.txt\n' if expected == 2 else ''
+    assert (done.returncode, done.stdout, done.stderr) == (expected, '', said)
 
 
 def test_nobody_reads_on(monkeypatch, capsys):
@@ -151,17 +138,20 @@ def test_nobody_reads_on(monkeypatch, capsys):
     assert (stop.value.code, capsys.readouterr().err) == (141, '')
 
 
-@pytest.mark.parametrize('stream', [None, io.TextIOWrapper(io.BytesIO(), encoding='cp1252')], ids=['none', 'cp1252'])
+@pytest.mark.parametrize('stream', [
+    None, type('Tee', (), {'write': lambda self, text: None, 'flush': lambda self: None})(),
+    io.TextIOWrapper(io.BytesIO(), encoding='cp1252')], ids=['none', 'tee', 'cp1252'])
 def test_what_the_terminal_cannot_show_ends_nothing(monkeypatch, stream):
     for name in ('stdout', 'stderr'):
         monkeypatch.setattr(sys, name, stream)
     cli.say('a line of a training')
+    cli.progress_bar('training', 9).close()
     with pytest.raises(SystemExit) as stop:
         cli.run(lambda: print('写真.png') or print('café', file=sys.stderr))
     assert not stop.value.code
     if stream is None:
         sys.stdout.close(), sys.stderr.close()              # opened by `run`
-    else:
+    elif hasattr(stream, 'buffer'):
         assert stream.buffer.getvalue() == 'a line of a training\n\\u5199\\u771f.png\ncafé\n'.encode('cp1252')
 
 
