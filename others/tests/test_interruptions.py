@@ -106,7 +106,7 @@ def survive(project: int, kills: int, seed: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
-@pytest.mark.parametrize('kills', [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('kills', [6, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('project', [1, 2])
 def test_kills(tmp_path, tally, project, kills):
     noisy_set(tmp_path, PAIRS, 8, val=4)

@@ -37,20 +37,16 @@ def new_run(folder, out, *options, project=1) -> int:
                        '--batch', str(BATCH), '--precision', 'float32', '--out', str(out), *options])
 
 
-def at_step(monkeypatch, number: int, action, method: str = 'show') -> None:
-    """Call `action()` before the given call of a method of Run, counted from 1; `show` is called at each step."""
-    original, calls = getattr(train.Run, method), iter(range(1, number + 1))
-
-    def act(*arguments, **options) -> None:
-        if next(calls, None) == number:
-            action()
-        original(*arguments, **options)
-
-    monkeypatch.setattr(train.Run, method, act)
-
-
 def stop_at(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
-    at_step(monkeypatch, step, lambda: signal.raise_signal(number))
+    """Send the signal once, at the given step of what is trained next, counted from 1."""
+    show, steps = train.Run.show, iter(range(1, step + 1))
+
+    def show_and_stop(*arguments) -> None:
+        show(*arguments)
+        if next(steps, None) == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(train.Run, 'show', show_and_stop)
 
 
 def resume(run, *options) -> int:
@@ -208,19 +204,6 @@ def test_the_loss_is_the_mean_over_pairs(folder, tmp_path, no_pictures, monkeypa
     assert (sizes, metrics(tmp_path / 'run')[0]['loss']) == ([20, 5], 2)
 
 
-@pytest.mark.parametrize('method, call', [('show', 2), ('show', 8), ('save_state', 2)])
-def test_a_killed_run_loses_its_epoch_alone(folder, whole, tmp_path, no_pictures, monkeypatch, method, call):
-    """Killed in the first epoch, in the middle of the second, or at its end before the state is written."""
-    def kill() -> None:
-        raise KeyboardInterrupt
-
-    at_step(monkeypatch, call, kill, method)
-    with pytest.raises(KeyboardInterrupt):
-        new_run(folder, tmp_path / 'killed')
-    assert resume(tmp_path / 'killed') == 0
-    assert_same_run(whole, tmp_path / 'killed', EPOCHS)
-
-
 def test_a_rate_that_is_too_high_is_named(folder, tmp_path, no_pictures):
     with refused(r'--lr: 1e\+30 may be too high: epoch 1, step'):
         new_run(folder, tmp_path / 'run', '--lr', '1e30')
@@ -233,14 +216,13 @@ def test_a_second_process_is_kept_out(whole):
     assert contents(whole) == before
 
 
-def test_a_run_killed_before_its_settings_leaves_its_folder_free(folder, whole, tmp_path, no_pictures):
+def test_a_run_killed_before_its_settings_leaves_its_folder_free(folder, tmp_path, no_pictures):
     (tmp_path / 'settings.json.7.tmp').write_text('{')
     (tmp_path / 'notes.txt').write_text('of something else')
     with refused('--out: .* exists'):
         new_run(folder, tmp_path)
     (tmp_path / 'notes.txt').unlink()
     assert new_run(folder, tmp_path) == 0
-    assert_same_run(whole, tmp_path, EPOCHS)
 
 
 @pytest.mark.parametrize('before, after', [(signal.default_int_handler, signal.SIG_DFL),
@@ -270,20 +252,20 @@ def test_without_validation_set(folder, tmp_path, no_pictures):
 # ---------------------------------------------------------------------------------------- promote
 
 def test_promote_copies_only_what_scores_higher(folder, tmp_path):
-    validation = train.read_validation(folder)
-    model, random, identity, shipped = denoisers.new_model(1), *(
-        tmp_path / f'{name}.pth' for name in ('random', 'identity', 'shipped'))
+    validation, model = train.read_validation(folder), denoisers.new_model(1)
+    random, identity, shipped = (tmp_path / f'{name}.pth' for name in ('random', 'identity', 'shipped'))
     model.save(random)
     for parameter in model.net.tail.parameters():   # the correction is zero: output = input
         parameter.data.zero_()
     model.save(identity)
-    for weights, expected, force in ((random, random, False), (identity, identity, False), (random, identity, False),
-                                     (identity, identity, False), (random, random, True)):
-        before = shipped.exists() and shipped.read_bytes()
-        assert train.promote(1, weights, shipped, validation, force) == (before != expected.read_bytes())
-        assert shipped.read_bytes() == expected.read_bytes()
     shipped.write_text('no weights')
-    assert train.promote(1, random, shipped, validation, force=True)
+    for weights, force, copies in ((random, True, True), (identity, False, True), (random, False, False),
+                                   (identity, False, False), (random, True, True)):
+        before = shipped.read_bytes()
+        assert train.promote(1, weights, shipped, validation, force) == copies
+        assert shipped.read_bytes() == (weights.read_bytes() if copies else before)
+    shipped.unlink()
+    assert train.promote(1, random, shipped, validation, force=False)
 
 
 @pytest.mark.parametrize('project', [1, 2])
@@ -362,23 +344,19 @@ def test_large_images_are_cropped(tmp_path):
     assert not any(torch.equal(drawn(1, 2), other) for other in (drawn(1, 3), drawn(2, 2)))
 
 
-@pytest.mark.parametrize('kinds, cropped, asked, expected', [
-    ('ii', False, 'auto', 'pixels'), ('cc', False, 'auto', 'images'), ('ic', False, 'auto', 'auto'),
-    ('ic', True, 'auto', 'images'), ('ii', True, 'auto', 'pixels'), (None, False, 'auto', 'pixels'),
-    ('cc', False, 'pixels', 'pixels'), ('ii', True, 'images', 'images'),
+@pytest.mark.parametrize('correlated, cropped, asked, expected', [
+    ([0, 0], False, 'auto', 'pixels'), ([1, 1], False, 'auto', 'images'), ([0, 1], False, 'auto', 'auto'),
+    ([0, 1], True, 'auto', 'images'), ([0, 0], True, 'auto', 'pixels'), (None, False, 'auto', 'pixels'),
+    ([1, 1], False, 'pixels', 'pixels'), ([0, 0], True, 'images', 'images'),
 ])
 @pytest.mark.parametrize('project', [1, 2])
-def test_what_is_swapped(project, kinds, cropped, asked, expected):
-    """kinds: of the pairs, independent or correlated noise; None for fresh noise."""
-    pairs = SimpleNamespace(whole=None, first=None)
-    if kinds:
-        noise = torch.randn(2, len(kinds), 3, 66, 66, generator=torch.Generator().manual_seed(0))
-        smooth = torch.nn.functional.avg_pool2d(noise.flatten(0, 1), 3, 1).view(2, len(kinds), 3, 64, 64)
-        is_smooth = torch.tensor([kind == 'c' for kind in kinds]).view(-1, 1, 1, 1)
-        pairs.whole = tuple(128 + 20 * torch.where(is_smooth, smooth, noise[..., :64, :64]))
-        pairs.first = pairs.whole[0][..., :9] if cropped else pairs.whole[0]
-    swap, line = train.Run(None, {'swap': asked}, denoisers.new_model(project), pairs, None).choose_swap()
-    assert swap == expected and bool(line) == (asked == 'auto' and bool(kinds))
+def test_what_is_swapped(project, correlated, cropped, asked, expected, monkeypatch):
+    """Of pairs whose noise was found to be correlated or not; None for fresh noise."""
+    whole = correlated and images(2, 2, 3, 8, 8).unbind()
+    monkeypatch.setattr(f'Miniproject_{project}.model.choose_swap', lambda *pairs: (torch.tensor(correlated), 'why'))
+    pairs = SimpleNamespace(whole=whole, first=whole and (whole[0][..., :4] if cropped else whole[0]))
+    run = train.Run(None, {'swap': asked}, denoisers.new_model(project), pairs, None)
+    assert run.choose_swap()[0] == expected
 
 
 def test_compare(whole, folder, tmp_path, no_pictures, capsys):
