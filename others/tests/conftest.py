@@ -15,6 +15,7 @@ import time
 import pytest
 import torch
 from hypothesis import Phase, settings
+from PIL import Image
 
 import Miniproject_1.model
 import Miniproject_2.model
@@ -70,6 +71,12 @@ def new_model(project, seed=0):
 def images(*shape, seed=0, low=0, high=256) -> torch.Tensor:
     """uint8 in low..high - 1, without a draw from the global generator."""
     return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed)).byte()
+
+
+def save_photos(folder, count: int, H: int, W: int) -> None:
+    """PNG files of random colours."""
+    for i in range(count):
+        Image.fromarray(images(H, W, 3, seed=i).numpy()).save(folder / f'{i}.png')
 
 
 def parameters(model) -> list:

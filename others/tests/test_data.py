@@ -1,4 +1,5 @@
 """The data tools: the noise against closed forms, the sets against photographs of known colours."""
+import contextlib
 import math
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from others import data
 from others.common import noise, storage
 from others.common.dead_leaves import fractal_noise, topmost
 from others.common.metrics import load_pairs, psnr
-from others.tests.conftest import contents, images
+from others.tests.conftest import contents, images, refused, save_photos
 
 SIGMAS = 4              # a correct sampler fails a check with a probability of 1 in 16,000
 
@@ -125,12 +126,10 @@ def test_centre_takes_the_same_photographs_for_validation(photos, tmp_path):
     make('photos', photos, '--out', tmp_path / 'set', '--train', 18, '--val', 9)
     make('centre', photos, '--out', tmp_path / 'centre.pkl', '--pairs', 5)
     make('centre', photos, '--out', tmp_path / 'seen.pkl', '--pairs', 18, '--seen')
-    first, _, _, clean = sets_in(tmp_path / 'set')
-    noisy, centre = load_pairs(tmp_path / 'centre.pkl')
-    assert colours_in(noisy) == colours_in(centre)
-    assert sorted(map(colours_in(centre).count, set(colours_in(clean)))) == [2, 3]
-    assert set(colours_in(load_pairs(tmp_path / 'seen.pkl')[1])) == set(colours_in(first))
-    with pytest.raises(storage.UserError, match='exists'):
+    (first, _, _, clean), (noisy, centre), (_, seen) = (map(colours_in, pairs) for pairs in (
+        sets_in(tmp_path / 'set'), *(load_pairs(tmp_path / f'{name}.pkl') for name in ('centre', 'seen'))))
+    assert noisy == centre and sorted(map(centre.count, set(clean))) == [2, 3] and set(seen) == set(first)
+    with refused('exists'):
         make('centre', photos, '--out', tmp_path / 'seen.pkl')
 
 
@@ -188,8 +187,8 @@ def test_linked_folders_are_searched_and_each_photograph_is_taken_once(photos, t
                          ('self', photos / 'self'), ('copy', photos / 'deeper'), ('nowhere', tmp_path / 'missing')):
         (photos / link).symlink_to(target, target_is_directory=True)
     (photos / '21.png').symlink_to(photos / '01.PNG')
-    paths, refused = data.pictures_below(photos)
-    assert paths == sorted(paths) and refused == [] and len(paths) == len(before) + 1
+    paths, unreadable = data.pictures_below(photos)
+    assert paths == sorted(paths) and unreadable == [] and len(paths) == len(before) + 1
     assert [path.name for path in set(paths) - set(before)] == ['linked.png']
 
 
@@ -204,11 +203,8 @@ def test_folders_of_shots_are_not_taken_for_photographs(tmp_path, folders, same,
             scene = images(8, 8, 3, seed=i + (0 if same else 10 * k)).repeat_interleave(8, 0).repeat_interleave(8, 1)
             noisy = scene + 40 * torch.randn(64, 64, 3, generator=seeded(100 + 10 * k + i))
             Image.fromarray(noise.to_bytes(noisy).numpy()).save(tmp_path / folder / f'{i}.png')
-    if asks:
-        first, second = (tmp_path / folder for folder in folders[:2])
-        with pytest.raises(storage.UserError, match=f'FOLDER: {first} and .*data pairs {first} {second}'):
-            data.usable_photos(tmp_path)
-    else:
+    first, second = (tmp_path / folder for folder in (folders * 2)[:2])
+    with refused(f'FOLDER: {first} and .*data pairs {first} {second}') if asks else contextlib.nullcontext():
         assert len(data.usable_photos(tmp_path)) == 3 * len(folders)
 
 
@@ -260,12 +256,11 @@ def test_two_shots_with_other_noise_share_their_clean_image_and_nothing_else(mon
 
 
 def test_validation_keeps_the_noise_of_the_course(tmp_path):
-    for i in range(3):
-        Image.fromarray(images(99, 99, 3, seed=i).numpy()).save(tmp_path / f'{i}.png')
+    save_photos(tmp_path, 3, 99, 99)
     for share in '0', '1':
         make('photos', tmp_path, '--out', tmp_path / share, '--train', 8, '--val', 3, '--other-noise', share)
-    same = [torch.equal(one, other) for one, other in zip(sets_in(tmp_path / '0'), sets_in(tmp_path / '1'))]
-    assert same == [False, False, True, True]
+    same = map(torch.equal, sets_in(tmp_path / '0'), sets_in(tmp_path / '1'))
+    assert list(same) == [False, False, True, True]
 
 
 # -------------------------------------------------------------------------------------- dead leaves
@@ -338,11 +333,9 @@ def command(request, tmp_path):
     """The beginning of a command line that makes a small set."""
     if request.param == 'demo':
         return 'demo', '--train', 5, '--val', 3
-    folder = tmp_path / 'noise'
-    folder.mkdir()
-    for i in range(3):
-        Image.fromarray(images(200, 200, 3, seed=i).numpy()).save(folder / f'{i}.png')
-    return 'photos', folder, '--train', 5, '--val', 3, '--other-noise', int(request.param == 'other')
+    (tmp_path / 'noise').mkdir()
+    save_photos(tmp_path / 'noise', 3, 200, 200)
+    return 'photos', tmp_path / 'noise', '--train', 5, '--val', 3, '--other-noise', int(request.param == 'other')
 
 
 def test_the_seed_decides_everything_and_nothing_else_does(command, tmp_path):
@@ -353,16 +346,15 @@ def test_the_seed_decides_everything_and_nothing_else_does(command, tmp_path):
     make(*command, '--out', tmp_path / 'b', '--seed', 0)
     make(*command, '--out', tmp_path / 'c', '--seed', 1)
     assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
-    assert not any(map(torch.equal, sets_in(tmp_path / 'a'), sets_in(tmp_path / 'c')))
-    first, second, noisy, clean = sets_in(tmp_path / 'a')
-    assert not torch.equal(first, second) and not torch.equal(noisy, clean)
+    sets, others = sets_in(tmp_path / 'a'), sets_in(tmp_path / 'c')
+    assert not any(map(torch.equal, sets, others)) and not any(map(torch.equal, sets[::2], sets[1::2]))
 
 
 def test_files_are_replaced_only_by_force(command, tmp_path):
     out = tmp_path / 'out'
     out.mkdir()
     (out / 'val_data.pkl').write_bytes(b'mine')
-    with pytest.raises(storage.UserError, match='--out: .*val_data.pkl exists.*--force'):
+    with refused('--out: .*val_data.pkl exists.*--force'):
         make(*command, '--out', out)
     assert contents(out) == {'val_data.pkl': b'mine'}
     make(*command, '--out', out, '--force')

@@ -226,24 +226,6 @@ def test_a_set_without_clean_images(run, same_process, val_data, tmp_path, monke
     assert [path.name for path in tmp_path.glob('*.png')] == ['val_pairs_montage.png']
 
 
-def test_exact_images_leave_every_figure_finite(run, same_process, tmp_path):
-    """One that is black, which the submission hits and which has no noise either."""
-    path, record = tmp_path / 'one.pkl', tmp_path / 'record.json'
-    clean, noisy = images(5, 3, 12, 12), images(5, 3, 12, 12, seed=1)
-    clean[0] = noisy[0] = 0
-    torch.save((noisy, clean), path)
-    black = submission(tmp_path / 'black', FOREIGN.format('0 * x'))
-    status, out, _ = run('--real', path, '--project', 2, '--submission', black, '--json', '--record', record)
-    for text in (out, record.read_text()):
-        json.loads(text, parse_constant=pytest.fail)
-    row = json.loads(out)[-1]
-    assert status == 0 and row['best'] == pytest.approx(20 * math.log10(510) + 10 * math.log10(432))
-    assert row['psnr'] == pytest.approx((row['best'] + 4 * row['worst']) / 5, abs=0.5) and row['gain'] < 0
-    torch.save((clean, clean), path)
-    with refused('--real: .*one.pkl.*expected noisy and clean'):
-        datasets.read_validation('--real', path)
-
-
 def test_the_estimate_without_clean_images_is_true():
     """On 40 sets with the course's noise: it is unbiased, and as uncertain as it says."""
     generator = torch.Generator().manual_seed(0)
@@ -359,13 +341,3 @@ def test_spread_goes_from_the_noisiest_to_the_cleanest():
     noisy = torch.tensor([3., 1., 5., 2., 4.]).view(5, 1, 1, 1).expand(5, 3, 2, 2)
     for n, chosen in ((3, [2, 0, 1]), (9, [2, 4, 0, 3, 1])):
         assert plots.spread(noisy, torch.zeros(5, 3, 2, 2), n).tolist() == chosen
-
-
-def test_curves(tmp_path):
-    """Also of images that are equal, whose PSNR is infinite, and of a run without validation set."""
-    before = torch.tensor([20., float('inf'), 30.])
-    plots.psnr_in_out(tmp_path / 'a.png', before, {'model': torch.tensor([25., 30., float('inf')])})
-    plots.training_curves(tmp_path / 'b.png', [{'epoch': 1, 'loss': 0.1, 'val_psnr': None}])
-    for name in ('a.png', 'b.png'):
-        with Image.open(tmp_path / name) as picture:
-            assert len(picture.convert('RGB').getcolors(10 ** 6)) > 10

@@ -14,7 +14,7 @@ from others.common import datasets, denoisers, records
 from others.common.metrics import psnr
 from others.common.noise import gaussian_blur
 from others.studies import compare_torch, deepen, exactness, noises, residual, search, speedrun, variants
-from others.tests.conftest import images, noisy_set, parameters, refused
+from others.tests.conftest import images, noisy_set, parameters, refused, save_photos
 
 
 @pytest.fixture(scope='module')
@@ -205,8 +205,7 @@ def test_noises_as_a_command(pairs, tmp_path, threads, monkeypatch):
     """Of models that add 1, and with the weights that are given 2."""
     monkeypatch.setattr(denoisers, 'trained_model', lambda project, weights: types.SimpleNamespace(
         predict=lambda x: x + (2. if weights == tmp_path / 'weights' else 1.)))
-    for i in range(2):
-        Image.fromarray(images(70, 140, 3, seed=i).numpy()).save(tmp_path / f'{i}.png')
+    save_photos(tmp_path, 2, 70, 140)
     noises.main(['--photos', str(tmp_path), '--data', str(pairs), '--images', '3', '--weights-2',
                  str(tmp_path / 'weights'), '--record', str(tmp_path / 'record.json')])
     rows = records.read(tmp_path / 'record.json')[-1]['rows']

@@ -6,12 +6,14 @@ import runpy
 import subprocess
 import sys
 
+import numpy
 import pytest
+import torch
 from PIL import Image
 
 from others.common import cli, storage
 from others.__main__ import tools
-from others.tests.conftest import noisy_set
+from others.tests.conftest import images, noisy_set
 
 
 @pytest.fixture
@@ -48,12 +50,14 @@ def test_help(name, run_here):
 def folder(tmp_path_factory):
     """What mistakes are made with."""
     folder = tmp_path_factory.mktemp('mistakes')
-    for name in ('data', 'broken', 'empty', 'half', 'old', 'photo'):
+    for name in ('data', 'broken', 'empty', 'half', 'old', 'photo', 'same'):
         (folder / name).mkdir()
     noisy_set(folder / 'data', 40, 8, val=40)
+    torch.save((images(5, 3, 8, 8), images(5, 3, 8, 8)), folder / 'same' / 'val_data.pkl')
     for name in ('text.jpeg', 'broken/train_data.pkl', 'old/settings.json'):
         (folder / name).write_text('{}')
     (folder / 'half' / 'settings.json').write_text('{')
+    numpy.save(folder / 'nan.npy', numpy.float32([[0, numpy.nan]]))
     for name, mode in (('a.png', 'RGB'), ('alpha.png', 'RGBA'), ('deep.png', 'I;16'), ('photo/a.png', 'RGB')):
         Image.new(mode, (64, 64), 200).save(folder / name)
     return folder
@@ -70,12 +74,16 @@ def folder(tmp_path_factory):
     ('train --resume old --seed 1', '--resume: .* expected no --seed'),
     ('train --compare old --out new', '--compare: expected no --out'),
     ('evaluate --data none', '--data: .*No such file'), ('evaluate --real none', '--real: .*No such file'),
+    ('evaluate --data same', '--data: .*same/val_data.pkl.*expected noisy and clean'),
     ('evaluate --floor high', '--floor'), ('evaluate --data data --submission none', '--submission: .* no model.py'),
     ('evaluate --data data --real data/../data/val_data.pkl --pictures new', '--pictures: two files are called'),
     ('denoise none.png', 'IN: there is no'), ('denoise /', 'OUT: .* images of /, which has no name'),
     ('denoise a.png new.xyz', 'OUT: .*new.xyz'), ('denoise a.png a.png', 'OUT: .*a.png exists'),
     ('denoise alpha.png new.jpg', 'OUT: .*RGBA'), ('denoise deep.png new.jpg', 'OUT: .*uint16'),
     ('denoise text.jpeg new.png', 'text.jpeg'), ('denoise empty new', 'IN: .*empty holds no images'),
+    ('denoise nan.npy new.npy', 'nan.npy: values that are not finite'),
+    *((f'denoise a.png new.png --range {words}', f'--range: {words}, expected two numbers')
+      for words in ('1 1', '2 1', '0', '0 nan', '0 1 2', 'type')),
     ('denoise photo a.png', 'OUT: .*a.png is a file, expected'),
     ('denoise a.png empty', 'OUT: .*empty is a folder, expected a file, .*empty/a.png'),
     ('denoise photo photo', 'OUT: .*photo is IN, expected a folder of its own'),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from others import data, train
 from others.common import cli, datasets, denoisers, plots, records, storage
-from others.tests.conftest import assert_same_run, contents, images, metrics, noisy_set, refused
+from others.tests.conftest import assert_same_run, contents, images, metrics, noisy_set, refused, save_photos
 
 EPOCHS, PAIRS, BATCH, SIDE = 2, 40, 8, 8    # 5 steps an epoch
 pytestmark = pytest.mark.usefixtures('threads')
@@ -239,12 +239,12 @@ def test_the_second_signal_kills_and_an_ignored_one_stays_ignored(before, after)
         signal.signal(signal.SIGINT, usual)
 
 
-def test_without_validation_set(folder, tmp_path, no_pictures):
+def test_without_validation_set(folder, tmp_path):
     shutil.copy(folder / data.TRAIN_FILE, tmp_path)
     run = tmp_path / 'run'
     assert new_run(tmp_path, run, '--pairs', '9') == 0
     assert [row['val_psnr'] for row in metrics(run)] == [None, None]
-    assert (run / 'last.pth').exists() and not (run / 'best.pth').exists()
+    assert (run / 'last.pth').exists() and (run / 'curve.png').exists() and not (run / 'best.pth').exists()
     with refused('--promote'):
         resume(run, '--promote')
 
@@ -379,12 +379,12 @@ def test_compare(whole, folder, tmp_path, no_pictures, capsys):
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp('photos')
-    for i in range(12):
-        Image.fromarray(images(70, 96, 3, seed=i).numpy()).save(folder / f'{i}.png')
+    save_photos(folder, 12, 70, 96)
     return folder
 
 
-def test_fresh_pairs(photos):
+def test_fresh_pairs(photos, tmp_path, monkeypatch):
+    """They depend on the seed and the epoch, and never come from photographs that a set keeps for validation."""
     def drawn(seed: int, *epochs: int) -> tuple:
         pairs = train.FreshPairs(photos, 9, seed)
         first = pairs.first
@@ -398,11 +398,8 @@ def test_fresh_pairs(photos):
     for other in (drawn(1, 2), drawn(2, 1)):
         assert not any(map(torch.equal, epoch_1, other))
 
-
-def test_fresh_pairs_never_come_from_validation_photographs(photos, tmp_path, monkeypatch):
     sets = []
-    monkeypatch.setattr(data, 'make_set', lambda out, training, validation, *rest:
-                        sets.extend((set(training[0]), set(validation[0]))))
+    monkeypatch.setattr(data, 'make_set', lambda out, *kinds: sets.extend(set(photos) for photos, _ in kinds[:2]))
     data.make_from_photos(photos, tmp_path / 'data')
     assert set(train.FreshPairs(photos, 9, seed=5).photos) == sets[0] and not sets[0] & sets[1]
 
