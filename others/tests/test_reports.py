@@ -64,6 +64,12 @@ def test_a_record_is_missing(k, results):
         reports.content(k, results)
 
 
+@BOTH
+def test_the_text_has_no_measured_number(k):
+    text = (reports.SOURCES / f'report_{k}.typ').read_text(encoding='utf-8')
+    assert not re.findall(r'\d+\.\d+ ?(?:dB|s\b|ms\b|MB\b)', text)
+
+
 def test_the_listing_is_the_code():
     text = (reports.SOURCES / 'report_2.typ').read_text(encoding='utf-8')
     listing = re.search('```python\n(.*?)```', text, re.S)[1]
