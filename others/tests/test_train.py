@@ -226,7 +226,7 @@ def test_a_run_killed_before_its_settings_leaves_its_folder_free(folder, tmp_pat
 
 
 @pytest.mark.parametrize('before, after', [(signal.default_int_handler, signal.SIG_DFL),
-                                           (signal.SIG_IGN, signal.SIG_IGN)])
+                                           (signal.SIG_IGN, signal.SIG_IGN)], ids=['usual', 'ignored'])
 def test_the_second_signal_kills_and_an_ignored_one_stays_ignored(before, after):
     usual = signal.signal(signal.SIGINT, before)
     try:
