@@ -250,7 +250,7 @@ def check_like(name: str, given, own) -> None:
     finite, and equal plain data."""
     if isinstance(given, dict) and isinstance(own, dict):
         for key in {**own, **given}:
-            check_like(f'{name}: {reprlib.repr(key)}', given.get(key), own.get(key))
+            check_like(f'{name}: {reprlib.repr(key)[:60]}', given.get(key), own.get(key))
     elif describe(given) != describe(own):
         raise ValueError(f'{name} is {describe(given)}, expected {describe(own)}')
     elif isinstance(given, torch.Tensor) and not bool(given.isfinite().all()):

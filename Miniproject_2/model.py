@@ -1019,7 +1019,7 @@ def check_keys(name: str, content, keys: list) -> None:
     """ValueError unless `content` is a dict of these keys."""
     found = list(content) if isinstance(content, dict) else type(content).__name__
     if found != keys:
-        raise ValueError(f'{name} holds {reprlib.repr(found)}, expected {keys}')
+        raise ValueError(f'{name} holds {reprlib.repr(found)[:60]}, expected {keys}')
 
 
 def check_weights(own: dict, given) -> None:
@@ -1034,7 +1034,7 @@ def check_weights(own: dict, given) -> None:
     for name in {**own, **given}:
         expected, found = kind(own.get(name)), kind(given.get(name))
         if name not in own or expected != found:
-            raise ValueError(f'weights: {reprlib.repr(name)} is {found}, expected {expected}')
+            raise ValueError(f'weights: {reprlib.repr(name)[:60]} is {found}, expected {expected}')
         if not bool(given[name].isfinite().all()):
             raise ValueError(f'weights: {name!r} holds NaN or infinity')
 

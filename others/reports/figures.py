@@ -297,6 +297,25 @@ def noises(rows: list):
 
 
 @drawn
+def estimate(rows: list):
+    """The estimated PSNR of several denoisers, with two standard errors, against the true one."""
+    figure = Figure((COLUMN, 1.12))
+    axes = place(figure, 0.42, 0.34, COLUMN - 0.48, 0.74)
+    ends = [min(row['pooled'] for row in rows) - 0.3, max(row['pooled'] for row in rows) + 0.3]
+    axes.plot(ends, ends, color='black', lw=0.7)
+    for name, marker, colour in (('blur', 'd', GREY), ('project 2', 's', RED), ('project 1', 'o', BLUE)):
+        some = [row for row in rows if row['model'].startswith(name)]
+        axes.errorbar([row['pooled'] for row in some], [row['estimated'] for row in some],
+                      [2 * row['estimated_error'] for row in some], fmt=marker, color=colour, markersize=3, lw=0.9,
+                      label=name)
+    axes.set_xlabel('true PSNR (dB)')
+    axes.set_ylabel('estimated (dB)')
+    axes.grid()
+    axes.legend(loc='upper left')
+    return figure
+
+
+@drawn
 def exactness(rows: list):
     """The largest error of a result, over random configurations: from the 5 % quantile to the largest, the median
     marked; ours and torch.nn's."""

@@ -201,6 +201,22 @@ def trained(project, first, second, seed=3, num_epochs=1, **options) -> list:
     return bits(model)
 
 
+def test_two_threads_change_nothing_but_rounding(project):
+    """Adam, project 1's, makes a step of the same size of a gradient that is nothing but rounding: each weight tensor
+    is compared as a whole, by how far the training moved it."""
+    first, second = pairs(4, 16, 16)
+    start, one = new_model(project), new_model(project)
+    torch.manual_seed(3)
+    one.train(first, second, 2, verbose=False)
+    torch.set_num_threads(2)
+    two = new_model(project)
+    torch.manual_seed(3)
+    two.train(first, second, 2, verbose=False)
+    for old, a, b in zip(*map(parameters, (start, one, two))):
+        assert float((a - b).detach().norm()) < 1e-3 * float((a - old).detach().norm())
+    torch.testing.assert_close(two.predict(first), one.predict(first), rtol=0, atol=0.1)
+
+
 def test_train_learns_from_noisy_pairs(project):
     """Flat images in noise: on images that were not trained on, three quarters of the noise's energy go, at least.
     The loss falls towards the noise of the targets, which nothing can predict. Autograd is off, as a grader has it."""
