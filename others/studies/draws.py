@@ -14,15 +14,15 @@ Gaussian blurs, true and estimated. Predictions are without test-time augmentati
 or "pooled", of the mean squared error of all, in dB.
 """
 import math
-import time
 from pathlib import Path
 
 import torch
 
 from others import data
-from others.common import cli, datasets, denoisers, records
+from others.common import cli, datasets, denoisers
 from others.common.metrics import estimated_error, estimated_psnr, psnr
 from others.common.noise import gaussian_blur
+from others.studies import shared
 
 BLURS = (0.2, 0.3, 0.4, 0.5, 0.7, 1)            # standard deviations, in pixels
 
@@ -68,7 +68,7 @@ def main(arguments=None) -> int:
     option('--draws', type=cli.integer(2), default=8, metavar='K', help='of each square (default: 8)')
     option('--pairs', type=cli.integer(1), default=2000, metavar='N', help='training pairs (default: 2000)')
     cli.add_options(parser, 'data', 'seed', 'threads', 'record')
-    options, start = parser.parse_args(arguments), time.monotonic()
+    options = shared.parse(parser, arguments)
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(options.seed)
     _, paths = data.split_photos(options.photos, torch.Generator().manual_seed(data.SPLIT_SEED), '--photos')
@@ -101,8 +101,7 @@ def main(arguments=None) -> int:
     for row in rows[1:]:
         print(f"{row['model']}: {row['pooled']:.2f} dB pooled, estimated {row['estimated']:.2f} ± "
               f"{row['estimated_error']:.2f}")
-    if options.record:
-        records.append(options.record, rows, time.monotonic() - start)
+    shared.record(options, rows)
     return 0
 
 

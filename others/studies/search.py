@@ -23,7 +23,8 @@ import torch
 from Miniproject_1 import model as project_1
 from Miniproject_2 import model as project_2
 from others import data
-from others.common import cli, datasets, denoisers, graphs, records, storage
+from others.common import cli, datasets, denoisers, graphs, storage
+from others.studies import shared
 from others.studies.variants import BLOCKS, DnCNN, Network, UNet, network_2
 
 OTHERS = {'dncnn': DnCNN, 'unet': UNet}
@@ -183,7 +184,7 @@ def parse(arguments) -> argparse.Namespace:
     option('--kernel', type=cli.integer(2), metavar='N',
            help='of all convolutions; with --upsampling nearest, on the way up 1 less if even (default: 4)')
     option('--upsampling', choices=('transposed', 'nearest'), help='on the way up (default: transposed)')
-    options = parser.parse_args(arguments)
+    options = shared.parse(parser, arguments)
     if not options.epochs:
         options.seconds = options.seconds or 420
     for number, defaults in OF_PROJECT.items():
@@ -204,7 +205,7 @@ def parse(arguments) -> argparse.Namespace:
 
 
 def main(arguments=None) -> int:
-    options, start = parse(arguments), time.monotonic()
+    options = parse(arguments)
     images = datasets.read_pairs('--data', options.data / data.TRAIN_FILE)
     sets = datasets.read_sets(options.data / data.VAL_FILE, options.also)
     if options.oracle:
@@ -227,7 +228,7 @@ def main(arguments=None) -> int:
                'parameters': sum(weight.numel() for weight in variant.parameters()),
                'pairs_seen': len(losses) * options.batch, 'psnr': scores,
                'loss_curve': [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]}
-        records.append(options.record, [row], time.monotonic() - start, records.circumstances(variant.device))
+        shared.record(options, [row], variant.device)
     return 0
 
 

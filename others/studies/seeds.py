@@ -25,6 +25,7 @@ from Miniproject_2 import model as framework
 from others import data
 from others.common import cli, datasets, records, storage
 from others.common.metrics import psnr
+from others.studies.shared import torch_step
 from others.studies.variants import TORCH, step_2
 
 RECORD, EVALUATION = (storage.ROOT / 'others' / 'results' / f'{name}.json' for name in ('seeds', 'evaluation'))
@@ -185,10 +186,7 @@ class Torch:
         return list(self.net.parameters())
 
     def step(self, noisy: torch.Tensor, other: torch.Tensor) -> None:
-        loss = nn.functional.mse_loss(self.net(noisy), other)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        torch_step(self.net, self.optimizer, noisy, other)
 
     def state(self) -> dict:
         return {'net': self.net.state_dict(), 'optimizer': self.optimizer.state_dict()}

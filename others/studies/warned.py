@@ -9,14 +9,14 @@ independent noise should get no warning; clean ones, JPEG and correlated noise s
 255 or more. The table has, for both projects with the shipped weights, the images that were changed so much, and those
 that got a warning.
 """
-import time
 from pathlib import Path
 
 import torch
 
 from others import data, denoise
-from others.common import cli, denoisers, records
+from others.common import cli, denoisers
 from others.common.noise import correlated_noise, gaussian_noise, impulse_noise, jpeg, poisson_noise
+from others.studies import shared
 
 TILES = 3                                       # of 32 x 32 pixels, along a side of an image
 SIDE = TILES * data.SIZE
@@ -59,7 +59,7 @@ def main(arguments=None) -> int:
     option('--photos', type=Path, required=True, metavar='FOLDER', help='photographs, as for others.data')
     option('--images', type=cli.integer(1), metavar='N', help='of a kind (default: one of each photograph)')
     cli.add_options(parser, 'seed', 'threads', 'record')
-    options, start = parser.parse_args(arguments), time.monotonic()
+    options = shared.parse(parser, arguments)
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(options.seed)
     _, paths = data.split_photos(options.photos, torch.Generator().manual_seed(data.SPLIT_SEED), '--photos')
@@ -71,8 +71,7 @@ def main(arguments=None) -> int:
     print(cli.table([['', *(f'{name}: {what}' for name in models for what in ('changed', 'warned'))],
                      *([row['kind'], *(f'{row[name][what]} of {row["images"]}' for name in models
                                        for what in ('changed', 'warned'))] for row in rows)]))
-    if options.record:
-        records.append(options.record, rows, time.monotonic() - start)
+    shared.record(options, rows)
     return 0
 
 
