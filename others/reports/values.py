@@ -558,14 +558,16 @@ def predecessors(rec: Records, photograph: Callable, pictures: Callable) -> tupl
         points = [(x, found.get(name.format(x), {}).get(key)) for x in xs]
         return [(x, psnr) for x, psnr in points if psnr is not None]
 
-    def epochs(name: str) -> list:
-        return list(enumerate(found.get(name, {}).get('by_epoch', []), 1))
+    def epochs(name: str, key: str = 'by_epoch') -> list:
+        return list(enumerate(found.get(name, {}).get(key, []), 1))
 
     depth, kernel = ('skip, {} layers', (4, 6, 8, 10, 12)), ('nearest, kernel {}', (3, 5, 7))
     widths = (32, 64, 128, 256)
     panels = [
         ('Mery: depth', 'layers', {'reported': line(*depth, 'reported'), 'here': line(*depth)}),
         ('Mery: the skip', 'epoch', {'with': epochs('skip, with'), 'without': epochs('skip, without')}),
+        ('Mery: the skip, training loss', 'epoch', {name: epochs(f'skip, {name}', 'loss_by_epoch')
+                                                    for name in ('with', 'without')}),
         ('Mery: channels', 'channels', {'here': line('skip, {} channels', range(10, 401, 10))}),
         ('Mery: batches', 'images in a batch', {'here': line('skip, batches of {}', range(1, 51))}),
         ('Mery: epochs', 'epoch', {'here': epochs('skip, epochs')}),

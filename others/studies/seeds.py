@@ -185,8 +185,8 @@ class Torch:
     def weights(self) -> list:
         return list(self.net.parameters())
 
-    def step(self, noisy: torch.Tensor, other: torch.Tensor) -> None:
-        torch_step(self.net, self.optimizer, noisy, other)
+    def step(self, noisy: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return torch_step(self.net, self.optimizer, noisy, other).detach()
 
     def state(self) -> dict:
         return {'net': self.net.state_dict(), 'optimizer': self.optimizer.state_dict()}
@@ -209,8 +209,8 @@ class Ours:
     def weights(self) -> list:
         return [weight for weight, _ in self.net.param()]
 
-    def step(self, noisy: torch.Tensor, other: torch.Tensor) -> None:
-        step_2(self.net, self.optimizer, noisy, other)
+    def step(self, noisy: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return step_2(self.net, self.optimizer, noisy, other)
 
     def state(self) -> dict:
         return {'weights': [weight.cpu() for weight in self.weights()]}
@@ -234,7 +234,8 @@ def predict(runner, noisy: torch.Tensor) -> torch.Tensor:
 def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file: Optional[Path] = None,
           clock: Callable[[], float] = time.process_time, **circumstances) -> tuple:
     """Train to the end, or on from `state_file`. -> what `build` gave, trained, and for each epoch a dict: the
-    seconds of training so far, by `clock`, and the PSNR on (noisy, clean) `validation`, which is not timed.
+    seconds of training so far, by `clock`, the mean of the loss, and the PSNR on (noisy, clean) `validation`, which is
+    not timed.
 
     circumstances: what else must be as it was when the state was saved. UserError if it, or the recipe, is not."""
     torch.manual_seed(seed)
@@ -250,12 +251,13 @@ def train(system: System, seed: int, pairs: tuple, validation: tuple, state_file
         start = clock()
         batches = torch.randperm(len(pairs[0])).split(system.batch)
         label = f'{system.name}, seed {seed}, epoch {len(history) + 1} of {system.epochs}'
+        total = torch.zeros((), device=runner.device)
         for batch in cli.progress(batches, len(batches), f'{label}, steps'):
-            runner.step(*(framework.to_unit(images[batch], runner.device) for images in pairs))
-        runner.weights()[-1].sum().item()                           # waits for the device
+            total += len(batch) * runner.step(*(framework.to_unit(images[batch], runner.device) for images in pairs))
+        loss = total.item() / len(pairs[0])                         # waits for the device
         seconds = clock() - start + (history[-1]['seconds'] if history else 0)
         figure = psnr(predict(runner, validation[0]), validation[1]).mean().item()
-        history.append({'seconds': seconds, 'psnr': figure})
+        history.append({'seconds': seconds, 'loss': loss, 'psnr': figure})
         print(f'{label}  {seconds:7.1f} s  {figure:.3f} dB', flush=True)
         if state_file:
             storage.write_tensors(state_file, {'settings': settings, 'runner': runner.state(),
@@ -289,6 +291,7 @@ def run(system: System, seed: int, pairs: tuple, sets: dict, state_file: Optiona
     return {'system': system.name, **recipe(system, seed), 'full': system.full,
             'parameters': sum(weight.numel() for weight in runner.weights()), 'reported': system.reported,
             'chosen': system.chosen, **measure(runner, sets), 'by_epoch': [epoch['psnr'] for epoch in history],
+            'loss_by_epoch': [epoch.get('loss') for epoch in history],
             'processor_seconds': history[-1]['seconds'] if history else 0}
 
 

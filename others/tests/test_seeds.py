@@ -56,7 +56,17 @@ def test_ours_and_torch_train_alike(pairs):
     for before, a, b in zip(start, ours[0].weights(), theirs[0].weights()):
         assert not torch.equal(before, a)
         torch.testing.assert_close(a, b.detach(), rtol=1e-4, atol=1e-5)
-    assert ours[1][-1]['psnr'] == pytest.approx(theirs[1][-1]['psnr'], abs=1e-3)
+    for one, other in zip(ours[1], theirs[1]):
+        assert one['psnr'] == pytest.approx(other['psnr'], abs=1e-3)
+        assert one['loss'] == pytest.approx(other['loss'], rel=1e-4)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_pairs(pairs):
+    """Also where the last batch is smaller; of a network that does not learn."""
+    system = replace(seeds.VJP, lr=0, epochs=1, batch=7)
+    runner, (epoch,) = seeds.train(system, 0, pairs, pairs)
+    noisy, other = (images.float() / 255 for images in pairs)
+    assert len(noisy) % 7 and epoch['loss'] == pytest.approx(F.mse_loss(runner.infer(noisy), other).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize('name', ['vjp', 'skip, with'])
