@@ -44,7 +44,7 @@ import torch
 
 from others.common import baselines, cli, datasets, images, plots, records, storage
 from others.common.datasets import Validation
-from others.common.metrics import psnr
+from others.common.metrics import pooled_psnr, psnr
 from others.common.submissions import VARIANTS, predictions, with_weights
 
 MONTAGE_IMAGES = 6
@@ -75,10 +75,8 @@ def figures(measured: Validation, denoised: torch.Tensor, seconds: Optional[floa
         row['estimated'] = True
     else:
         values = psnr(denoised, measured.target)
-        error = (denoised.double() - measured.target.double()).square().mean()
         row.update(median=values.median().item(), worst=values.min().item(), best=values.max().item(),
-                   pooled=-10 * (error / 255 ** 2).clamp(min=1e-12).log10().item(),
-                   ssim=ssim(denoised, measured.target))
+                   pooled=pooled_psnr(denoised, measured.target), ssim=ssim(denoised, measured.target))
     if seconds is not None:
         gain, gain_error = measured.gain(denoised, measured.noisy)
         row.update(gain=gain, gain_error=gain_error, ms=1000 * seconds / len(denoised))

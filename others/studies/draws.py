@@ -13,14 +13,13 @@ estimate is, pairs of validation photographs show, whose clean images are there:
 Gaussian blurs, true and estimated. Predictions are without test-time augmentation; PSNR is the mean over the images,
 or "pooled", of the mean squared error of all, in dB.
 """
-import math
 from pathlib import Path
 
 import torch
 
 from others import data
 from others.common import cli, datasets, denoisers
-from others.common.metrics import estimated_error, estimated_psnr, psnr
+from others.common.metrics import estimated_error, estimated_psnr, pooled_psnr, psnr
 from others.common.noise import gaussian_blur
 from others.studies import shared
 
@@ -47,9 +46,8 @@ def by_count(draws: torch.Tensor, clean: torch.Tensor, denoise=lambda noisy: noi
 def pooled(denoised: torch.Tensor, noisy: torch.Tensor, other: torch.Tensor, clean: torch.Tensor) -> dict:
     """The pooled PSNR against the clean images, and what it is estimated to be without them, with its standard error.
     All (N, C, H, W)."""
-    error = (denoised.double() - clean).square().mean().item()
     estimated, uncertain = estimated_psnr(denoised, noisy, other)
-    return {'pooled': 10 * math.log10(255 ** 2 / error), 'estimated': estimated, 'estimated_error': uncertain}
+    return {'pooled': pooled_psnr(denoised, clean), 'estimated': estimated, 'estimated_error': uncertain}
 
 
 def mean_error(*images: torch.Tensor) -> float:

@@ -24,7 +24,7 @@ from torch import nn
 from Miniproject_2 import model as framework
 from others import data
 from others.common import cli, datasets, records, storage
-from others.common.metrics import psnr
+from others.common.metrics import pooled_psnr, psnr
 from others.studies.shared import torch_step
 from others.studies.variants import TORCH, step_2
 
@@ -278,9 +278,9 @@ def measure(runner, sets: dict) -> dict:
     """sets: {name: (noisy, clean)} -> for each the images' mean PSNR, its standard error, the pooled PSNR."""
     row = {}
     for name, (noisy, clean) in sets.items():
-        values = psnr(predict(runner, noisy), clean)
-        row[name], row[f'{name}_error'] = datasets.mean_and_error(values)
-        row[f'{name}_pooled'] = -10 * (10 ** (-values.double() / 10)).mean().log10().item()
+        denoised = predict(runner, noisy)
+        row[name], row[f'{name}_error'] = datasets.mean_and_error(psnr(denoised, clean))
+        row[f'{name}_pooled'] = pooled_psnr(denoised, clean)
     return row
 
 
