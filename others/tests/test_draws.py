@@ -7,6 +7,8 @@ from others.common import denoisers, records
 from others.studies import draws
 from others.tests.conftest import images, noisy_set
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_parts_of_the_error_are_those_that_the_outputs_were_made_of():
     generator = torch.Generator().manual_seed(0)

@@ -13,6 +13,8 @@ from Miniproject_2.model import (MSE, SGD, Conv2d, NearestUpsampling, ReLU, Sequ
                                  Upsampling)
 from others.tests.test_framework_properties import TWINS, Square, assert_equal, distance, results, twins
 
+pytestmark = pytest.mark.fast
+
 X = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(1))
 

@@ -12,6 +12,8 @@ from others.common.metrics import psnr
 from others.studies import warned
 from others.tests.conftest import images
 
+pytestmark = pytest.mark.fast
+
 SIGMAS = 4              # a correct sampler fails a check with a probability of 1 in 16,000
 
 

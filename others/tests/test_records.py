@@ -11,6 +11,8 @@ import torch
 from others.common import records, storage
 from others.tests.conftest import refused
 
+pytestmark = pytest.mark.fast
+
 ROWS = [{'name': 'a', 'psnr': {'val_data': 25.5}}, {'name': 'b', 'psnr': None}]
 
 

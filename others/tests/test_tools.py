@@ -15,6 +15,8 @@ from others.common import cli, storage
 from others.__main__ import tools
 from others.tests.conftest import images, noisy_set
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def run_here(monkeypatch, capsys, threads):
