@@ -311,7 +311,7 @@ def estimate(rows: list):
     axes.set_xlabel('true PSNR (dB)')
     axes.set_ylabel('estimated (dB)')
     axes.grid()
-    axes.legend(loc='upper left')
+    axes.legend(loc='lower right')
     return figure
 
 
@@ -403,6 +403,7 @@ def sweeps(panels: list):
             axes.plot(*zip(*points), 'o' + style, color='black' if reported else colour, label=name, lw=0.9,
                       markersize=2.5, mfc='white' if reported else colour)
         axes.set_title(title, size=7.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(label, size=7)
         axes.tick_params(labelsize=6.5)
         axes.grid()
