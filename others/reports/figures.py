@@ -403,7 +403,8 @@ def sweeps(panels: list):
             axes.plot(*zip(*points), 'o' + style, color='black' if reported else colour, label=name, lw=0.9,
                       markersize=2.5, mfc='white' if reported else colour)
         axes.set_title(title, size=7.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        xs = sorted({x for points in lines.values() for x, _ in points})
+        axes.set_xticks(xs if len(xs) <= 5 else range(0, xs[-1] + 1, 100 if xs[-1] > 50 else 10 if xs[-1] > 15 else 5))
         axes.set_xlabel(label, size=7)
         axes.tick_params(labelsize=6.5)
         axes.grid()
