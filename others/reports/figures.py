@@ -409,7 +409,9 @@ def sweeps(panels: list):
         axes.tick_params(labelsize=6.5)
         axes.grid()
         if len(lines) > 1:
-            axes.legend(fontsize=6, handlelength=1.8, labelspacing=0.2)
+            axes.margins(y=0.05 if len(lines) < 3 else 0.4)         # a row below the lines
+            axes.legend(fontsize=6, handlelength=1.6, labelspacing=0.2, columnspacing=0.6, handletextpad=0.3,
+                        **({} if len(lines) < 3 else {'loc': 'lower center', 'ncols': len(lines)}))
     return figure
 
 

@@ -576,7 +576,7 @@ def predecessors(rec: Records, photograph: Callable, pictures: Callable) -> tupl
         ('Mery: epochs', 'epoch', {'here': epochs('skip, epochs')}),
         ('Béchaz et al.: kernel', 'pixels on a side', {'reported': line(*kernel, 'reported'), 'here': line(*kernel)}),
         ('Béchaz et al.: channels', 'of the first layer', {
-            f'second {b}': line(f'nearest, channels {{}} {b}', widths) for b in widths}),
+            str(b): line(f'nearest, channels {{}} {b}', widths) for b in widths}),
     ]
     panels = [(title, label, {name: points for name, points in lines.items() if points})
               for title, label, lines in panels if any(lines.values())]
