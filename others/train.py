@@ -49,6 +49,7 @@ CROP = 128                          # pixels; of larger images, crops are traine
 MONTAGE_IMAGES, MONTAGE_SIDE = 6, 160       # the latter in pixels
 PICTURES_EVERY = 30                 # seconds between two, at least: on a GPU they take as long as an epoch
 FRESH_PAIRS = 50000                 # of an epoch, as many as the course's set has
+FOR_CORRELATED = 10                 # how much higher the learning rate is, of fine-tuning for such noise
 ZERO = torch.zeros((), dtype=torch.float64)
 
 
@@ -165,6 +166,7 @@ class Run:
             if training['step'] == training['num_steps']:
                 return True
         swap, self.found = self.choose_swap()
+        self.settings['lr'] = self.settings['lr'] or self.default_lr(swap)
         if not training:
             self.begin()
             if processes.rank() == 0:               # from here on, a run without a state has lost it
@@ -197,6 +199,13 @@ class Run:
         if not correlated.all() and self.pairs.first is whole[0]:
             return 'auto', line
         return 'images', line + ' (of crops, everywhere)' * (not correlated.all())
+
+    def default_lr(self, swap: str) -> float:
+        """The model's own; for weights to fine-tune its lower one, which noise that correlates raises again."""
+        if not self.model.is_trained:
+            return self.model.PEAK_LR
+        is_correlated = swap == 'images' and self.settings['swap'] == 'auto'
+        return self.model.PEAK_LR * self.model.FINE_TUNING * (FOR_CORRELATED if is_correlated else 1)
 
     def lengthen(self, training: dict) -> None:
         """Begin another cycle of the learning rate at the saved step if the settings ask for more epochs."""
@@ -396,7 +405,6 @@ def set_up(settings: dict, is_new: bool) -> tuple:
     processes.share(model)
     settings['epochs'] = settings['epochs'] or model.NUM_EPOCHS
     settings['batch'] = settings['batch'] or model.BATCH_SIZE
-    settings['lr'] = settings['lr'] or model.PEAK_LR * (model.FINE_TUNING if model.is_trained else 1)
     if settings['fresh_noise']:
         pairs = FreshPairs(Path(settings['fresh_noise']), settings['pairs'] or FRESH_PAIRS,
                            settings['seed'])
@@ -430,7 +438,8 @@ def main(arguments=None) -> int:
                           'independent between neighbouring pixels; auto: as the noise of each pair allows (default)')
     new.add_argument('--batch', type=cli.integer(1), metavar='N', help="batch size (default: the model's own)")
     new.add_argument('--lr', type=cli.positive, metavar='LR',
-                     help="highest learning rate (default: the model's own, lower with --weights)")
+                     help="highest learning rate (default: the model's own, lower with --weights, less so for noise "
+                          'that correlates)')
     cli.add_options(new, threads={'default': None, 'help': f'CPU threads (default: {torch.get_num_threads()})'})
     new.add_argument('--precision', choices=('float32', 'mixed'),
                      help='mixed: products in bfloat16 (default: what is fast on this machine)')

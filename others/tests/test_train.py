@@ -270,7 +270,7 @@ def test_promote_copies_only_what_scores_higher(folder, tmp_path):
 
 @pytest.mark.parametrize('project', [1, 2])
 def test_fine_tuning(folder, tmp_path, no_pictures, monkeypatch, project):
-    """It begins from the weights, at the lower rate."""
+    """It begins from the weights, at the lower rate, which is ten times as high if the noise is found to correlate."""
     torch.manual_seed(5)
     model, start = denoisers.new_model(project), tmp_path / 'start.pth'
     model.save(start)
@@ -280,10 +280,14 @@ def test_fine_tuning(folder, tmp_path, no_pictures, monkeypatch, project):
         (model.weights(), options['peak_lr'])))
     for k, weights in enumerate(('pretrained', str(start))):
         new_run(folder, tmp_path / str(k), '--weights', weights, project=project)
-    assert len(began) == 2
-    for weights, rate in began:
+    new_run(folder, tmp_path / 'asked', '--weights', 'pretrained', '--swap', 'images', project=project)
+    monkeypatch.setattr(f'Miniproject_{project}.model.choose_swap', lambda *pairs: (torch.tensor([True]), 'why'))
+    new_run(folder, tmp_path / 'found', '--weights', 'pretrained', project=project)
+    new_run(folder, tmp_path / 'fresh', project=project)
+    lower = model.PEAK_LR * model.FINE_TUNING
+    assert [rate for _, rate in began] == pytest.approx([lower, lower, lower, 10 * lower, model.PEAK_LR])
+    for weights, _ in began[:-1]:
         assert all(torch.equal(weight, weights[name]) for name, weight in model.weights().items())
-        assert rate == pytest.approx(model.PEAK_LR * model.FINE_TUNING)
 
 
 def test_fine_tuning_begins_with_epoch_0(folder, tmp_path, no_pictures, monkeypatch):
