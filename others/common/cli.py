@@ -97,7 +97,7 @@ def run(main: Callable[[], int]) -> None:
         try:
             status = main()
         finally:
-            sys.stdout.flush()
+            getattr(sys.stdout, 'flush', bool)()    # which the stdout of an experiment tracker may lack
         if 'WORLD_SIZE' in os.environ:      # torchrun's: gloo's threads go on, and may abort Python's teardown
             os._exit(status)
         sys.exit(status)

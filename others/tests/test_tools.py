@@ -149,7 +149,7 @@ def test_nobody_reads_on(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('stream', [
-    None, type('Tee', (), {'write': lambda self, text: None, 'flush': lambda self: None})(),
+    None, type('Tee', (), {'write': lambda self, text: None})(),
     io.TextIOWrapper(io.BytesIO(), encoding='cp1252')], ids=['none', 'tee', 'cp1252'])
 def test_what_the_terminal_cannot_show_ends_nothing(monkeypatch, stream):
     for name in ('stdout', 'stderr'):
