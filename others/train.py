@@ -49,7 +49,7 @@ CROP = 128                          # pixels; of larger images, crops are traine
 MONTAGE_IMAGES, MONTAGE_SIDE = 6, 160       # the latter in pixels
 PICTURES_EVERY = 30                 # seconds between two, at least: on a GPU they take as long as an epoch
 FRESH_PAIRS = 50000                 # of an epoch, as many as the course's set has
-FOR_CORRELATED = 10                 # how much higher the learning rate is, of fine-tuning for such noise
+FOR_CORRELATED = 10                 # factor on the learning rate of fine-tuning, where the noise correlates
 ZERO = torch.zeros((), dtype=torch.float64)
 
 

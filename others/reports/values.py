@@ -304,7 +304,7 @@ def shared(rec: Records, project: int, best: dict) -> dict:
             'mixed': {**training(rec, project, f'mixed_{project}.*'),
                       'cost': fixed(before['real_val'] - after['real_val']),
                       'cost_val': fixed(before['val_data'] - after['val_data'])},
-            'noises': other_noise(rec.last('noises'), name), 'pooling': pooling(rec),
+            'noises': other_noise(rec.last('noises'), name),
             'squares': str(readme_picture.IMAGES * len(readme_picture.SQUARES))}
 
 

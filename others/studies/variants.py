@@ -24,9 +24,9 @@ class BatchNormed(project_1.ResidualBlock):
 
 
 class GatedBlock(nn.Module):
-    """NAFNet's: layer norm, depthwise convolution, a gate that multiplies one half of the channels by the other, and
-    the attention of channels, then a second gate between 1 x 1 convolutions (Chen et al. 2022,
-    https://arxiv.org/abs/2204.04676). Shape: (N, C, H, W) -> the same."""
+    """NAFNet's, with group norm for its layer norm: depthwise convolution, a gate that multiplies one half of the
+    channels by the other, and the attention of channels, then a second gate between 1 x 1 convolutions (Chen et al.
+    2022, https://arxiv.org/abs/2204.04676). Shape: (N, C, H, W) -> the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from others import data, denoise
-from others.common import cli, denoisers
+from others.common import cli, denoisers, storage
 from others.common.noise import correlated_noise, gaussian_noise, impulse_noise, jpeg, poisson_noise
 from others.studies import shared
 
@@ -23,7 +23,7 @@ SIDE = TILES * data.SIZE
 
 
 def point_sampled(photo: torch.Tensor, generator: torch.Generator) -> tuple:
-    """(noisy, clean), uint8 (3, 96, 96), of the middle of (3, H, W), whose sides are 96 at least."""
+    """(noisy, clean), uint8 (3, 96, 96), of the middle of (3, H, W), whose sides are 192 at least."""
     H, W = photo.shape[1:]
     part = min(H, W) // SIDE * data.SIZE
     top, left = (H - TILES * part) // 2, (W - TILES * part) // 2
@@ -64,6 +64,8 @@ def main(arguments=None) -> int:
     generator = torch.Generator().manual_seed(options.seed)
     _, paths = data.split_photos(options.photos, torch.Generator().manual_seed(data.SPLIT_SEED), '--photos')
     photos = [photo for photo in map(data.read_photo, paths[:options.images]) if min(photo.shape[1:]) >= 2 * SIDE]
+    if not photos:
+        raise storage.UserError(f'--photos: none that is kept out of training has {2 * SIDE} pixels on each side')
     kinds = versions(*map(torch.stack, zip(*(point_sampled(photo, generator) for photo in photos))), generator)
     models = {f'project {k}': denoisers.trained_model(k, denoisers.checkpoint(k)) for k in (1, 2)}
     rows = [{'kind': kind, 'images': len(images), **{name: count(model, images) for name, model in models.items()}}

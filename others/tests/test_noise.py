@@ -10,7 +10,7 @@ from scipy import ndimage
 from others.common import denoisers, noise, records
 from others.common.metrics import psnr
 from others.studies import warned
-from others.tests.conftest import images
+from others.tests.conftest import images, refused
 
 pytestmark = pytest.mark.fast
 
@@ -83,6 +83,10 @@ def test_how_often_denoise_warns(tmp_path, threads, monkeypatch):
             return noisy * self.kept
 
     monkeypatch.setattr(denoisers, 'trained_model', Model)
+    monkeypatch.setattr(warned, 'SIDE', 97)                     # larger than half of any
+    with refused('--photos: none .* 194 pixels'):
+        warned.main(['--photos', str(tmp_path)])
+    monkeypatch.setattr(warned, 'SIDE', 96)
     warned.main(['--photos', str(tmp_path), '--record', str(tmp_path / 'record.json')])
     rows = {row['kind']: row for row in records.read(tmp_path / 'record.json')[-1]['rows']}
     assert all(row['project 2'] == {'changed': 0, 'warned': 0} for row in rows.values())
