@@ -109,6 +109,8 @@ def train(variant, options: argparse.Namespace, images: tuple) -> list:
         if not math.isfinite(losses[-1]):
             raise storage.UserError(f'--lr: the loss is not finite after {len(losses)} steps, expected a lower rate')
     bar.close()
+    if options.project == 1:
+        variant.net.eval()                          # batch norm by what it saw in training
     return losses
 
 
@@ -216,7 +218,9 @@ def main(arguments=None) -> int:
     variant = VARIANTS[options.project][1](options)
     precision = denoisers.set_precision(variant, options.precision)
     graphs.accelerate(variant)
+    start = time.monotonic()
     losses = train(variant, options, images)
+    training_seconds = round(time.monotonic() - start, 1)
     scores = denoisers.measure(variant, sets)
     decibels = ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items())
     print(f'{options.name}: {len(losses)} steps, {decibels}')
@@ -226,7 +230,7 @@ def main(arguments=None) -> int:
         row = {**settings, 'oracle': options.oracle is not None, 'precision': precision,
                **{name: getattr(options, name) for name in OF_PROJECT[options.project]},
                'parameters': sum(weight.numel() for weight in variant.parameters()),
-               'pairs_seen': len(losses) * options.batch, 'psnr': scores,
+               'pairs_seen': len(losses) * options.batch, 'training_seconds': training_seconds, 'psnr': scores,
                'loss_curve': [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]}
         shared.record(options, [row], variant.device)
     return 0

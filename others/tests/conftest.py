@@ -31,6 +31,7 @@ RECORD = ROOT / 'others' / 'results' / 'reliability.json'
 common = dict(deadline=None, database=None)     # a machine's speed and its earlier runs decide nothing
 settings.register_profile('short', derandomize=True, max_examples=20, phases=[Phase.explicit, Phase.generate],
                           **common)
+settings.register_profile('drawn', max_examples=20, **common)         # other inputs, by --hypothesis-seed
 settings.register_profile('long', max_examples=500, **common)
 
 

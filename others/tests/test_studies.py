@@ -13,8 +13,8 @@ from others import data
 from others.common import datasets, denoisers, records
 from others.common.metrics import psnr
 from others.common.noise import gaussian_blur
-from others.studies import compare_torch, deepen, exactness, noises, residual, search, speedrun, variants
-from others.tests.conftest import images, noisy_set, parameters, refused, save_photos
+from others.studies import compare_torch, deepen, defaults, exactness, noises, residual, search, speedrun, variants
+from others.tests.conftest import ROUNDING, images, noisy_set, parameters, refused, save_photos
 
 
 @pytest.fixture(scope='module')
@@ -84,6 +84,15 @@ def test_networks_of_others(network, parameters):
     assert y.shape == x.shape
     y.sum().backward()
     assert all(weight.grad.any() for weight in net.parameters() if weight.dim() > 1) and x.grad.ne(0).all()
+
+
+def test_batch_norm_is_measured_by_what_it_saw_in_training():
+    options = search.parse(['x', '--project', '1', '--widths', '8', '--blocks', '--block', 'batchnorm',
+                            '--epochs', '1'])
+    variant, some = search.Variant1(options), images(2, 64, 3, 8, 8)
+    search.train(variant, options, some.unbind())
+    alone = variant.predict(some[0, :1], ensemble=False)
+    torch.testing.assert_close(alone, variant.predict(some[0], ensemble=False)[:1], **ROUNDING)
 
 
 @pytest.mark.parametrize('upsampling, kernel, up_kernel',
@@ -177,7 +186,17 @@ def test_weights_come_back_from_the_twin():
     torch.testing.assert_close(ours.infer(x), twin(x), rtol=1e-4, atol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------- speedrun
+# ------------------------------------------------------------------------------- defaults, speedrun
+
+def test_the_defaults_are_measured_on_the_set(pairs, tmp_path, threads, monkeypatch):
+    for project in project_1, framework:
+        monkeypatch.setattr(project.Model.train, '__defaults__', (1, *project.Model.train.__defaults__[1:]))
+    defaults.main(['--data', str(pairs), '--threads', '1', '--record', str(tmp_path / 'record.json')])
+    rows = records.read(tmp_path / 'record.json')[0]['rows']
+    assert [(row['project'], row['pairs']) for row in rows] == [(1, 48), (2, 48)]
+    assert all(row['seconds'] > 0 and 0 < row['pooled'] <= row['psnr'] + 1e-9 for row in rows)
+
+
 
 def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path, threads, capsys):
     record = tmp_path / 'record.json'
