@@ -3,8 +3,6 @@
 Most of the time of a small network's step goes to launching its hundreds of kernels one by one. A CUDA graph launches
 all of them at once: https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 
 
@@ -19,25 +17,21 @@ class Recorded:
         key = noisy.shape
         if key not in self.graphs:
             self.graphs[key] = self.record(noisy.clone(), target.clone())
-        inputs, graph, (loss, gradients), _ = self.graphs[key]
+        inputs, graph, (loss, gradients) = self.graphs[key]
         for here, given in zip(inputs, (noisy, target)):
             here.copy_(given)
         graph.replay()
         return loss.clone(), gradients
 
     def record(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
-        """(inputs, graph, outputs, thread). It is recorded in a thread of its own, which lives as long as it."""
-        thread = ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(noisy.device,))
+        """(inputs, graph, outputs)"""
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-
-        def record() -> tuple:
-            with torch.cuda.stream(stream):             # what is set up at first use cannot be recorded
-                self.differentiate(noisy, target)
-            with torch.cuda.graph(graph, stream=stream):
-                return self.differentiate(noisy, target)
-
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):                 # what is set up at first use cannot be recorded
+            self.differentiate(noisy, target)
         torch.cuda.synchronize()
-        return (noisy, target), graph, thread.submit(record).result(), thread
+        with torch.cuda.graph(graph, stream=stream):
+            return (noisy, target), graph, self.differentiate(noisy, target)
 
 
 def accelerate(model) -> None:

@@ -161,8 +161,11 @@ def decode_with_pillow(file, image: Image.Image) -> Picture:
         set_raw_mode(image, 'RGBA')                     # the four bytes of a pixel, as they are
     turned = ImageOps.exif_transpose(image)
     kept = {name: turned.info[name] for name in KEPT if turned.info.get(name)}
-    if 'exif' in kept and turned.getexif().get_ifd(ExifTags.IFD.IFD1):          # the noisy image as a thumbnail
-        kept['exif'] = turned.getexif().tobytes()
+    if 'exif' in kept:
+        exif = Image.Exif()
+        exif.load(kept['exif'])
+        if exif.get_ifd(ExifTags.IFD.IFD1):             # the noisy image as a thumbnail
+            kept['exif'] = turned.getexif().tobytes()
     if image.mode not in ('L', 'LA', 'P', 'RGB', 'RGBA', 'I', 'F', 'I;16', 'I;16L', 'I;16B'):
         kept.pop('icc_profile', None)                   # of inks, say
     if deep and deep[0] == 'LA;16B':
