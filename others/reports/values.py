@@ -4,6 +4,8 @@ Each function takes `Records` and gives the numbers of one part of a report, as 
 the reports' sources hold no measured number of their own. `report_1` and `report_2` put the parts together.
 """
 import collections
+import math
+import operator
 import re
 from functools import partial
 from pathlib import Path
@@ -68,19 +70,10 @@ SEARCH_1 = {
         'plain_b16': 'batches of 16, rate 2e-3', 'plain_b32': 'batches of 32, rate 1.5e-3',
         'deep_b16': '24 to 192, blocks 2-2-2-1', 'fine_b16': '24 to 192, blocks 4-2-2-1'},
 }
-LONGER_1 = {                                            # trainings of another length, which only the table has
-    '900 seconds, batches of 32': {'batch32_900': 'weighted loss', 'batchnorm_900': 'batch norm'},
-    '10 epochs on an H200, batches of 64, plain MSE: channels, blocks': {
-        'cuda_K_24_1331': '24-48-96-192, 1-3-3-1', 'cuda_C_24_2331': '24-48-96-192, 2-3-3-1',
-        'cuda_A_24_2221': '24-48-96-192, 2-2-2-1', 'cuda_B_24_56_112_224': '24-56-112-224, 2-2-2-1',
-        'cuda_L_24_4221': '24-48-96-192, 4-2-2-1', 'cuda_N_32_3221': '32-48-96-192, 3-2-2-1'},
-    '14 epochs on an H200, the same, gradients not clipped': {
-        'cuda_plain': '48-96-192, 1-1-1', 'cuda_batchnorm': 'the same, batch norm',
-        'cuda_wide_lr1': '96-192-384, 1-1-1, half the rate'},
-    '1 epoch on an H200, 48-96-192, 1-1-1': {
-        'cuda_1_batch16_lr2': 'batches of 16, 2e-3', 'cuda_1_batch16_lr2_batchnorm': 'the same, batch norm',
-        'cuda_1_batch32_lr1.5': 'batches of 32, 1.5e-3',
-        'cuda_1_batch32_lr3_batchnorm': 'the same, 3e-3, batch norm'},
+NETWORKS_1 = {                                          # trained for 5 epochs on a GPU: a table
+    'full': '24-48-96-192, 8-2-2-1', 'fine_4': '24-48-96-192, 4-2-2-1', 'fine_2': '24-48-96-192, 2-2-2-1',
+    'fine_1': '24-48-96-192, 1-2-2-1', 'unet_lr2': 'U-Net of Noise2Noise', 'dncnn': 'DnCNN, learning rate 1e-3',
+    'gated_lr2': "NAFNet's blocks, 32-64-128-256, 2-2-4-1",
 }
 SEARCH_2 = {
     'float32, learning rate 6': {'base': 'weighted loss', 'mse': 'plain MSE'},
@@ -102,14 +95,14 @@ DIFFERENCES_1 = {name: (one, other, key) for key, pairs in {
         'depthwise': ('depthwise', 'new'), 'larger': ('larger', 'new'), 'average': ('average', 'base'),
         'oracle': ('oracle', 'base'), 'deep_b16': ('deep_b16', 'plain_b16'), 'fine_b16': ('fine_b16', 'plain_b16')},
     'val_data': {
-        'batchnorm_900': ('batchnorm_900', 'batch32_900'), 'two': ('cuda_C_24_2331', 'cuda_K_24_1331'),
-        'four': ('cuda_L_24_4221', 'cuda_A_24_2221'), 'lower': ('cuda_C_24_2331', 'cuda_A_24_2221'),
+        'unet': ('full', 'unet_lr2'), 'unet_in_its_time': ('fine_1', 'unet_lr2'), 'dncnn': ('full', 'dncnn'),
+        'gated': ('full', 'gated_lr2'), 'lower': ('cuda_C_24_2331', 'cuda_A_24_2221'),
         'wider': ('cuda_B_24_56_112_224', 'cuda_A_24_2221'), 'wide_fine': ('cuda_N_32_3221', 'cuda_L_24_4221'),
         'norm_b16': ('cuda_1_batch16_lr2_batchnorm', 'cuda_1_batch16_lr2'),
-        'norm_b32': ('cuda_1_batch32_lr3_batchnorm', 'cuda_1_batch32_lr1.5'),
-        'norm_14': ('cuda_batchnorm', 'cuda_plain'), 'wide': ('cuda_wide_lr1', 'cuda_plain'),
-        'longer_oracle': ("plain, project 1's loss, towards clean images (oracle)", "plain, project 1's loss")},
+        'norm_14': ('cuda_batchnorm', 'cuda_plain'), 'wide': ('cuda_wide_lr1', 'cuda_plain')},
 }.items() for name, (one, other) in pairs.items()}
+DEPTH = {1: 'fine_1', 2: 'fine_2', 4: 'fine_4', 8: 'full'}      # of blocks at the full resolution
+SETS_1 = {'photographs': ('of_100_50000', 'of_300_50000', 'full'), 'pairs': ('of_1341_5000', 'of_1341_15000', 'full')}
 DIFFERENCES_2 = {name: (name, other, 'centre') for name, other in {
     'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
     'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch16_lr12': 'mixed_lr12',
@@ -161,6 +154,11 @@ def between(values: list, digits: int = 2) -> str:
     return f'{fixed(min(values), digits)} to {fixed(max(values), digits)}'
 
 
+def several(values: list) -> str:
+    *first, last = map(fixed, values)
+    return f"{', '.join(first)} and {last}"
+
+
 def spread(values: list) -> str:
     """Mean ± standard deviation, or the one value."""
     return fixed(mean(values)) + (f' ± {fixed(stdev(values))}' if len(values) > 1 else '')
@@ -210,18 +208,12 @@ def decibels(rows: list, key: str = 'centre') -> list:
     return [row['psnr'][key] for row in rows]
 
 
-def numbers(found: dict, wanted: dict) -> list:
-    """Rows of a table: label, parameters in millions, thousands of pairs seen, seeds, dB on two sets; a group's title
-    is a row of one."""
-    table = []
-    for title, names in wanted.items():
-        table.append([f'*{title}*'])
-        for name, label in names.items():
-            rows = found[name]
-            table.append([label, fixed(rows[0]['parameters'] / 1e6),
-                          fixed(mean(row['pairs_seen'] for row in rows) / 1000, 0), str(len(rows)),
-                          *(fixed(mean(decibels(rows, key)), 3) for key in ('val_data', 'real_val'))])
-    return table
+def numbers(found: dict) -> list:
+    """Rows of a table: label, parameters in millions, seconds of training, dB on two sets; means over the seeds."""
+    return [[label, fixed(found[name][0]['parameters'] / 1e6),
+             fixed(mean(row['training_seconds'] for row in found[name]), 0),
+             *(fixed(mean(decibels(found[name], key))) for key in ('val_data', 'real_val'))]
+            for name, label in NETWORKS_1.items()]
 
 
 def differences(found: dict, wanted: dict) -> dict:
@@ -345,7 +337,28 @@ def choices_1(found: dict) -> dict:
             'pairs': fixed(round(median(row['pairs_seen'] for row in found['batch32']), -3), 0),
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
             'epochs': f"{found['cuda_L_24_4221'][0]['epochs']:g}", 'epochs_wide': f"{wide['epochs']:g}",
-            'parameters_wide': fixed(wide['parameters'] / 1e6, 1), **differences(found, DIFFERENCES_1)}
+            'parameters_wide': fixed(wide['parameters'] / 1e6, 1),
+            'epochs_5': f"{found['full'][0]['epochs']:g}", 'depth': several([mean(decibels(found[name], 'val_data')) for name in DEPTH.values()]),
+            'depth_limit': fixed(least_limit(found)),
+            **{name: several([mean(decibels(found[name], 'val_data')) for name in names])
+               for name, names in SETS_1.items()}, **differences(found, DIFFERENCES_1)}
+
+
+def least_limit(found: dict) -> float:
+    """The least PSNR to which ever more blocks at the full resolution may lead, in dB on val_data.pkl: the end of the
+    interval of 95 % for m in a fit of the mean squared error m + a b^-c to trainings with b blocks, by F(1, 9)."""
+    blocks, errors = zip(*((b, 255 ** 2 / 10 ** (psnr / 10)) for b, name in DEPTH.items()
+                           for psnr in decibels(found[name], 'val_data')))
+
+    def residual(m: float, c: float) -> float:
+        """The sum of squares at the best a."""
+        powers, rest = [b ** -c for b in blocks], [error - m for error in errors]
+        a = sum(map(operator.mul, powers, rest)) / sum(power ** 2 for power in powers)
+        return sum((value - a * power) ** 2 for value, power in zip(rest, powers))
+
+    of_limit = {m: min(residual(m, c / 50) for c in range(1, 100)) for m in range(100, math.ceil(min(errors)))}
+    most = max(m for m, value in of_limit.items() if value <= min(of_limit.values()) * (1 + 5.12 / 9))
+    return 10 * math.log10(255 ** 2 / most)
 
 
 def courses(rec: Records, found: dict) -> tuple:
@@ -396,16 +409,13 @@ def draws(rec: Records, project: str) -> dict:
     """The parts of the error, in per cent of it, and how many draws of the noise have the PSNR of one denoised."""
     (means,), (row,) = (rec.last('draws', model=name) for name in ('mean of draws', project))
     error = row['variance'] + row['squared_bias']
-
-    def several(psnr: dict) -> str:
-        """Of 2, 4 and more draws."""
-        *scores, last = (fixed(score) for number, score in psnr.items() if number != '1')
-        return f"{', '.join(scores)} and {last}"
+    of_mean, of_outputs = ([score for number, score in row[name].items() if number != '1']
+                           for name in ('psnr', 'psnr_of_outputs'))
 
     return {'variance': fixed(100 * row['variance'] / error, 0), 'bias': fixed(100 * row['squared_bias'] / error, 0),
             'images': str(row['images']), 'draws': str(row['draws']),
             'worth': fixed(10 ** ((row['psnr']['1'] - means['psnr']['1']) / 10), 1),
-            'of_mean': several(row['psnr']), 'of_outputs': several(row['psnr_of_outputs']),
+            'of_mean': several(of_mean), 'of_outputs': several(of_outputs),
             'training': fixed(row['training_error'], 0), 'validation': fixed(row['validation_error'], 0)}
 
 
@@ -439,7 +449,7 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
     found, checks, net = search(rec, 1), grading(rec, 1), Model().net
     earlier = with_network(rec.runs('test')[-1])
     values = {
-        **shared(rec, 1, BEST_1), 'search': choices_1(found), 'numbers': numbers(found, LONGER_1),
+        **shared(rec, 1, BEST_1), 'search': choices_1(found), 'numbers': numbers(found),
         'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}',
                    'longest': str(Model.LONGEST_GRADIENT)},
         'parameters': f'{sum(weight.numel() for weight in net.parameters()):,}', 'noise': the_noise(rec),
