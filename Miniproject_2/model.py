@@ -1,16 +1,18 @@
 """Mini-project 2: Noise2Noise on a deep-learning framework of our own, without autograd and torch.nn.
 
-To read it in ten minutes:
+To read it in half an hour:
 1. `Module` and `Sequential`: a module has one primitive, `forward_and_vjp`, which returns the output y = f(x) and
    a function, the vector-Jacobian product. Given dL/dy it adds dL/dw to each parameter's gradient and returns dL/dx.
+   (`differentiable(module)` is that primitive, also of a class that defines `forward` and `backward` instead.)
 2. "A convolution and its two derivatives", `convolve` and `Window`: the rules, and the lines that apply them.
 3. `Conv2d`, `ReLU`, `MSE` and `SGD`: the blocks, the loss and the optimizer around them.
-4. `build_network` and `Model`: the denoiser of the assignment, and how it is trained.
-To skip at first: `Tiles` (a faster way to the same result), the checks, the checkpoints.
+4. `build_network`, `Model.step` and `Model.differentiate`: the denoiser of the assignment, and one training step.
+To skip at first: `Tiles` and `Upsampling` (faster ways to the same results), the inside of `multiply`, `__setattr__`,
+the checks, the checkpoints.
 
 Users see tensors of the shape (N, C, H, W); in memory the order is C, H, W, N. With the batch as the last
 dimension all images take part in one matrix product, and copying what a window sees moves N neighbouring numbers at a
-time. The columns are built for a few rows of the output at a time, which bounds their memory.
+time. Tensors may require gradients elsewhere; `detach` keeps autograd out of what is computed here.
 """
 import contextlib
 import datetime
@@ -34,19 +36,23 @@ from typing import Callable, Iterable, Iterator, NamedTuple, Optional
 from torch import arange, cat, empty
 
 CHECKPOINT = Path(__file__).resolve().parent / 'bestmodel.pth'
-Tensor = type(empty(0, device='cpu'))           # torch.Tensor, which may not be imported
+Tensor = type(empty(0, device='cpu'))           # torch.Tensor, which the assignment forbids importing
 
 
 # ----------------------------------------------------------------------------------------- modules
 
+_numbers = itertools.count(1)       # each application of a module gets the next one, which tells the later of two
+
+
 class Module:
     """A differentiable function with parameters.
 
-    A subclass defines either `forward_and_vjp`, as all modules here do (it may be called again before the first result
-    is differentiated), or, like torch.autograd.Function, `forward` and `backward`; the latter then differentiates the
-    most recent `forward`. It lists its parameters by name in `parameter_names`: for each it has an attribute `<name>`,
-    a tensor or None, and `grad_<name>`, a tensor of the same shape, to which the derivative is added.
-    Tensors have the shape (N, C, H, W), need not be contiguous and must not be modified in place."""
+    A subclass defines either `forward_and_vjp`, as all modules here do, or, like torch.autograd.Function, `forward`
+    and `backward`; the latter then differentiates the most recent `forward`. It lists its parameters by name in
+    `parameter_names`: for each it has an attribute `<name>`, a tensor or None, and `grad_<name>`, a tensor of the same
+    shape, to which the derivative is added.
+    Tensors have the shape (N, C, H, W), need not be contiguous and must not be modified in place, but by
+    ReLU(inplace=True)."""
     parameter_names = ()
     settings = {}                   # names of attributes that are an integer, or a pair of them -> the least integer
     fixed = ()                      # names of attributes that the shape of the weight depends on
@@ -54,8 +60,9 @@ class Module:
 
     def forward_and_vjp(self, *input) -> tuple:
         """Return the output and vjp(gradwrtoutput), which adds to the parameters' gradients and returns the gradient
-        with respect to the input. Closures are independent: any number may be pending. vjp may keep references to the
-        input, output and weights: do not modify them before calling it, not even by an optimizer step."""
+        with respect to the input. The functions that several calls return are independent: any number may be
+        pending. vjp may keep references to the input, output and weights: do not modify them before calling it, not
+        even by an optimizer step."""
         raise NotImplementedError(f'{type(self).__name__} has no forward_and_vjp')
 
     def forward(self, *input) -> Tensor:
@@ -89,7 +96,7 @@ class Module:
         return differentiable(self)(*input)[0]
 
     def param(self) -> list:
-        """Pairs (parameter, gradient), two tensors of one shape, which stay the same two for life."""
+        """Pairs (parameter, gradient), always the same two tensor objects, so that an optimizer can keep them."""
         return [(getattr(self, name), getattr(self, f'grad_{name}'))
                 for name in self.parameter_names if getattr(self, name) is not None]
 
@@ -148,7 +155,7 @@ class Sequential(Module):
         for module in self.modules:
             function = differentiable(module)
             x, vjp = function(x)
-            if function == module.forward_and_vjp:  # a `forward` keeps its application by itself
+            if function == module.forward_and_vjp:  # else the module has a `forward`, which keeps what it needs
                 module._last = next(_numbers), vjp, x.shape
             vjps.append(vjp)
 
@@ -161,23 +168,23 @@ class Sequential(Module):
 
     def backward(self, *gradwrtoutput) -> Tensor:
         """Differentiate the last `forward`; or, if all modules have been applied one by one since, these applications.
-        RuntimeError if they are not known."""
+        RuntimeError if one of these is not kept: of a module that stands twice or has a `forward` of its own."""
         if self.last_number() == self._last[0]:
             return super().backward(*gradwrtoutput)
         if len({id(module) for module in self.modules if module.last_number()}) < len(self):
-            raise RuntimeError('Sequential: its modules were applied one by one since its last forward: '
+            raise RuntimeError('Sequential: its modules were applied one by one since, and not all of this is kept: '
                                'call its own forward, or the backward of each')
         for module in reversed(self.modules):
             gradwrtoutput = [module.backward(*gradwrtoutput)]
         return gradwrtoutput[0]
 
     def last_number(self) -> int:
-        """Later than its own last application if all modules have been applied since."""
+        """Later than its own last application if all modules that keep theirs have been applied since."""
         return max(self._last[0], min(filter(None, (module.last_number() for module in self.modules)), default=0))
 
     def infer(self, x: Tensor) -> Tensor:
         for module in self.modules:
-            x = differentiable(module)(x)[0]
+            x = differentiable(module)(x)[0]        # drops what each keeps, at once
         return x
 
     def param(self) -> list:
@@ -196,9 +203,6 @@ class Sequential(Module):
 
 
 # ------------------------------------------------------------- what modules of other people need, and checks
-
-_numbers = itertools.count(1)       # each application of a module gets the next one
-
 
 def differentiable(module: Module) -> Callable:
     """A module's `forward_and_vjp`, or what stands for it if a subclass overrides `forward` or `backward`."""
@@ -255,9 +259,10 @@ def number_of(name: str, value, least: float = 0) -> float:
 #
 # In one dimension, let the input x have 4 numbers and the kernel w 2 (its taps). Put what the window sees at each
 # of its 3 places into a column. The convolution y is then a matrix product; `fold`, which adds each number in
-# the columns back to where it came from, is the transpose of `unfold` (c_kp: tap k, place p):
-#     unfold(x) = x0 x1 x2      y = w @ unfold(x) = w0 x0 + w1 x1,  w0 x1 + w1 x2,  w0 x2 + w1 x3
-#                 x1 x2 x3      fold(c) = c00,  c01 + c10,  c02 + c11,  c12
+# the columns back to where it came from, is the transpose of `unfold` as a matrix of zeros and ones (c_kp: tap k,
+# place p):
+#     unfold(x) = [[x0, x1, x2], [x1, x2, x3]]        fold(c) = c00,  c01 + c10,  c02 + c11,  c12
+#     y = w @ unfold(x) = w0 x0 + w1 x1,  w0 x1 + w1 x2,  w0 x2 + w1 x3
 # With several channels, k counts the taps of all input channels, and w is a matrix with a row for each output channel.
 # Let u = unfold(x), so y_mp = sum_k w_mk u_kp: output channel m, tap k, place p. w_mk takes part in y_mp at
 # every place p, with the factor u_kp; u_kp in y_mp of every channel m, with the factor w_mk. The chain rule sums them:
@@ -265,30 +270,31 @@ def number_of(name: str, value, least: float = 0) -> float:
 #     dL/du_kp = sum_m w_mk dL/dy_mp        dL/du = w^T @ dL/dy
 # A pixel of x stands in u once for each tap that sees it, and its gradient is the sum of theirs:
 #     dL/dx = fold(dL/du) = fold(w^T @ dL/dy)
-# A transposed convolution is the last of these maps taken as the forward one; its derivatives are the other two:
+# With a fixed w the convolution is y = A x, so dL/dx = A^T dL/dy. A transposed convolution is y = A^T x, so its
+# dL/dx = A dL/dy; and in dL/dw, x and dL/dy change places:
 #     y = fold(w^T @ x)       dL/dw = x @ unfold(dL/dy)^T       dL/dx = w @ unfold(dL/dy)
 #
 # In the code, the window slides over the large side, (C, H, W, N), and has a place for each pixel of the small side,
 # (M, Ho, Wo, N): a convolution maps the large side to the small one, a transposed convolution the small side to the
-# large one. The weight is (M, C / groups, kh, kw) for both. W, X and Y are the matrices of the weight, of the large
-# side (its columns) and of the small side, for some rows of places: (B, M / groups, K), (B, K, P), (B, M / groups, P).
-# B = groups, each of which has a product of its own; K counts the taps of a group's channels, P the places in all
-# images. `multiply(a, b)` is a @ b, and `multiply(a, b, out)` adds it to `out`.
+# large one. The weight is (M, C / groups, kh, kw) for both, its matrix W (B, M / groups, K). X, Y and dY are the
+# matrices of x, y and dL/dy, for some rows of places at a time, which bounds their memory: of the large side the
+# columns, (B, K, P), of the small side (B, M / groups, P). B = groups, each of which has a product of its own; K
+# counts the taps of a group's channels, P the places in all images. `multiply(a, b)` is a @ b, and `multiply(a, b,
+# out)` adds it to `out`.
 
-def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor], shape: tuple) -> tuple:
-    """y = weight @ unfold(x) + bias: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M,) or None, shape
-    (M, Ho, Wo) -> y (M, Ho, Wo, N), and vjp(dy, dw), which adds to the weight's gradient dw and returns dx."""
+def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Tensor, shape: tuple) -> tuple:
+    """y = weight @ unfold(x) + bias: x (C, H, W, N), weight (M, C / groups, kh, kw), bias (M, 1, 1, 1) or zero,
+    shape (M, Ho, Wo) -> y (M, Ho, Wo, N), and vjp(dy, dw), which adds to the weight's gradient dw and returns dx."""
     window = window.at(shape[1:], weight)
     W, padded = window.matrix(weight), window.padded(x)             # (B, M / groups, K), (C, Hp, Wp, N)
-    y = x.new_empty(*shape, x.shape[3]).copy_(bias.view(-1, 1, 1, 1) if bias is not None else x.new_zeros(1))
+    y = x.new_empty(*shape, x.shape[3]).copy_(bias)
     for rows in window.rows(W, padded):
-        X, Y = window.unfold(padded, rows), window.within(y, rows)  # (B, K, P), (B, M / groups, P)
-        window.join(y, rows, multiply(W, X, Y))                     # y += W @ X
+        window.add_product(y, rows, W, window.unfold(padded, rows))     # y += W @ X
 
     def vjp(dy, dw):
         dW, dx = dw.new_zeros(W.shape), padded.new_zeros(padded.shape)
         for rows in window.rows(W, padded):
-            X, dY = window.unfold(padded, rows), window.split(dy, rows)
+            X, dY = window.unfold(padded, rows), window.split(dy, rows)     # (B, K, P), (B, M / groups, P)
             multiply(dY, X.transpose(1, 2), dW)                     # dW += dY @ X^T
             del X                                                   # its memory serves W^T @ dY
             window.fold(dx, rows, multiply(W.transpose(1, 2), dY))  # dx += fold(W^T @ dY)
@@ -298,23 +304,22 @@ def convolve(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor]
     return y, vjp
 
 
-def convolve_transposed(window: 'Window', x: Tensor, weight: Tensor, bias: Optional[Tensor], shape: tuple) -> tuple:
-    """y = fold(weight^T @ x) + bias: x (M, H, W, N), weight (M, C / groups, kh, kw), bias (C,) or None, shape
-    (C, Ho, Wo) -> y (C, Ho, Wo, N), and vjp(dy, dw), as above. Here y is the large side, dX are the columns of dy."""
+def convolve_transposed(window: 'Window', x: Tensor, weight: Tensor, bias: Tensor, shape: tuple) -> tuple:
+    """y = fold(weight^T @ x) + bias: x (M, H, W, N), weight (M, C / groups, kh, kw), bias (C, 1, 1, 1) or zero,
+    shape (C, Ho, Wo) -> y (C, Ho, Wo, N), and vjp(dy, dw), as above. Here y is the large side."""
     window, (C, Ho, Wo), (ph, pw) = window.at(x.shape[1:3], weight), shape, window.padding
     W, y = window.matrix(weight), x.new_zeros(C, Ho + 2 * ph, Wo + 2 * pw, x.shape[3])      # (C, Hp, Wp, N)
     for rows in window.rows(W, y):
-        Y = window.split(x, rows)                                   # (B, M / groups, P)
-        window.fold(y, rows, multiply(W.transpose(1, 2), Y))        # y += fold(W^T @ Y)
-    if bias is not None:
-        y += bias.view(-1, 1, 1, 1)
+        X = window.split(x, rows)                                   # (B, M / groups, P)
+        window.fold(y, rows, multiply(W.transpose(1, 2), X))        # y += fold(W^T @ X)
+    y += bias
 
     def vjp(dy, dw):
         padded, dW, dx = window.padded(dy), dw.new_zeros(W.shape), x.new_zeros(x.shape)
         for rows in window.rows(W, padded):
-            dX, Y = window.unfold(padded, rows), window.split(x, rows)      # (B, K, P), (B, M / groups, P)
-            multiply(Y, dX.transpose(1, 2), dW)                     # dW += Y @ dX^T
-            window.join(dx, rows, multiply(W, dX, window.within(dx, rows)))     # dx += W @ dX
+            dY, X = window.unfold(padded, rows), window.split(x, rows)      # (B, K, P), (B, M / groups, P)
+            multiply(X, dY.transpose(1, 2), dW)                     # dW += X @ dY^T
+            window.add_product(dx, rows, W, dY)                     # dx += W @ dY
         window.add_to_weight(dw, dW)
         return dx                                                   # (M, H, W, N)
 
@@ -328,7 +333,7 @@ class Window(NamedTuple):
     stride: tuple
     padding: tuple
     dilation: tuple
-    batch: int                          # B, the number of matrix products
+    products: int                       # B, of matrices
     mixed: bool                         # products take and give bfloat16
     places: tuple = (0, 0)
 
@@ -344,9 +349,9 @@ class Window(NamedTuple):
     def at(self, places: tuple, weight: Tensor) -> 'Window':
         """This window for Ho x Wo places; as `Tiles` where that is possible and pays."""
         possible = (self.kernel_size == (2 * self.stride[0], 2 * self.stride[1]) and self.dilation == (1, 1)
-                    and self.batch == 1 and places[0] % 2 == places[1] % 2 == 0)
+                    and self.products == 1 and places[0] % 2 == places[1] % 2 == 0)
         if possible and weight.shape[0] * weight.shape[1] >= FEW:
-            return Tiles(*self._replace(batch=9, places=(places[0] // 2, places[1] // 2)))
+            return Tiles(*self._replace(products=9, places=(places[0] // 2, places[1] // 2)))    # the same fields
         return self._replace(places=tuple(places))
 
     def rows(self, W: Tensor, padded: Tensor) -> Iterator[slice]:
@@ -375,8 +380,8 @@ class Window(NamedTuple):
             yield i, j, padded[:, top + sh * rows.start:top + sh * rows.stop:sh, left:left + sw * self.places[1]:sw]
 
     def matrices(self, values: Tensor) -> Tensor:
-        """A view (B, .., K) or (B, .., P): the last three dimensions are what K or P counts."""
-        return values.flatten(-3).flatten(0, -2).unflatten(0, (self.batch, -1))
+        """As (B, rest, K) or (B, rest, P): the last three dimensions are what K or P counts."""
+        return values.flatten(-3).flatten(0, -2).unflatten(0, (self.products, -1))
 
     def factors(self, values: Tensor) -> Tensor:
         """`matrices`, for a product; in mixed precision, a copy in bfloat16."""
@@ -390,33 +395,30 @@ class Window(NamedTuple):
         """The transpose of `matrix`: add (B, M / groups, K) to (M, C / groups, kh, kw)."""
         dw += dW.view(dw.shape)
 
-    def shape(self, padded: Tensor, rows: slice) -> tuple:
+    def columns_shape(self, padded: Tensor, rows: slice) -> tuple:
         """Of the columns of some rows of (C, Hp, Wp, N): (C, kh, kw, rows, Wo, N)."""
         return len(padded), *self.kernel_size, rows.stop - rows.start, self.places[1], padded.shape[3]
 
     def unfold(self, padded: Tensor, rows: slice) -> Tensor:
-        """X: (C, Hp, Wp, N) -> (B, K, P)."""
-        columns = padded.new_empty(self.shape(padded, rows))
+        """The columns: (C, Hp, Wp, N) -> (B, K, P)."""
+        columns = padded.new_empty(self.columns_shape(padded, rows))
         for i, j, pixels in self.seen(padded, rows):
             columns[:, i, j] = pixels
         return self.factors(columns)
 
     def fold(self, padded: Tensor, rows: slice, X: Tensor) -> None:
         """The transpose of `unfold`: add (B, K, P) to (C, Hp, Wp, N)."""
-        columns = X.view(self.shape(padded, rows))
+        columns = X.view(self.columns_shape(padded, rows))
         for i, j, pixels in self.seen(padded, rows):
             pixels += columns[:, i, j]
 
     def split(self, y: Tensor, rows: slice) -> Tensor:
-        """Y: (M, Ho, Wo, N) -> (B, M / groups, P)."""
+        """Of the small side, (M, Ho, Wo, N) -> (B, M / groups, P)."""
         return self.factors(y[:, rows])
 
-    def within(self, y: Tensor, rows: slice) -> Optional[Tensor]:
-        """Y where it lies within a contiguous (M, Ho, Wo, N), so that products can be added to it in place."""
-        return self.matrices(y[:, rows])
-
-    def join(self, y: Tensor, rows: slice, Y: Tensor) -> None:
-        """The transpose of `split`: add (B, M / groups, P) to (M, Ho, Wo, N), unless it lies there."""
+    def add_product(self, y: Tensor, rows: slice, W: Tensor, X: Tensor) -> None:
+        """y += W @ X, in place, for some rows of a contiguous (M, Ho, Wo, N)."""
+        multiply(W, X, self.matrices(y[:, rows]))
 
 
 # Fewer products. Two neighbouring outputs of two taps need three products, not four (Winograd's minimal filtering
@@ -430,9 +432,10 @@ class Window(NamedTuple):
 #     y0 = 1 + 0 + 6 + 4 = 11,  y1 = 3 + 0 + 10 + 6 = 19
 #     m0 = (-2 -2).(1 0) = -2,  m1 = (3 4).(3 1) = 13,  m2 = (2 2).(2 1) = 6,  m0 + m1 = 11,  m1 + m2 = 19
 # Applied along both dimensions of an image, one after the other, four outputs of 2 x 2 taps (or blocks of taps), a
-# tile, need 3 x 3 products instead of 4 x 4. So `unfold` takes differences of blocks, `matrix` sums of taps and `join`
-# sums of products; between them stand 9 matrix products instead of one. All are linear, and the derivatives use their
-# transposes: `fold`, `add_to_weight` and `split`. Along one dimension, the differences and their transpose are
+# tile, need 3 x 3 = 9 products instead of 4 x 4 = 16. So `unfold` takes differences of blocks, `matrix` sums of taps
+# and `add_product` sums of products; between them stand 9 matrix products, each 1/16 of the one that they replace (K
+# and P are a quarter of its). All are linear, and the derivatives use their transposes: `fold`, `add_to_weight` and
+# `split`. Along one dimension, the differences and their transpose are
 #     x0 - x1,  x1,  x2 - x1     and     c0,  c1 - c0 - c2,  c2     (x1 stands in all three, with the signs - + -).
 
 FEW = 64        # below so many (input, output) channel pairs, tiles cost more than they save (measured on a CPU)
@@ -461,11 +464,11 @@ class Tiles(Window):
         by_tap = taps.permute(0, 3, 1, 4, 2, 5).reshape(kh, kw, M, C)       # this order copies fastest
         dw += by_tap.permute(2, 3, 0, 1)
 
-    def shape(self, padded: Tensor, rows: slice) -> tuple:
+    def columns_shape(self, padded: Tensor, rows: slice) -> tuple:
         return 3, 3, *self.stride, len(padded), rows.stop - rows.start, self.places[1], padded.shape[3]
 
     def unfold(self, padded: Tensor, rows: slice) -> Tensor:
-        columns = padded.new_empty(self.shape(padded, rows))    # (3, 3, sh, sw, C, rows, Tw, N)
+        columns = padded.new_empty(self.columns_shape(padded, rows))    # (3, 3, sh, sw, C, rows, Tw, N)
         for i, j, blocks in self.seen(padded, rows):
             columns[i, j] = blocks
         columns[::2] -= columns[1]                              # x0 - x1, x1, x2 - x1, vertically
@@ -473,7 +476,7 @@ class Tiles(Window):
         return self.factors(columns)
 
     def fold(self, padded: Tensor, rows: slice, X: Tensor) -> None:
-        columns = X.view(self.shape(padded, rows))
+        columns = X.view(self.columns_shape(padded, rows))
         columns[1].sub_(columns[0]).sub_(columns[2])            # c0, c1 - c0 - c2, c2, vertically
         columns[:, 1].sub_(columns[:, 0]).sub_(columns[:, 2])   # and horizontally
         for i, j, blocks in self.seen(padded, rows):
@@ -486,12 +489,9 @@ class Tiles(Window):
     def split(self, y: Tensor, rows: slice) -> Tensor:
         return self.factors(sums_transposed(self.tiles(y, rows)))
 
-    def within(self, y: Tensor, rows: slice) -> None:
-        return None                                             # nine products make four outputs
-
-    def join(self, y: Tensor, rows: slice, Y: Tensor) -> None:
+    def add_product(self, y: Tensor, rows: slice, W: Tensor, X: Tensor) -> None:
         tiles = self.tiles(y, rows)
-        tiles += sums(Y.view(3, 3, *tiles.shape[2:]))
+        tiles += sums(multiply(W, X).view(3, 3, *tiles.shape[2:]))      # nine products make four outputs
 
 
 def sums(m: Tensor) -> Tensor:
@@ -587,10 +587,10 @@ class _Convolution(Module):
     def _apply(self, function: Callable, x: Tensor, size: tuple) -> tuple:
         """`convolve`, or a function with its arguments and results, as a `forward_and_vjp`; size: (Ho, Wo)."""
         self._check(x, size)
-        bias = None if self.bias is None else self.bias.detach()
-        y, inner_vjp = function(self.window, x.detach().movedim(0, 3), self.weight.detach(), bias,
+        bias = self.weight.new_zeros(1) if self.bias is None else self.bias.detach()
+        y, inner_vjp = function(self.window, x.detach().movedim(0, 3), self.weight.detach(), bias.view(-1, 1, 1, 1),
                                 (self.out_channels, *size))
-        dw, db = self.grad_weight, self.grad_bias       # not self: what vjp keeps is freed with the module
+        dw, db = self.grad_weight, self.grad_bias       # not self, which keeps vjp: a circle is freed late
 
         def vjp(gradient):
             dy = gradient.detach().movedim(0, 3)        # (out_channels, Ho, Wo, N)
@@ -614,7 +614,7 @@ class Conv2d(_Convolution):
 
 
 class TransposeConv2d(_Convolution):
-    """Transposed convolution, as torch.nn.ConvTranspose2d: a convolution's two maps with the roles swapped.
+    """Transposed convolution, as torch.nn.ConvTranspose2d: forward it is a convolution's dL/dx, and vice versa.
 
     Shapes: input (N, in_channels, H, W), output (N, out_channels, Ho, Wo) with
     Ho = (H - 1) stride - 2 padding + dilation (kernel_size - 1) + output_padding + 1, likewise Wo;
@@ -627,7 +627,7 @@ class TransposeConv2d(_Convolution):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
                          device=device, dtype=dtype)
         self.output_padding = output_padding
-        self._output_size((1, 1))
+        self._output_size((1, 1))                       # checks it
 
     def _output_size(self, size: tuple) -> tuple:
         if any(extra >= max(s, d) for extra, s, d in zip(self.output_padding, self.stride, self.dilation)):
@@ -762,7 +762,7 @@ class MSE(Module):
 
     def __init__(self, *, reduction: str = 'mean') -> None:
         self.reduction = reduction
-        self._scale(1)
+        self._scale(1)                                  # checks it
 
     def _scale(self, count: int) -> float:
         if self.reduction not in ('mean', 'sum'):
@@ -798,7 +798,8 @@ class SGD:
 
     params: pairs (parameter, gradient), as `Module.param()` gives them; ValueError for anything else. `lr` may be
     changed at any time. weight_decay adds weight_decay w to the gradient g.
-    With momentum m: v <- m v + (1 - dampening) g, w <- w - lr v; with Nesterov's, w <- w - lr (g + m v)."""
+    With momentum m: v <- m v + (1 - dampening) g, w <- w - lr v; with Nesterov's, w <- w - lr (g + m v).
+    v begins as g."""
 
     def __init__(self, params, lr: float, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False) -> None:
@@ -816,7 +817,7 @@ class SGD:
                              + (f'a {type(wrong[0]).__name__}' if wrong else 'none'))
         if len({id(parameter) for parameter, _ in self.params}) < len(self.params):
             warnings.warn('params holds a parameter twice: each step updates it twice', stacklevel=2)
-        self.velocity = [None] * len(self.params)       # each starts with the first gradient, undampened
+        self.velocity = [None] * len(self.params)
 
     def zero_grad(self) -> None:
         for _, gradient in self.params:
@@ -824,18 +825,18 @@ class SGD:
 
     def step(self) -> None:
         for i, (parameter, gradient) in enumerate(self.params):
-            parameter, step = parameter.detach(), gradient.detach()
+            w, g = parameter.detach(), gradient.detach()
             if self.weight_decay:
-                step = step + self.weight_decay * parameter
+                g = g + self.weight_decay * w
             if self.momentum:
                 v = self.velocity[i]
-                v = step.clone() if v is None else v.mul_(self.momentum).add_(step, alpha=1 - self.dampening)
+                v = g.clone() if v is None else v.mul_(self.momentum).add_(g, alpha=1 - self.dampening)
                 self.velocity[i] = v
                 if self.nesterov:
-                    parameter.sub_(v, alpha=self.lr * self.momentum)
+                    w.sub_(v, alpha=self.lr * self.momentum)
                 else:
-                    step = v
-            parameter.sub_(step, alpha=self.lr)
+                    g = v
+            w.sub_(g, alpha=self.lr)
 
 
 # ------------------------------------------------------------------------------------ the network
@@ -1113,7 +1114,7 @@ class Model:
     (products in bfloat16; off unless it is set), `is_trained` (False while the weights are random)."""
     NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
-    PEAK_LR = 12.0                  # the highest learning rate
+    PEAK_LR = 12.0                  # high, as the loss is a mean over all values, and its gradients are small
     FINE_TUNING = 0.02              # fraction of PEAK_LR for weights that are already trained
     MOMENTUM = 0.9
     MULTIPLE = 4                    # of H and W in the network

@@ -338,7 +338,8 @@ def choices_1(found: dict) -> dict:
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
             'epochs': f"{found['cuda_L_24_4221'][0]['epochs']:g}", 'epochs_wide': f"{wide['epochs']:g}",
             'parameters_wide': fixed(wide['parameters'] / 1e6, 1),
-            'epochs_5': f"{found['full'][0]['epochs']:g}", 'depth': several([mean(decibels(found[name], 'val_data')) for name in DEPTH.values()]),
+            'epochs_5': f"{found['full'][0]['epochs']:g}",
+            'depth': several([mean(decibels(found[name], 'val_data')) for name in DEPTH.values()]),
             'depth_limit': fixed(least_limit(found)),
             **{name: several([mean(decibels(found[name], 'val_data')) for name in names])
                for name, names in SETS_1.items()}, **differences(found, DIFFERENCES_1)}

@@ -95,7 +95,7 @@ def test_predict(trained, tally, x, mode, ensemble):
     random_state = torch.get_rng_state()
     plain = x.detach().float().contiguous()
     with MODES[mode]():
-        if not plain.isfinite().all():
+        if not bool(((plain >= -255) & (plain <= 510)).all()):      # NaN is not, nor is -448, float8's -infinity
             with pytest.raises(ValueError, match='^test_input must be finite'):
                 trained.predict(x, ensemble=ensemble)
             return
