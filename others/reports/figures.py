@@ -395,9 +395,9 @@ def sweeps(panels: list):
     """Lines side by side, two in a row. panels: (title, label of the horizontal axis, {name: [(x, dB)]}); what is
     'reported' is black and hollow."""
     rows = -(-len(panels) // 2)
-    figure = Figure((COLUMN, 1.4 * rows))
+    figure = Figure((COLUMN, 1.3 * rows))
     for k, (title, label, lines) in enumerate(panels):
-        axes = place(figure, 0.4 + (COLUMN / 2) * (k % 2), 1.4 * (rows - 1 - k // 2) + 0.34, COLUMN / 2 - 0.45, 0.84)
+        axes = place(figure, 0.4 + (COLUMN / 2) * (k % 2), 1.3 * (rows - 1 - k // 2) + 0.34, COLUMN / 2 - 0.45, 0.76)
         for (name, points), colour, style in zip(lines.items(), (BLUE, RED, GREEN, PINK), ('-', '--', '-.', ':')):
             reported = name == 'reported'
             axes.plot(*zip(*points), 'o' + style, color='black' if reported else colour, label=name, lw=0.9,

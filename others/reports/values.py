@@ -92,6 +92,8 @@ DIFFERENCES_1 = {name: (one, other, key) for key, pairs in {
     'centre': {
         'batch32': ('batch32_lr3', 'lr4'), 'plain_b16': ('plain_b16', 'plain_b32'), 'mse': ('mse', 'base'),
         'mse_b32': ('mse_b32', 'batch32'), 'new': ('new', 'unnormed'), 'attention': ('attention_b32', 'batch32'),
+        'norm_fast': ('batchnorm_b32_lr3', 'batch32_lr3'), 'narrow': ('narrow', 'base'),
+        'earlier_oracle': ("plain, project 1's loss, towards clean images (oracle)", "plain, project 1's loss"),
         'depthwise': ('depthwise', 'new'), 'larger': ('larger', 'new'), 'average': ('average', 'base'),
         'oracle': ('oracle', 'base'), 'deep_b16': ('deep_b16', 'plain_b16'), 'fine_b16': ('fine_b16', 'plain_b16')},
     'val_data': {
@@ -99,10 +101,12 @@ DIFFERENCES_1 = {name: (one, other, key) for key, pairs in {
         'gated': ('full', 'gated_lr2'), 'lower': ('cuda_C_24_2331', 'cuda_A_24_2221'),
         'wider': ('cuda_B_24_56_112_224', 'cuda_A_24_2221'), 'wide_fine': ('cuda_N_32_3221', 'cuda_L_24_4221'),
         'norm_b16': ('cuda_1_batch16_lr2_batchnorm', 'cuda_1_batch16_lr2'),
-        'norm_14': ('cuda_batchnorm', 'cuda_plain'), 'wide': ('cuda_wide_lr1', 'cuda_plain')},
+        'wide': ('cuda_wide_lr1', 'cuda_plain')},
+    'real_val': {'unet_in_its_time_real': ('fine_1', 'unet_lr2')},
 }.items() for name, (one, other) in pairs.items()}
 DEPTH = {1: 'fine_1', 2: 'fine_2', 4: 'fine_4', 8: 'full'}      # of blocks at the full resolution
-SETS_1 = {'photographs': ('of_100_50000', 'of_300_50000', 'full'), 'pairs': ('of_1341_5000', 'of_1341_15000', 'full')}
+SETS_1 = {'of_photographs': ('of_100_50000', 'of_300_50000', 'full'),
+          'of_pairs': ('of_1341_5000', 'of_1341_15000', 'full')}
 DIFFERENCES_2 = {name: (name, other, 'centre') for name, other in {
     'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
     'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch16_lr12': 'mixed_lr12',
@@ -198,8 +202,7 @@ def search(rec: Records, project: int) -> dict:
     """{name: rows, one for each seed}, without the number of the seed in the name."""
     rows = rec.rows('search', project=project)
     for row in rows:
-        name = re.sub(r'_\d$', '', row['name'])
-        row['name'] = 'whole' if name == 'both' and 'loss' in row else name         # of the later 5,000 pairs
+        row['name'] = re.sub(r'_\d$', '', row['name'])
     return grouped(rows, 'name')
 
 
@@ -340,14 +343,14 @@ def choices_1(found: dict) -> dict:
             'parameters_wide': fixed(wide['parameters'] / 1e6, 1),
             'epochs_5': f"{found['full'][0]['epochs']:g}",
             'depth': several([mean(decibels(found[name], 'val_data')) for name in DEPTH.values()]),
-            'depth_limit': fixed(least_limit(found)),
+            'no_limit': fixed(without_limit(found)),
             **{name: several([mean(decibels(found[name], 'val_data')) for name in names])
                for name, names in SETS_1.items()}, **differences(found, DIFFERENCES_1)}
 
 
-def least_limit(found: dict) -> float:
-    """The least PSNR to which ever more blocks at the full resolution may lead, in dB on val_data.pkl: the end of the
-    interval of 95 % for m in a fit of the mean squared error m + a b^-c to trainings with b blocks, by F(1, 9)."""
+def without_limit(found: dict) -> float:
+    """F(1, 9), by which a fit a b^-c of the mean squared error on val_data.pkl to trainings with b blocks at the full
+    resolution is worse than a fit m + a b^-c."""
     blocks, errors = zip(*((b, 255 ** 2 / 10 ** (psnr / 10)) for b, name in DEPTH.items()
                            for psnr in decibels(found[name], 'val_data')))
 
@@ -357,9 +360,8 @@ def least_limit(found: dict) -> float:
         a = sum(map(operator.mul, powers, rest)) / sum(power ** 2 for power in powers)
         return sum((value - a * power) ** 2 for value, power in zip(rest, powers))
 
-    of_limit = {m: min(residual(m, c / 50) for c in range(1, 100)) for m in range(100, math.ceil(min(errors)))}
-    most = max(m for m, value in of_limit.items() if value <= min(of_limit.values()) * (1 + 5.12 / 9))
-    return 10 * math.log10(255 ** 2 / most)
+    zero, *others = (min(residual(m, c / 500) for c in range(1, 300)) for m in range(0, int(min(errors)), 3))
+    return 9 * (zero / min(zero, *others) - 1)
 
 
 def courses(rec: Records, found: dict) -> tuple:
@@ -392,18 +394,20 @@ def with_network(run: dict) -> str:
 
 
 def ablation(found: dict) -> dict:
-    """What each part of the recipe brings on val_data.pkl: {name: the mean over seeds, and its range}."""
+    """What each part of the recipe brings on val_data.pkl: {name: the difference of the means over seeds, ± its
+    standard error}."""
     scores = {name: decibels(rows, 'val_data') for name, rows in found.items()}
 
     def gain(whole: str, without: str, form=signed) -> str:
-        gains = [a - b for a, b in zip(scores[whole], scores[without])]
-        return f'{form(mean(gains), 3)} dB ({between(gains, 3)})'
+        parts = scores[whole], scores[without]
+        error = sum(variance(part) / len(part) for part in parts) ** 0.5
+        return f'{form(mean(parts[0]) - mean(parts[1]))} ± {fixed(error)}'
 
-    return {'swap': gain('both', 'turn'), 'turn': gain('both', 'swap'),
-            **{name: gain('whole', name) for name in ('no_residual', 'no_skips', 'no_clipping', 'absolute')},
-            'none': gain('whole', 'none', fixed),
-            'sgd': fixed(scores['whole'][0] - max(scores['sgd'] + scores['sgd_16'])),       # of three learning rates
-            'seeds': str(len(scores['both'])), 'epochs': f"{found['both'][0]['epochs']:g}"}
+    return {'swap': gain('both', 'turn'), 'turn': gain('both', 'swap'), 'swap_alone': gain('swap', 'none'),
+            'none': gain('both', 'none', fixed),
+            **{name: gain('both', name) for name in ('no_residual', 'no_skips', 'no_clipping', 'absolute')},
+            'sgd': fixed(mean(scores['both']) - max(scores['sgd'] + scores['sgd_16'])),     # of three learning rates
+            'epochs': f"{found['both'][0]['epochs']:g}"}
 
 
 def draws(rec: Records, project: str) -> dict:
