@@ -4,7 +4,6 @@ Each function takes `Records` and gives the numbers of one part of a report, as 
 the reports' sources hold no measured number of their own. `report_1` and `report_2` put the parts together.
 """
 import collections
-import math
 import operator
 import re
 from functools import partial
