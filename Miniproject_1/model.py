@@ -1,8 +1,8 @@
 """Mini-project 1: Noise2Noise with torch.nn.
 
-A network that sees one noisy version of an image and is trained, by the mean squared error, to predict another noisy
-version of it can do no better than to predict what the two have in common: their mean, the clean image, which it never
-sees (Lehtinen et al. 2018, https://arxiv.org/abs/1803.04189).
+A network that sees one noisy version of an image and is trained, by the mean squared error, to predict another one,
+whose noise is independent and zero on average, learns the mean of all such versions: the best guess of the clean
+image, which it never sees (Lehtinen et al. 2018, https://arxiv.org/abs/1803.04189).
 
 The file reads top to bottom: the network, operations on images, checkpoints, what a training needs, and `Model`, the
 interface of the assignment, which trains the network with Adam and predicts.
@@ -54,7 +54,8 @@ class SkipAutoencoder(nn.Module):
     output = input + correction: the network has to learn the noise, not to copy the image.
 
     widths: channels of each level, the finest first. blocks: residual blocks per level, on the way down and again on
-    the way up (the bottom has one); they help most at full resolution. ValueError unless there is one width more.
+    the way up (the bottom has one); they help most at full resolution. ValueError unless there is one
+    width more than blocks.
     block: the class of the blocks, built with a number of channels.
     Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: 0..1.
     """
@@ -64,17 +65,14 @@ class SkipAutoencoder(nn.Module):
         if len(blocks) != len(widths) - 1:
             raise ValueError(f'blocks must be one number less than widths, {len(widths)}, got {len(blocks)}')
         self.widths, self.multiple = tuple(widths), 2 ** len(blocks)
-        steps = list(zip(widths, widths[1:]))
-
-        def stack(channels: int, number: int) -> nn.Sequential:
-            return nn.Sequential(*[block(channels) for _ in range(number)])
 
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(map(stack, widths[:-1], blocks))
-        self.down = nn.ModuleList(nn.Conv2d(w, v, 2, stride=2) for w, v in steps)
+        self.encoder = nn.ModuleList(nn.Sequential(*map(block, [w] * n)) for w, n in zip(widths, blocks))
+        self.down = nn.ModuleList(nn.Conv2d(w, v, 2, stride=2) for w, v in zip(widths, widths[1:]))
         self.bottom = block(widths[-1])
-        self.up = nn.ModuleList(nn.ConvTranspose2d(v, w, 2, stride=2) for w, v in reversed(steps))
-        self.decoder = nn.ModuleList(map(stack, reversed(widths[:-1]), reversed(blocks)))
+        up = list(zip(widths, widths[1:], blocks))[::-1]            # from the bottom
+        self.up = nn.ModuleList(nn.ConvTranspose2d(v, w, 2, stride=2) for w, v, _ in up)
+        self.decoder = nn.ModuleList(nn.Sequential(*map(block, [w] * n)) for w, _, n in up)
         self.tail = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -92,17 +90,14 @@ class SkipAutoencoder(nn.Module):
 
 # ----------------------------------------------------------------------------- operations on images
 
-CORRELATED = 0.1        # noise that correlates more between neighbours is not swapped pixel by pixel
-
-
 def is_dense(tensor: torch.Tensor) -> bool:
     """Whether the tensor stores all its values; sparse and meta tensors do not."""
     return tensor.layout is torch.strided and tensor.device.type != 'meta'
 
 
 def check_images(name: str, images: torch.Tensor) -> None:
-    """TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or finite floating point, which
-    noise may carry outside by up to 255. A warning if that is more than rounding, or if the range looks like 0..1."""
+    """TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or floating point in -255..510, as
+    noise may make it. A warning of values outside -1..256, and of floating point that looks like 0..1."""
     if not isinstance(images, torch.Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
     shape = tuple(images.shape)
@@ -115,10 +110,10 @@ def check_images(name: str, images: torch.Tensor) -> None:
     if images.dtype is torch.uint8 or not images.numel():
         return
     low, high = map(float, images.detach().float().aminmax())
-    noise = 255 * images.is_floating_point()
-    if not -noise <= low <= high <= 255 + noise:            # a comparison with NaN is False
+    slack = 255 * images.is_floating_point()
+    if not -slack <= low <= high <= 255 + slack:            # a comparison with NaN is False
         raise ValueError(f'{name} must be finite and in 0..255, got values from {low:g} to {high:g}')
-    if low < -1 or high > 256 or noise and 0 < high <= 1:
+    if low < -1 or high > 256 or (slack and 0 < high <= 1):
         warnings.warn(f'{name} is expected in 0..255, its values are from {low:g} to {high:g}', stacklevel=3)
 
 
@@ -138,11 +133,31 @@ def coins(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, device='cpu', dtype=torch.float32) < 0.5
 
 
-def neighbour_correlation(first: torch.Tensor, second: torch.Tensor) -> tuple:
-    """How strongly the noise of vertical and horizontal neighbours correlates in each pair, (N, C, H, W) twice.
+def swap_noise(first: torch.Tensor, second: torch.Tensor, whole: Optional[torch.Tensor] = None) -> tuple:
+    """Turn each pair, (N, C, H, W), into a new one: the two versions swap a random half of their pixels.
 
-    The difference of the two versions holds nothing but noise. Returns its correlation, (N,), and the same in
-    standard deviations of what independent noise gives, (N,), however unevenly it spreads over the image.
+    Every pixel of the two is an independent draw of one kind of noise, so this gives a new input and a new target,
+    again with independent noise. If the noise of neighbours correlates, the target would reveal some of the input's
+    noise: for such pairs `whole`, a bool tensor (N,), is True, and the two images are swapped as a whole, or not, at
+    random.
+    """
+    N, C, H, W = first.shape
+    swap = coins(N, 1, H, W)
+    if whole is not None:
+        swap = swap[:, :, :1, :1].where(whole.view(N, 1, 1, 1), swap)       # the first pixel's coin is for all
+    swap = swap.to(first.device)
+    return second.where(swap, first), first.where(swap, second)
+
+
+CORRELATED = 0.1        # noise that correlates more between neighbours is not swapped pixel by pixel
+
+
+def neighbour_correlation(first: torch.Tensor, second: torch.Tensor) -> tuple:
+    """How strongly the noise of vertical and horizontal neighbours correlates in each pair, two tensors (N, C, H, W).
+
+    The difference of the two versions holds nothing but noise. Returns its correlation r, (N,), and the sum of the
+    neighbours' products over the root of the sum of their squares, z, (N,): about standard normal if the noise is
+    independent, however unevenly it spreads over the image.
     """
     d = to_unit(first, 'cpu') - to_unit(second, 'cpu')
     d = d - d.mean((2, 3), keepdim=True)                                # a difference in brightness is no noise
@@ -154,17 +169,17 @@ def neighbour_correlation(first: torch.Tensor, second: torch.Tensor) -> tuple:
 
 
 def choose_swap(first: torch.Tensor, second: torch.Tensor) -> tuple:
-    """Which pairs, (N, C, H, W) twice, `swap_noise` has to swap as whole images: a bool tensor (N,), and a line that
-    says what was found and what follows.
+    """Which pairs, of two tensors (N, C, H, W), `swap_noise` has to swap as whole images: a bool tensor (N,), and a
+    line that says what was found and what follows.
 
     Each image is judged by itself, since a set may be mixed: its noise must correlate by more than CORRELATED, and by
-    more than 6 standard deviations (of 100,000 images with independent noise none reached 4.5). Small images cannot
-    reach that, and need not where the mean of the set is above CORRELATED, and above 4 standard deviations.
+    |z| > 6 (of 100,000 images with independent noise none reached 4.5). Small images, whose |z| is at most the root of
+    the number of neighbours, need not where the set's mean of r is above CORRELATED, and that of z significant.
     """
     chunk = max(1, 2 ** 18 // math.prod(first.shape[2:]))
     parts = [neighbour_correlation(*pair) for pair in zip(first.split(chunk), second.split(chunk))]
     r, z = (torch.cat(part) for part in zip(*parts))
-    noisy = z != 0                                                      # equal versions are no evidence
+    noisy = z != 0                                                      # 0 if the two versions are equal
     n = max(1, int(noisy.sum()))
     is_common = bool(r.sum().abs() > CORRELATED * n) and bool(z.sum().abs() > 4 * math.sqrt(n))
     whole = (r.abs() > CORRELATED) & ((z.abs() > 6) | is_common)
@@ -172,21 +187,6 @@ def choose_swap(first: torch.Tensor, second: torch.Tensor) -> tuple:
     mean = float(r[whole if count else noisy].sum()) / (count or n)
     follows = f' in {count} of {len(r)} pairs: there whole images' if count else ': pixels'
     return whole, f'the noise of neighbouring pixels correlates by {mean:.2f}{follows} are swapped'
-
-
-def swap_noise(first: torch.Tensor, second: torch.Tensor, whole: Optional[torch.Tensor] = None) -> tuple:
-    """Turn each pair, (N, C, H, W), into a new one: the two versions swap a random half of their pixels.
-
-    Every noisy pixel is an independent draw, so this gives a new input and a new target, again with independent
-    noise. If the noise of neighbours correlates, the target would reveal some of the input's noise: for such pairs
-    `whole`, a bool tensor (N,), is True, and the two images are swapped as a whole, or not, at random.
-    """
-    N, C, H, W = first.shape
-    swap = coins(N, 1, H, W)
-    if whole is not None:
-        swap = swap[:, :, :1, :1].where(whole.view(N, 1, 1, 1), swap)
-    swap = swap.to(first.device)
-    return second.where(swap, first), first.where(swap, second)
 
 
 def turn(first: torch.Tensor, second: torch.Tensor) -> tuple:
@@ -212,7 +212,7 @@ def write_archive(path, content: dict) -> None:
     path = Path(path).resolve()
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     archive = io.BytesIO()
-    torch.save(content, archive)                                # to a file, a full disk is a RuntimeError
+    torch.save(content, archive)                                # which would hide that a disk is full
     try:
         temporary.write_bytes(archive.getvalue())
         os.replace(temporary, path)
@@ -262,11 +262,7 @@ def check_like(name: str, given, own) -> None:
 def one_cycle(progress: float, peak: float) -> float:
     """The learning rate at `progress` (0..1) of a training: in the first tenth up from peak / 20 to peak, then down
     to peak / 1000, by half cosines (Smith and Topin 2017, https://arxiv.org/abs/1708.07120)."""
-    warm_up = 0.1
-    if progress < warm_up:
-        low, height = peak / 20, progress / warm_up
-    else:
-        low, height = peak / 1000, (1 - progress) / (1 - warm_up)
+    low, height = (peak / 20, progress / 0.1) if progress < 0.1 else (peak / 1000, (1 - progress) / 0.9)
     return low + (peak - low) * (1 - math.cos(math.pi * height)) / 2
 
 
@@ -278,7 +274,7 @@ class Progress(NamedTuple):
     num_steps: int                  # of the whole training
     loss: torch.Tensor              # of this step; shape (), on the model's device
     lr: float                       # the learning rate of this step
-    state: Callable[[], dict]       # the state to pass to `train(.., resume=)`, copies on the CPU
+    state: Callable[[], dict]       # called in the callback: the state for `train(.., resume=)`, copies on the CPU
 
 
 def say(line: str, is_live: bool = False) -> None:
@@ -291,10 +287,10 @@ def say(line: str, is_live: bool = False) -> None:
 
 
 class EpochLog:
-    """Prints one aligned line per epoch of N pairs, and a live one in between; `first` steps were done before."""
+    """Prints one aligned line per epoch of N pairs, and a live one in between; `done` steps were done before."""
 
-    def __init__(self, N: int, first: int) -> None:
-        self.N, self.first, self.begun, self.shown = N, first, time.monotonic(), 0.0
+    def __init__(self, N: int, done: int) -> None:
+        self.N, self.done, self.begun, self.shown = N, done, time.monotonic(), 0.0
         self.total, self.images = 0.0, 0                # of this epoch: sum of losses, images seen
 
     def step(self, progress: Progress, images: int) -> None:
@@ -304,7 +300,7 @@ class EpochLog:
         if not ends and now - self.shown < 0.5:
             return
         self.shown = now
-        pace = (progress.step - self.first) / max(now - self.begun, 1e-3)       # steps a second
+        pace = (progress.step - self.done) / max(now - self.begun, 1e-3)       # steps a second
         left = datetime.timedelta(seconds=int((progress.num_steps - progress.step) / pace))
         say(f'epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
             f'loss {float(self.total) / self.images:.5f}  learning rate {progress.lr:.1e}  '
@@ -319,18 +315,18 @@ class Model:
     """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
 
     Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision` (products in bfloat16;
-    off unless it is set), `is_trained` (False while the weights are random).
+    off unless it is set), `is_trained` (False while the weights are random; `set_weights` leaves it).
     """
     NUM_EPOCHS = 4                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
     PEAK_LR = 2e-3                  # the highest learning rate
     FINE_TUNING = 0.02              # fraction of PEAK_LR for weights that are already trained
     BETAS = (0.9, 0.99)
-    LONGEST_GRADIENT = 0.02         # gradient clipping: one large gradient can make a deep network diverge
+    LONGEST_GRADIENT = 0.02         # gradient clipping: the largest norm of all gradients together
     PIXELS = 2 ** 18                # pixels that predict processes at once; bounds its memory
     MARGIN = 112                    # pixels around a tile, more than the network's receptive radius; a multiple of 8
 
-    @torch.inference_mode(False)    # parameters that are made in it cannot be trained
+    @torch.inference_mode(False)    # a caller's inference mode would make parameters that cannot be trained
     def __init__(self) -> None:
         self.net = SkipAutoencoder().float()            # whatever the default type is
         self.loss = nn.MSELoss()
@@ -340,7 +336,7 @@ class Model:
     @torch.inference_mode(False)
     def to(self, device) -> 'Model':
         """Move to `device`; where that fails, the model stays where it was."""
-        torch.zeros(1).to(device)
+        torch.zeros(1).to(device)                       # fails before a part of the network has moved
         self.net.to(device, memory_format=torch.channels_last)
         self.device = torch.device(device)
         return self
@@ -388,19 +384,17 @@ class Model:
         epoch by epoch.
 
         train_input, train_target: (N, 3, H, W), N at least 1, integers or floating point in 0..255.
-        peak_lr: the highest learning rate of the cycle (`one_cycle`). None: PEAK_LR; for weights that were
-            loaded or trained before, FINE_TUNING times that.
-        callback: called with a `Progress` after each step; may raise to stop the training.
-        verbose: print what is swapped, then a line per epoch.
-        resume: a state from `Progress.state()`, to continue its training with the same pairs, num_epochs, batch_size
-            and swap. If torch's global random state is set to what it was (`torch.get_rng_state()`), the result is
-            that of an uninterrupted training, to the last bit on a CPU with one thread, else to rounding. To lengthen
-            a training, set the state's 'num_steps', and its 'start' to the step at which a new cycle begins.
-        swap: what the two versions of a pair exchange at random (`swap_noise`): 'pixels', 'images', or 'auto',
-            which measures for each pair whether its noise allows to swap pixels (`choose_swap`).
+        peak_lr: the highest learning rate (`one_cycle`). None: PEAK_LR, times FINE_TUNING if `is_trained`.
+        callback: called with a `Progress` after each step; may raise to stop. verbose: print what happens.
+        resume: a `Progress.state()`, to go on with the same pairs, num_epochs, batch_size and swap; its peak_lr
+            counts. With torch's random state of then (`torch.get_rng_state()`) the result is that of an uninterrupted
+            training, to the last bit on a CPU with one thread, else to rounding. To lengthen a training, set the
+            state's 'num_steps', and its 'start' to the step at which a new cycle begins.
+        swap: what the two versions of a pair exchange at random (`swap_noise`): 'pixels', 'images', or 'auto', as the
+            noise of each pair allows (`choose_swap`).
 
-        ValueError, before anything has changed, for an argument that cannot be used. FloatingPointError if a gradient
-        is not finite; the weights are then those from before the step.
+        TypeError or ValueError, before anything has changed, for an argument that cannot be used. FloatingPointError
+        if a gradient is not finite; the weights are then those from before the step.
         """
         check_images('train_input', train_input)
         check_images('train_target', train_target)
@@ -420,7 +414,7 @@ class Model:
 
         if all(to_unit(a, 'cpu').equal(to_unit(b, 'cpu')) for a, b in zip(train_input, train_target)):
             warnings.warn('train_target equals train_input: the model learns to change nothing', stacklevel=2)
-        whole = torch.full((N,), swap == 'images')
+        whole = torch.full((N,), swap == 'images', device='cpu')
         if swap == 'auto':
             whole, line = choose_swap(train_input, train_target)
             if verbose:
@@ -429,10 +423,10 @@ class Model:
         num_epochs, batch_size, peak_lr = int(num_epochs), int(batch_size), float(peak_lr)
         steps_per_epoch = math.ceil(N / batch_size)
         num_steps = num_epochs * steps_per_epoch
-        optimizer = torch.optim.Adam(self.net.parameters(), lr=peak_lr, betas=self.BETAS)
-        first = start = 0       # steps already done; the step at which the learning rate's cycle began
+        optimizer = torch.optim.Adam(self.net.parameters(), betas=self.BETAS)
+        done = start = 0        # steps already done; the step at which the learning rate's cycle began
         if resume is not None:
-            first, start, order, peak_lr = self._resume(resume, optimizer, N, batch_size, num_steps)
+            done, start, order, peak_lr = self._resume(resume, optimizer, N, batch_size, num_steps)
 
         def state() -> dict:
             moments = {i: {name: value.to('cpu', copy=True) for name, value in of_weight.items()}
@@ -440,14 +434,13 @@ class Model:
             return {'weights': self.weights(), 'moments': moments, 'peak': peak_lr, 'step': step + 1, 'start': start,
                     'num_steps': num_steps, 'batch_size': batch_size, 'order': order.clone()}
 
-        log = EpochLog(N, first)
-        for step in range(first, num_steps):
+        log = EpochLog(N, done)
+        for step in range(done, num_steps):
             epoch, k = divmod(step, steps_per_epoch)
             if k == 0:
                 order = torch.randperm(N, device='cpu')
             batch = order[k * batch_size:(k + 1) * batch_size]
-            lr = one_cycle((step - start) / (num_steps - start), peak_lr)
-            optimizer.param_groups[0]['lr'] = lr
+            optimizer.param_groups[0]['lr'] = lr = one_cycle((step - start) / (num_steps - start), peak_lr)
             try:
                 loss = self.step(train_input[batch.to(train_input.device)],
                                  train_target[batch.to(train_target.device)], optimizer, whole[batch])
@@ -473,7 +466,7 @@ class Model:
     @torch.enable_grad()
     def differentiate(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
         """Return the loss on a batch, two tensors (N, 3, H, W), 0..1, and the list of its gradients with respect to
-        the parameters. Tools replace this method, to share a batch among processes or to record it on CUDA."""
+        the parameters. Tools replace this method, to share a batch among processes or to record it as a CUDA graph."""
         loss = self.loss(self._output(noisy), target)
         return loss.detach(), list(torch.autograd.grad(loss, list(self.net.parameters())))
 
@@ -494,14 +487,15 @@ class Model:
         has changed, if the state is of another training."""
         try:
             moments, order, indices = state['moments'], state['order'], torch.arange(N, device='cpu')
-            rest = {name: state[name] for name in ('step', 'start', 'peak')}
+            rest = {name: state[name] for name in ('step', 'start', 'peak')}        # checked below
             check_like('content', state, {
                 'weights': self.net.state_dict(), 'num_steps': num_steps, 'batch_size': batch_size, 'order': indices,
                 'moments': {i: {'step': moments[i]['step'], 'exp_avg': weight, 'exp_avg_sq': weight}
                             for i, weight in enumerate(self.net.parameters())}, **rest})
             step, start, peak = rest.values()
             if step not in range(num_steps + 1) or start not in range(step + 1):
-                raise ValueError(f"'start', {start!r}, must be an integer from 0 to 'step', {step!r}")
+                raise ValueError(f"'start', {start!r}, and 'step', {step!r}, must be integers, 0 <= start <= step "
+                                 f'<= {num_steps}')
             if not (0 < peak < math.inf and order.sort().values.equal(indices)):
                 raise ValueError("its 'peak' is no learning rate, or its 'order' no order of the pairs")
             optimizer.load_state_dict({**optimizer.state_dict(), 'state': copy.deepcopy(moments)})
@@ -545,10 +539,10 @@ class Model:
     @torch.no_grad()
     def _denoise(self, x: torch.Tensor, ensemble: bool) -> torch.Tensor:
         """The network's output; with `ensemble`, the mean over the 4 rotations."""
-        turns = range(4 if ensemble else 1)             # of a quarter
+        turns = range(4 if ensemble else 1)             # quarter turns
         return sum(self._output(x.rot90(k, (2, 3))).rot90(-k, (2, 3)) for k in turns) / len(turns)
 
     def _output(self, x: torch.Tensor) -> torch.Tensor:
-        """The network's, in float32; its products are in bfloat16 with `mixed_precision`."""
+        """The network's output, in float32; its products are in bfloat16 with `mixed_precision`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
             return self.net(x.contiguous(memory_format=torch.channels_last)).float()

@@ -866,17 +866,14 @@ def initialise(network: Sequential) -> Sequential:
 
 # ----------------------------------------------------------------------------- operations on images
 
-CORRELATED = 0.1        # noise that correlates more between neighbours is not swapped pixel by pixel
-
-
 def is_dense(tensor: Tensor) -> bool:
     """Whether the tensor stores all its values, unlike a sparse or meta tensor."""
     return str(tensor.layout) == 'torch.strided' and tensor.device.type != 'meta'
 
 
 def check_images(name: str, images: Tensor) -> None:
-    """TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or finite floating point, which
-    noise may carry outside by up to 255. A warning if that is more than rounding, or if the range looks like 0..1."""
+    """TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or floating point in -255..510, as
+    noise may make it. A warning of values outside -1..256, and of floating point that looks like 0..1."""
     if not isinstance(images, Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
     shape = tuple(images.shape)
@@ -888,11 +885,11 @@ def check_images(name: str, images: Tensor) -> None:
                          f'got {images.dtype}, {images.layout} on {images.device}')
     if str(images.dtype) == 'torch.uint8' or not images.numel():
         return
-    values, noise = images.detach().float(), 255 * images.is_floating_point()
+    values, slack = images.detach().float(), 255 * images.is_floating_point()
     low, high = values.min().item(), values.max().item()
-    if not -noise <= low <= high <= 255 + noise:            # a comparison with NaN is False
+    if not -slack <= low <= high <= 255 + slack:            # a comparison with NaN is False
         raise ValueError(f'{name} must be finite and in 0..255, got values from {low:g} to {high:g}')
-    if low < -1 or high > 256 or noise and 0 < high <= 1:
+    if low < -1 or high > 256 or (slack and 0 < high <= 1):
         warnings.warn(f'{name} is expected in 0..255, its values are from {low:g} to {high:g}', stacklevel=3)
 
 
@@ -914,11 +911,30 @@ def coins(*shape: int) -> Tensor:
     return empty(*shape, device='cpu').float().uniform_() < 0.5
 
 
-def neighbour_correlation(first: Tensor, second: Tensor) -> tuple:
-    """How strongly the noise of vertical and horizontal neighbours correlates in each pair, (N, C, H, W) twice.
+def swap_noise(first: Tensor, second: Tensor, whole: Optional[Tensor] = None) -> tuple:
+    """Turn each pair, (N, C, H, W), into a new one: the two versions swap a random half of their pixels.
 
-    The difference of the two versions holds nothing but noise. Returns its correlation, (N,), and the same in
-    standard deviations of what independent noise gives, (N,), however unevenly it spreads over the image."""
+    Every pixel of the two is an independent draw of one kind of noise, so this gives a new input and a new target,
+    again with independent noise. If the noise of neighbours correlates, the target would reveal some of the input's
+    noise: for such pairs `whole`, a bool tensor (N,), is True, and the two images are swapped as a whole, or not, at
+    random."""
+    N, C, H, W = first.shape
+    swap = coins(N, 1, H, W)
+    if whole is not None:
+        swap = swap[:, :, :1, :1].where(whole.view(N, 1, 1, 1), swap)       # the first pixel's coin is for all
+    swap = swap.to(first.device)
+    return second.where(swap, first), first.where(swap, second)
+
+
+CORRELATED = 0.1        # noise that correlates more between neighbours is not swapped pixel by pixel
+
+
+def neighbour_correlation(first: Tensor, second: Tensor) -> tuple:
+    """How strongly the noise of vertical and horizontal neighbours correlates in each pair, two tensors (N, C, H, W).
+
+    The difference of the two versions holds nothing but noise. Returns its correlation r, (N,), and the sum of the
+    neighbours' products over the root of the sum of their squares, z, (N,): about standard normal if the noise is
+    independent, however unevenly it spreads over the image."""
     d = to_unit(first, 'cpu') - to_unit(second, 'cpu')
     d = d - d.mean((2, 3), keepdim=True)                                # a difference in brightness is no noise
     products = cat([(d[:, :, 1:] * d[:, :, :-1]).sum(1).flatten(1),
@@ -929,16 +945,16 @@ def neighbour_correlation(first: Tensor, second: Tensor) -> tuple:
 
 
 def choose_swap(first: Tensor, second: Tensor) -> tuple:
-    """Which pairs, (N, C, H, W) twice, `swap_noise` has to swap as whole images: a bool tensor (N,), and a line that
-    says what was found and what follows.
+    """Which pairs, of two tensors (N, C, H, W), `swap_noise` has to swap as whole images: a bool tensor (N,), and a
+    line that says what was found and what follows.
 
     Each image is judged by itself, since a set may be mixed: its noise must correlate by more than CORRELATED, and by
-    more than 6 standard deviations (of 100,000 images with independent noise none reached 4.5). Small images cannot
-    reach that, and need not where the mean of the set is above CORRELATED, and above 4 standard deviations."""
+    |z| > 6 (of 100,000 images with independent noise none reached 4.5). Small images, whose |z| is at most the root of
+    the number of neighbours, need not where the set's mean of r is above CORRELATED, and that of z significant."""
     chunk = max(1, 2 ** 18 // math.prod(first.shape[2:]))
     parts = [neighbour_correlation(*pair) for pair in zip(first.split(chunk), second.split(chunk))]
     r, z = (cat(part) for part in zip(*parts))
-    noisy = z != 0                                                      # equal versions are no evidence
+    noisy = z != 0                                                      # 0 if the two versions are equal
     n = max(1, int(noisy.sum()))
     is_common = bool(r.sum().abs() > CORRELATED * n) and bool(z.sum().abs() > 4 * math.sqrt(n))
     whole = (r.abs() > CORRELATED) & ((z.abs() > 6) | is_common)
@@ -946,20 +962,6 @@ def choose_swap(first: Tensor, second: Tensor) -> tuple:
     mean = float(r[whole if count else noisy].sum()) / (count or n)
     follows = f' in {count} of {len(r)} pairs: there whole images' if count else ': pixels'
     return whole, f'the noise of neighbouring pixels correlates by {mean:.2f}{follows} are swapped'
-
-
-def swap_noise(first: Tensor, second: Tensor, whole: Optional[Tensor] = None) -> tuple:
-    """Turn each pair, (N, C, H, W), into a new one: the two versions swap a random half of their pixels.
-
-    Every noisy pixel is an independent draw, so this gives a new input and a new target, again with independent
-    noise. If the noise of neighbours correlates, the target would reveal some of the input's noise: for such pairs
-    `whole`, a bool tensor (N,), is True, and the two images are swapped as a whole, or not, at random."""
-    N, C, H, W = first.shape
-    swap = coins(N, 1, H, W)
-    if whole is not None:
-        swap = swap[:, :, :1, :1].where(whole.view(N, 1, 1, 1), swap)
-    swap = swap.to(first.device)
-    return second.where(swap, first), first.where(swap, second)
 
 
 def turn(first: Tensor, second: Tensor) -> tuple:
@@ -972,11 +974,6 @@ def turn(first: Tensor, second: Tensor) -> tuple:
     if H == W:
         pairs = pairs.transpose(-1, -2).where(transpose, pairs)
     return pairs[:, :C], pairs[:, C:]
-
-
-def augment(first: Tensor, second: Tensor, whole: Optional[Tensor] = None) -> tuple:
-    """Turn each pair, (N, C, H, W), into a new one; `whole` as in `swap_noise`."""
-    return turn(*swap_noise(first, second, whole))
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -1045,11 +1042,7 @@ def check_weights(own: dict, given) -> None:
 def one_cycle(progress: float, peak: float) -> float:
     """The learning rate at `progress` (0..1) of a training: in the first tenth up from peak / 20 to peak, then down
     to peak / 1000, by half cosines (Smith and Topin 2017, https://arxiv.org/abs/1708.07120)."""
-    warm_up = 0.1
-    if progress < warm_up:
-        low, height = peak / 20, progress / warm_up
-    else:
-        low, height = peak / 1000, (1 - progress) / (1 - warm_up)
+    low, height = (peak / 20, progress / 0.1) if progress < 0.1 else (peak / 1000, (1 - progress) / 0.9)
     return low + (peak - low) * (1 - math.cos(math.pi * height)) / 2
 
 
@@ -1061,7 +1054,7 @@ class Progress(NamedTuple):
     num_steps: int                  # of the whole training
     loss: Tensor                    # of this step; shape (), on the model's device
     lr: float                       # the learning rate of this step
-    state: Callable[[], dict]       # the state to pass to `train(.., resume=)`, copies on the CPU
+    state: Callable[[], dict]       # called in the callback: the state for `train(.., resume=)`, copies on the CPU
 
 
 def say(line: str, is_live: bool = False) -> None:
@@ -1074,10 +1067,10 @@ def say(line: str, is_live: bool = False) -> None:
 
 
 class EpochLog:
-    """Prints one aligned line per epoch, and a live one in between. first: the steps that were done before."""
+    """Prints one aligned line per epoch, and a live one in between. done: the steps that were done before."""
 
-    def __init__(self, N: int, first: int) -> None:
-        self.N, self.first, self.begun, self.shown = N, first, time.monotonic(), 0.0
+    def __init__(self, N: int, done: int) -> None:
+        self.N, self.done, self.begun, self.shown = N, done, time.monotonic(), 0.0
         self.total = self.images = 0                    # of this epoch: sum of losses, images seen
 
     def step(self, progress: Progress, images: int) -> None:
@@ -1085,7 +1078,7 @@ class EpochLog:
         self.total, self.images = self.total + progress.loss * images, self.images + images
         ends, now = progress.step * progress.num_epochs % progress.num_steps == 0, time.monotonic()
         if ends or now - self.shown > 0.5:
-            pace = (progress.step - self.first) / max(now - self.begun, 1e-3)       # steps a second
+            pace = (progress.step - self.done) / max(now - self.begun, 1e-3)       # steps a second
             speed = pace * self.N * progress.num_epochs / progress.num_steps
             left = datetime.timedelta(seconds=int((progress.num_steps - progress.step) / pace))
             say(f'epoch {progress.epoch:3d}/{progress.num_epochs}  {self.images / self.N:4.0%}  '
@@ -1111,7 +1104,8 @@ class Model:
     """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
 
     Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision`
-    (products in bfloat16; off unless it is set), `is_trained` (False while the weights are random)."""
+    (products in bfloat16; off unless it is set), `is_trained` (False while the weights are random;
+    `set_weights` leaves it)."""
     NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
     PEAK_LR = 12.0                  # high, as the loss is a mean over all values, and its gradients are small
@@ -1211,19 +1205,17 @@ class Model:
         epoch by epoch.
 
         train_input, train_target: (N, 3, H, W), N at least 1, integers or floating point in 0..255.
-        peak_lr: the highest learning rate of the cycle (`one_cycle`). None: PEAK_LR; for weights that were
-            loaded or trained before, FINE_TUNING times that.
-        callback: called with a `Progress` after each step; may raise to stop the training.
-        verbose: print what is swapped, then a line per epoch.
-        resume: a state from `Progress.state()`, to continue its training with the same pairs, num_epochs, batch_size
-            and swap. If torch's global random state is set to what it was (`torch.get_rng_state()`), the result is
-            that of an uninterrupted training, to the last bit on a CPU with one thread, else to rounding. To lengthen
-            a training, set the state's 'num_steps', and its 'start' to the step at which a new cycle begins.
-        swap: what the two versions of a pair exchange at random (`swap_noise`): 'pixels', 'images', or 'auto',
-            which measures for each pair whether its noise allows to swap pixels (`choose_swap`).
+        peak_lr: the highest learning rate (`one_cycle`). None: PEAK_LR, times FINE_TUNING if `is_trained`.
+        callback: called with a `Progress` after each step; may raise to stop. verbose: print what happens.
+        resume: a `Progress.state()`, to go on with the same pairs, num_epochs, batch_size and swap; its peak_lr
+            counts. With torch's random state of then (`torch.get_rng_state()`) the result is that of an uninterrupted
+            training, to the last bit on a CPU with one thread, else to rounding. To lengthen a training, set the
+            state's 'num_steps', and its 'start' to the step at which a new cycle begins.
+        swap: what the two versions of a pair exchange at random (`swap_noise`): 'pixels', 'images', or 'auto', as the
+            noise of each pair allows (`choose_swap`).
 
-        ValueError, before anything has changed, for an argument that cannot be used. FloatingPointError if a gradient
-        is not finite; the weights are then those from before the step."""
+        TypeError or ValueError, before anything has changed, for an argument that cannot be used. FloatingPointError
+        if a gradient is not finite; the weights are then those from before the step."""
         check_images('train_input', train_input)
         check_images('train_target', train_target)
         N = len(train_input)
@@ -1252,17 +1244,17 @@ class Model:
         num_steps = num_epochs * steps_per_epoch
         self._leave_inference_mode()
         optimizer = SGD(self.net.param(), peak_lr, self.MOMENTUM, nesterov=True)
-        first = start = 0       # steps already done; the step at which the learning rate's cycle began
+        done = start = 0        # steps already done; the step at which the learning rate's cycle began
         if resume is not None:
-            first, start, order, peak_lr = self._resume(resume, optimizer, N, batch_size, num_steps)
+            done, start, order, peak_lr = self._resume(resume, optimizer, N, batch_size, num_steps)
 
         def state() -> dict:
             return {'weights': self.weights(), 'velocity': [v.to('cpu', copy=True) for v in optimizer.velocity],
                     'peak': peak_lr, 'step': step + 1, 'start': start, 'num_steps': num_steps,
                     'batch_size': batch_size, 'order': order.clone()}
 
-        log = EpochLog(N, first)
-        for step in range(first, num_steps):
+        log = EpochLog(N, done)
+        for step in range(done, num_steps):
             epoch, k = divmod(step, steps_per_epoch)
             if k == 0:
                 order = empty(N, device='cpu').double().uniform_().argsort()
@@ -1284,7 +1276,7 @@ class Model:
     def step(self, first: Tensor, second: Tensor, optimizer: SGD, whole: Optional[Tensor] = None) -> Tensor:
         """One step of the optimizer on a batch of pairs, two tensors (N, 3, H, W), 0..255; `whole` as in `swap_noise`.
         Returns the loss, shape (). FloatingPointError, before any weight has changed, if a gradient is not finite."""
-        pair = augment(to_unit(first, self.device), to_unit(second, self.device), whole)
+        pair = turn(*swap_noise(to_unit(first, self.device), to_unit(second, self.device), whole))
         loss, gradients = self.differentiate(*(pad_to_multiple(images, self.MULTIPLE) for images in pair))
         if not bool((loss + sum(gradient.sum() for gradient in gradients)).isfinite()):
             raise FloatingPointError('the loss or a gradient is not finite')
@@ -1294,7 +1286,7 @@ class Model:
     def differentiate(self, noisy: Tensor, target: Tensor) -> tuple:
         """Return the loss on a batch, two tensors (N, 3, H, W), 0..1, and the list of its gradients with respect to
         the parameters, those of `net.param()`. Tools replace this method, to share a batch among processes or to
-        record it on CUDA."""
+        record it as a CUDA graph."""
         loss = self.loss.forward(self.net.forward(noisy - 0.5), target)
         self.net.zero_grad()
         self.net.backward(self.loss.backward())

@@ -39,7 +39,8 @@ def train(model: project.Model, twin: nn.Module, first: torch.Tensor, second: to
     batches = (batch for _ in range(epochs) for batch in torch.randperm(len(first)).split(model.BATCH_SIZE))
     for step, batch in enumerate(cli.progress(batches, num_steps, 'steps')):
         ours.lr = theirs.param_groups[0]['lr'] = project.one_cycle(step / num_steps, model.PEAK_LR)
-        pair = project.augment(*(project.to_unit(images[batch], model.device) for images in (first, second)))
+        pair = project.turn(*project.swap_noise(*(project.to_unit(images[batch], model.device)
+                                                  for images in (first, second))))
         noisy, target = (project.pad_to_multiple(images, model.MULTIPLE) for images in pair)
         for name, take in steps.items():
             start = time.perf_counter()
