@@ -13,15 +13,16 @@ this folder can be imported by mistake for the submission's; and `main`, which s
 import argparse
 import ast
 import importlib
-import importlib.util
 import inspect
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,14 +96,11 @@ CASES = {
 OPTIONAL = {'Upsampling'}
 NAMES = {1: {'Model'}, 2: {'Model', 'Module'} | set(CASES) - OPTIONAL}
 
-
-def torch_upsampling(*arguments, scale_factor=2, **options) -> nn.Module:
-    return nn.Sequential(nn.Upsample(scale_factor=scale_factor), nn.Conv2d(*arguments, **options))
-
-
 TORCH = {
-    'Conv2d': nn.Conv2d, 'TransposeConv2d': nn.ConvTranspose2d, 'Upsampling': torch_upsampling,
+    'Conv2d': nn.Conv2d, 'TransposeConv2d': nn.ConvTranspose2d,
     'NearestUpsampling': lambda scale_factor: nn.Upsample(scale_factor=scale_factor),
+    'Upsampling': lambda *arguments, scale_factor=2, **options: nn.Sequential(
+        nn.Upsample(scale_factor=scale_factor), nn.Conv2d(*arguments, **options)),
     'ReLU': nn.ReLU, 'Sigmoid': nn.Sigmoid, 'MSE': nn.MSELoss, 'Sequential': nn.Sequential,
     'SGD': torch.optim.SGD,
 }
@@ -212,7 +210,7 @@ class Submission:
 
     def __init__(self, project: Path, k: int, data: Path, quick: bool) -> None:
         self.project, self.k, self.folder = project, k, project / f'Miniproject_{k}'
-        self.metrics = load_file('graders_metrics', ROOT / 'others' / 'common' / 'metrics.py')
+        self.metrics = types.SimpleNamespace(**runpy.run_path(str(ROOT / 'others' / 'common' / 'metrics.py')))
         self.pairs, (self.noisy, self.clean) = (
             [images[:count if quick else None] for images in self.metrics.load_pairs(data / name)]
             for name, count in (('train_data.pkl', QUICK_PAIRS), ('val_data.pkl', QUICK_IMAGES)))
@@ -375,14 +373,6 @@ class Submission:
 
 
 # --------------------------------------------------------------- the worker: a project, a process
-
-def load_file(name: str, path: Path):
-    """Import a file under a name of our choice, so that the name of its package stays free."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 def file_of(module) -> Path:
     return Path(getattr(module, '__file__', None) or os.devnull)

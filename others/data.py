@@ -103,7 +103,7 @@ def other_sample(photo: torch.Tensor, generator: torch.Generator) -> tuple:
     return version(), version(), clean
 
 
-def uniform(low: int, high: int, generator: torch.Generator) -> int:
+def uniform(low: int, high: int, generator: Optional[torch.Generator] = None) -> int:
     """A random integer from low to high, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
@@ -121,10 +121,10 @@ def random_square(photo: torch.Tensor, generator: torch.Generator, blocks: Optio
     return photo[:, top:top + side, left:left + side]
 
 
-def centre_square(photo: torch.Tensor) -> torch.Tensor:
-    """The largest square of (3, H, W) whose side is a multiple of 32, in the middle. -> (3, 32 b, 32 b)"""
+def centre_square(photo: torch.Tensor, multiple: int = SIZE) -> torch.Tensor:
+    """The largest square of (3, H, W) whose side is a multiple of that, in the middle."""
     H, W = photo.shape[1:]
-    side = min(H, W) // SIZE * SIZE
+    side = min(H, W) // multiple * multiple
     top, left = (H - side) // 2, (W - side) // 2
     return photo[:, top:top + side, left:left + side]
 
@@ -255,13 +255,8 @@ def make_demo(out, train: int = 2000, val: int = 200, seed: int = 0, force: bool
 @cli.threads(1)
 def make_from_pairs(folders, out, clean=None, size: int = 64, train: int = 5000, holdout: float = 0.1, seed: int = 0,
                     range: Optional[Sequence] = None, force: bool = False) -> None:
-    """Write the files of a set to the folder `out`, from noisy shots of the same scenes in two or more folders.
-
-    clean: the folder of the clean images, if there are any, for validation. size: pixels on a side of the crops.
-    holdout: the share of the scenes for validation. range: what black and white are, [low, high], or ['data'] for the
-    smallest and the largest value of all shots; by default the range of the files' type. UserError if a folder holds
-    no images, if no scene has two usable shots, or as `make_from_photos`.
-    """
+    """Write the files of a set to the folder `out`, from noisy shots of the same scenes in two or more folders; the
+    rest as `main` says. UserError if no scene has two usable shots, or as `make_from_photos`."""
     from others.common import pairs                 # not every machine that trains has Pillow
 
     prepare([Path(out, name) for name in OF_A_SET], force)
@@ -356,7 +351,7 @@ def save_set(folder: Path, files: dict, replaced: Sequence = ()) -> None:
 
 # ------------------------------------------------------------------------------------- command line
 
-def main(arguments: Optional[Sequence] = None) -> int:
+def main(arguments: Optional[Sequence] = None) -> None:
     parser = cli.parser('data', __doc__)
     commands = parser.add_subparsers(required=True, metavar='photos | pairs | demo | centre')
 
@@ -396,7 +391,6 @@ def main(arguments: Optional[Sequence] = None) -> int:
     options = vars(parser.parse_args(arguments))
     make = options.pop('make')
     make(**options)
-    return 0
 
 
 if __name__ == '__main__':

@@ -158,8 +158,7 @@ def claim(out: Path, options) -> float:
     of other settings."""
     path = out / SETTINGS
     made_with = {'project': options.project, 'weights': hashlib.sha256(options.weights.read_bytes()).hexdigest(),
-                 'ensemble': options.ensemble, 'strength': options.strength,
-                 'value_range': list(options.range) if isinstance(options.range, tuple) else options.range}
+                 'ensemble': options.ensemble, 'strength': options.strength, 'value_range': options.range}
     try:
         before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     except ValueError:                                      # no results can be told from others
@@ -209,7 +208,7 @@ def denoise_all(pictures: dict, options) -> int:
     if is_folder:
         since = claim(out, options)
     pictures = dict(list(pictures.items())[processes.rank()::processes.size()])
-    with cli.progress_bar('', len(pictures), disable=processes.rank() > 0 or None,
+    with cli.progress_bar('', len(pictures),
                           bar_format='{desc} {percentage:.0f}%|{bar}| {elapsed}, {remaining} left') as bar:
         for number, (target, path) in enumerate(pictures.items()):
             bar.update(number - bar.n)
@@ -233,7 +232,7 @@ def denoise_all(pictures: dict, options) -> int:
     return int(processes.any_of(failed > 0))             # waits for the others, which torchrun ends if one fails
 
 
-def range_of(options) -> Union[None, str, tuple]:
+def range_of(options) -> Union[None, str, list]:
     """That of --range, or the one that the run was trained with whose weights are used."""
     if options.range:
         return images.parse_range(options.range)

@@ -47,7 +47,6 @@ from others.common.datasets import Validation
 from others.common.metrics import pooled_psnr, psnr
 from others.common.submissions import VARIANTS, predictions, with_weights
 
-MONTAGE_IMAGES = 6
 COLUMNS = {'psnr': ('PSNR (dB)', '.2f'), 'pooled': ('pooled', '.2f'), 'median': ('median', '.2f'),
            'worst': ('worst', '.2f'), 'best': ('best', '.2f'), 'gain': ('gain (dB)', '+.2f'), 'ssim': ('SSIM', '.4f'),
            'ms': ('ms', '.2f')}
@@ -112,18 +111,6 @@ def pictures(folder: Path, name: str) -> tuple:
     return folder / f'{name}_montage.png', folder / f'{name}_psnr.png'
 
 
-def draw(montage: Path, curve: Path, measured: Validation, denoised: dict) -> None:
-    """denoised: {model: (N, 3, H, W)}. Of estimated images there is no curve."""
-    noisy, target, estimated = measured
-    some = plots.spread(noisy, target, MONTAGE_IMAGES)
-    versions = {'noisy': noisy, **denoised, 'other shot' if estimated else 'clean': target}
-    plots.montage(montage, {name: version[some] for name, version in versions.items()},
-                  scale=max(1, 160 // target.shape[-1]), with_psnr=not estimated)
-    if not estimated:
-        plots.psnr_in_out(curve, psnr(noisy, target),
-                          {name: psnr(version, target) for name, version in denoised.items()})
-
-
 # -------------------------------------------------------------------------------------- sets of pairs
 
 def chosen_files(options) -> dict:
@@ -146,7 +133,7 @@ def chosen_models(options, scratch: Path) -> dict:
     return models
 
 
-def run_models(models: dict, sets: list, variants: list) -> tuple:
+def run_models(models: dict, sets: list, variants: dict) -> tuple:
     """({row: [(denoised, seconds) for each set]}, {model that failed: its last words})."""
     outputs, failed = {}, {}
     for model, folder in cli.progress(models.items(), len(models), 'models'):
@@ -187,7 +174,7 @@ def evaluate(options, scratch: Path) -> int:
     models = chosen_models(options, scratch)
     if options.pictures:
         prepare_pictures(options.pictures, [path.stem for path in files], options.force)
-    outputs, failed = run_models(models, sets, list(VARIANTS) if options.no_ensemble else [''])
+    outputs, failed = run_models(models, sets, VARIANTS if options.no_ensemble else {'': {}})
 
     rows = []
     for i, (path, measured) in enumerate(zip(files, sets)):
@@ -205,8 +192,11 @@ def evaluate(options, scratch: Path) -> int:
             how = ', PSNR and gain estimated without clean images' if measured.estimated else ''
             print('\n'.join([f'{path}: {N} images, {H} x {W}{how}', table(here), '', *lines, *[''] * bool(lines)]))
         if options.pictures:
-            draw(*pictures(options.pictures, path.stem), measured,
-                 {model: denoised for model, (denoised, _) in results.items()})
+            montage, curve = pictures(options.pictures, path.stem)
+            denoised = {model: output for model, (output, _) in results.items()}
+            plots.comparison(montage, measured, denoised)
+            if not measured.estimated:
+                plots.psnr_in_out(curve, measured.noisy, measured.target, denoised)
     if options.json:
         print(storage.to_json(rows, indent=2))
     if options.record:

@@ -8,6 +8,7 @@ written it is unpacked into an empty folder, where `test.py --quick` grades it i
 the same bytes.
 """
 import argparse
+import contextlib
 import io
 import re
 import subprocess
@@ -35,10 +36,8 @@ def count_pages(pdf: bytes) -> int:
     """Of a PDF, also of one whose objects are compressed. 0 if it is none."""
     content = [pdf]
     for stream in re.findall(rb'stream\r?\n(.*?)endstream', pdf, re.DOTALL):
-        try:
+        with contextlib.suppress(zlib.error):       # of one in another format; objects are never in those
             content.append(zlib.decompressobj().decompress(stream))
-        except zlib.error:                          # in another format; objects are never in those
-            pass
     return sum(len(re.findall(rb'/Type\s*/Page\b', part)) for part in content)
 
 
@@ -78,7 +77,7 @@ def check(archive: bytes, name: str, data=None) -> None:
             raise storage.UserError(f'{name}.zip was not written: it does not pass test.py --quick, as shown above')
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('package', __doc__)
     option = parser.add_argument
     option('--scipers', type=sciper, nargs=3, required=True, metavar='SCIPER', help='of the authors, six digits each')
@@ -95,7 +94,6 @@ def main(arguments=None) -> int:
     check(archive, name, options.data)
     storage.write(path, archive)
     print(f'{path}: {len(archive) / 1e6:.1f} MB')
-    return 0
 
 
 if __name__ == '__main__':

@@ -29,6 +29,7 @@ The validation set is the file val_data.pkl of --data, noisy and clean images, o
 each scene, from which the PSNR is estimated. Without one, there is no best.pth and no montage.png. With --weights,
 epoch 0 is what the training starts from.
 """
+import contextlib
 import datetime
 import json
 import math
@@ -46,7 +47,6 @@ from others.common import cli, datasets, denoisers, graphs, plots, processes, ru
 
 VALIDATION_IMAGES = 1000            # at most, at the end of each epoch
 CROP = 128                          # pixels; of larger images, crops are trained on: 16 of 512 x 512 take 6 GB
-MONTAGE_IMAGES, MONTAGE_SIDE = 6, 160       # the latter in pixels
 PICTURES_EVERY = 30                 # seconds between two, at least: on a GPU they take as long as an epoch
 FRESH_PAIRS = 50000                 # of an epoch, as many as the course's set has
 FOR_CORRELATED = 10                 # factor on the learning rate of fine-tuning, where the noise correlates
@@ -243,10 +243,8 @@ class Run:
         return f'{value:.3f}' + f' ± {error or 0:.3f}' * bool(error and self.validation.estimated) + ' dB'
 
     def draw_pairs(self, epoch: int) -> None:
-        try:
+        with contextlib.suppress(Stopped):          # other processes may have finished theirs
             self.pairs.draw(epoch, self.stop)
-        except Stopped:
-            pass                                    # other processes may have finished theirs
         if processes.any_of(self.stop.made):
             raise Stopped
 
@@ -265,7 +263,9 @@ class Run:
                 self.close_bar()
                 self.end_epoch(progress.epoch, progress.num_epochs, self.loss_sum.item() * batch / N, progress.lr)
             if epoch_ends or stops:
-                self.save_state(progress, next_epoch=progress.epoch + epoch_ends)
+                # The last thing that is written: if the run is killed before, its epoch is done again.
+                storage.write_tensors(self.folder / 'state.pt',
+                                      self.state(progress.epoch + epoch_ends, progress.state()))
         if progress.step == progress.num_steps:
             return
         if stops:
@@ -297,24 +297,10 @@ class Run:
         if is_best:
             self.model.save(self.folder / 'best.pth')
         if epoch and (epoch == num_epochs or time.monotonic() - self.pictured > PICTURES_EVERY):
-            self.draw_pictures(denoised)
+            plots.training_curves(self.folder / 'curve.png', self.history, self.settings['estimated'])
+            if self.validation:
+                plots.comparison(self.folder / 'montage.png', self.validation, {'denoised': denoised})
             self.pictured = time.monotonic()
-
-    def draw_pictures(self, denoised: Optional[torch.Tensor]) -> None:
-        is_estimated = bool(self.validation and self.validation.estimated)
-        plots.training_curves(self.folder / 'curve.png', self.history, is_estimated)
-        if self.validation:
-            noisy, target, _ = self.validation
-            some = plots.spread(noisy, target, MONTAGE_IMAGES)
-            corner = (some, slice(None), slice(MONTAGE_SIDE), slice(MONTAGE_SIDE))
-            plots.montage(self.folder / 'montage.png',
-                          {'noisy': noisy[corner], 'denoised': denoised[corner],
-                           'other shot' if is_estimated else 'clean': target[corner]},
-                          scale=max(1, MONTAGE_SIDE // noisy.shape[3]), with_psnr=not is_estimated)
-
-    def save_state(self, progress, next_epoch: int) -> None:
-        """The last thing that is written: if the run is killed before, its epoch is done again."""
-        storage.write_tensors(self.folder / 'state.pt', self.state(next_epoch, progress.state()))
 
     def state(self, epoch: int, training: Optional[dict]) -> dict:
         """epoch: the one to go on with. training: the model's part of it, None before the first step."""
@@ -331,8 +317,6 @@ class Run:
 
     def show(self, progress, done: int, steps: int) -> None:
         """Bring the bar, on a terminal, to `done` of `steps`."""
-        if processes.rank() > 0:
-            return
         N = len(self.pairs.first)
         if self.bar is None:
             self.bar = cli.progress_bar(f'epoch {progress.epoch}/{progress.num_epochs}', N,
@@ -383,12 +367,6 @@ def new_settings(options: dict) -> dict:
             'seed': options['seed'] or 0, 'swap': options['swap'] or 'auto',
             'weights': weights and str(weights.resolve()),
             'threads': options['threads'] or torch.get_num_threads(), 'stages': []}
-
-
-def read_validation(folder: Path) -> Optional[datasets.Validation]:
-    """None if the folder holds no such file."""
-    path = datasets.validation_file(folder)
-    return datasets.read_measured('--data', path) if path.exists() else None
 
 
 def set_up(settings: dict, is_new: bool) -> tuple:
@@ -482,8 +460,8 @@ def main(arguments=None) -> int:
         raise storage.UserError(f'--out: {folder} exists, expected a new folder (--resume continues a run)')
     else:
         settings = new_settings(options)
-    validation = read_validation(Path(settings['data']))
     path = datasets.validation_file(Path(settings['data']))
+    validation = datasets.read_measured('--data', path) if path.exists() else None
     runs.check_data(settings, 'validation', path, validation and runs.digest(validation.noisy, validation.target))
     settings['estimated'] = bool(validation and validation.estimated)
     if promotes and validation is None:

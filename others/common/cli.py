@@ -11,7 +11,7 @@ from typing import Callable, Iterable, Iterator, Optional
 
 import torch
 
-from others.common import records
+from others.common import processes, records
 from others.common.storage import UserError
 
 
@@ -64,11 +64,12 @@ def record(text: str) -> Path:
 
 
 SHARED = {
-    'data': dict(type=Path, default=Path('data'), metavar='FOLDER', 
+    'data': dict(type=Path, default=Path('data'), metavar='FOLDER',
                  help='folder with train_data.pkl and val_data.pkl (default: data)'),
     'pairs': dict(type=integer(1), metavar='N', help='train on the first N pairs (default: all)'),
     'epochs': dict(type=integer(1), default=1, metavar='N', help='(default: %(default)s)'),
     'seed': dict(type=integer(0), default=0, metavar='N', help='random seed (default: 0)'),
+    'photos': dict(type=Path, required=True, metavar='FOLDER', help='photographs, as for others.data'),
     'also': dict(type=Path, nargs='+', default=[], metavar='FILE', help='more (noisy, clean) pairs to measure on'),
     'threads': dict(type=integer(1), default=torch.get_num_threads(), metavar='N',
                     help='CPU threads (default: %(default)s)'),
@@ -82,8 +83,8 @@ def add_options(parser, *names: str, **changed: dict) -> None:
         parser.add_argument(f'--{name}', **{**SHARED[name], **changed.get(name, {})})
 
 
-def run(main: Callable[[], int]) -> None:
-    """Exit with the status that `main()` returns; with 2 and one line for a mistake, a failing disk or lack of memory.
+def run(main: Callable[[], Optional[int]]) -> None:
+    """Exit with the status of `main()`, if any; with 2 and one line for a mistake, a failing disk or lack of memory.
 
     Ctrl-C and missing packages may come before this is imported: `others/__init__.py` reports them.
     """
@@ -95,7 +96,7 @@ def run(main: Callable[[], int]) -> None:
             stream.reconfigure(errors='backslashreplace')
     try:
         try:
-            status = main()
+            status = main() or 0
         finally:
             getattr(sys.stdout, 'flush', bool)()    # which the stdout of an experiment tracker may lack
         if 'WORLD_SIZE' in os.environ:      # torchrun's: gloo's threads go on, and may abort Python's teardown
@@ -144,21 +145,20 @@ def say(line: str) -> None:
         tqdm.write(line)
 
 
-def progress_bar(label: str, total: float, disable: Optional[bool] = None, **options):
-    """tqdm's bar on stderr, which it clears at its end; nothing if `disable`, or if stderr is no terminal."""
+def progress_bar(label: str, total: float, **options):
+    """tqdm's bar on stderr, which it clears at its end; nothing if that is no terminal, or another process speaks."""
     from tqdm import tqdm
 
-    return tqdm(desc=label, total=total, leave=False, disable=disable or not is_terminal(sys.stderr), **options)
+    is_shown = is_terminal(sys.stderr) and processes.rank() == 0
+    return tqdm(desc=label, total=total, leave=False, disable=not is_shown, **options)
 
 
 def progress(items: Iterable, total: int, label: str) -> Iterator:
     """Yield the items, with a bar on a terminal; elsewhere, as in a log file, a plain line marks the end."""
     start, number, bar = time.monotonic(), 0, None
     if is_terminal(sys.stderr):
-        try:
+        with contextlib.suppress(ModuleNotFoundError):      # test.py makes its demo set with torch alone
             bar = progress_bar(label, total)
-        except ModuleNotFoundError:                 # test.py makes its demo set with torch alone
-            pass
     try:
         for number, item in enumerate(items, 1):
             yield item

@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 import torch
 
 from others.common.storage import UserError
-from others.common.metrics import estimated_error, estimated_psnr, load_pairs, psnr
+from others.common.metrics import estimated_error, estimated_psnr, load_pairs, mean_and_error, psnr
 
 TRAIN_FILE = 'train_data.pkl'                                   # (noisy, other noisy)
 VAL_FILE, VAL_PAIRS_FILE = 'val_data.pkl', 'val_pairs.pkl'      # (noisy, clean); (noisy, other noisy)
@@ -33,12 +33,6 @@ class Validation(NamedTuple):
         a, b = (estimated_error(images, self.noisy, self.target) for images in (denoised, other))
         _, error = mean_and_error(10 / math.log(10) * (a / a.mean() - b / b.mean()))    # of log(b / a), linearly
         return self.psnr(denoised)[0] - self.psnr(other)[0], error
-
-
-def mean_and_error(values: torch.Tensor) -> tuple:
-    """Mean of (N,) and its standard error, which is None for a single value."""
-    N = len(values)
-    return values.mean().item(), (values.std() / N ** 0.5).item() if N > 1 else None
 
 
 def read_pairs(argument: str, path, limit: Optional[int] = None) -> tuple:

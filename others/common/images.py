@@ -235,16 +235,14 @@ def encode_deep_png(pixels: numpy.ndarray, kept: dict) -> bytes:
 
 # --------------------------------------------------------------------------------------- values
 
-def parse_range(words: list) -> Union[str, tuple]:
+def parse_range(words: list) -> Union[str, list]:
     """What `value_range` takes, of the words of an option: 'data', or two numbers. UserError if they are others."""
     if words == ['data']:
         return 'data'
-    try:
+    with contextlib.suppress(ValueError):
         low, high = map(float, words)
         if low < high and math.isfinite(high - low):
-            return low, high
-    except ValueError:
-        pass
+            return [low, high]
     raise storage.UserError(f'--range: {" ".join(words)}, expected two numbers, LOW below HIGH, or the word data')
 
 

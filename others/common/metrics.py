@@ -55,10 +55,15 @@ def estimated_psnr(denoised: torch.Tensor, noisy: torch.Tensor, other: torch.Ten
     The error is taken before the logarithm, since a single image's estimate may be negative; so the PSNR is of all
     images together, which reads somewhat lower than the mean of their PSNRs. The standard error is None for one image.
     """
-    errors = estimated_error(denoised, noisy, other)
-    decibels = _decibels(errors.mean().item(), noisy)
-    deviation = (errors.std() / len(errors) ** 0.5).item() if len(errors) > 1 else None
+    error, deviation = mean_and_error(estimated_error(denoised, noisy, other))
+    decibels = _decibels(error, noisy)
     return decibels, deviation and 10 / math.log(10) * deviation / (255 ** 2 * 10 ** (-decibels / 10))
+
+
+def mean_and_error(values: torch.Tensor) -> tuple:
+    """Mean of (N,) and its standard error, which is None for a single value."""
+    N = len(values)
+    return values.mean().item(), (values.std() / N ** 0.5).item() if N > 1 else None
 
 
 def load_pairs(path) -> tuple:

@@ -12,6 +12,7 @@ from others.common.metrics import psnr
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')  # Okabe and Ito: safe for
 GREY = '#666666'                                                              # the colour-blind
 DPI = 100
+MONTAGE_IMAGES, MONTAGE_SIDE = 6, 160           # the latter in pixels
 
 
 def montage(path, versions: dict, scale: int, with_psnr: bool = True) -> None:
@@ -34,7 +35,8 @@ def montage(path, versions: dict, scale: int, with_psnr: bool = True) -> None:
 
     for column, (title, images) in enumerate(versions.items()):
         left = gap + column * width
-        lines = [_shorten(line, W * scale // 9) for line in title.split(', ')]
+        most = W * scale // 9                                           # characters: of a path, the end tells more
+        lines = [line if len(line) <= most else '…' + line[1 - most:] for line in title.split(', ')]
         put_text(left + W * scale / 2, header / 2, '\n'.join(lines), weight='bold', size=10)
         for row, (image, decibels) in enumerate(zip(images, psnr(images, clean).tolist())):
             below = header + row * height + H * scale
@@ -44,6 +46,15 @@ def montage(path, versions: dict, scale: int, with_psnr: bool = True) -> None:
             if with_psnr and images is not clean:
                 put_text(left + W * scale / 2, below + caption * 0.42, f'{decibels:.2f} dB', size=9, color=GREY)
     _save(figure, path)
+
+
+def comparison(path, measured, denoised: dict) -> None:
+    """A montage of some images of a `Validation`, of large ones a corner: noisy, {title: denoised}, clean."""
+    noisy, target, estimated = measured
+    some = (spread(noisy, target, MONTAGE_IMAGES), ..., slice(MONTAGE_SIDE), slice(MONTAGE_SIDE))
+    versions = {'noisy': noisy, **denoised, 'other shot' if estimated else 'clean': target}
+    montage(path, {title: version[some] for title, version in versions.items()},
+            scale=max(1, MONTAGE_SIDE // noisy.shape[3]), with_psnr=not estimated)
 
 
 def tiles(path, versions: list) -> None:
@@ -83,19 +94,16 @@ def training_curves(path, history: list, is_estimated: bool = False) -> None:
     _save(figure, path)
 
 
-def psnr_in_out(path, before: torch.Tensor, after: dict) -> None:
+def psnr_in_out(path, noisy: torch.Tensor, clean: torch.Tensor, denoised: dict) -> None:
     """A PNG with each image's PSNR after denoising against that before, and their running median.
 
-    before: (N,); after: {title: (N,)}; in dB. Infinite values are left out.
+    denoised: {title: (N, C, H, W)}.
     """
     figure, (axes,) = _figure((6.4, 5.2))
-    ends = torch.stack(before[before.isfinite()].aminmax())
-    axes.plot(ends, ends, '--', color=GREY, linewidth=1, label='unchanged')
-    for i, (title, values) in enumerate(after.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        finite = before.isfinite() & values.isfinite()
-        x, order = before[finite].sort()
-        y = values[finite][order]
+    x, order = psnr(noisy, clean).sort()
+    axes.plot(x[[0, -1]], x[[0, -1]], '--', color=GREY, linewidth=1, label='unchanged')
+    for i, (title, images) in enumerate(denoised.items()):
+        colour, y = COLOURS[i % len(COLOURS)], psnr(images, clean)[order]
         axes.plot(x, y, '.', color=colour, markersize=5, alpha=0.3, markeredgewidth=0)
         medians = [[part.median().item() for part in numbers.tensor_split(max(1, min(12, len(x) // 10)))]
                    for numbers in (x, y)]
@@ -104,11 +112,6 @@ def psnr_in_out(path, before: torch.Tensor, after: dict) -> None:
     axes.set_ylabel('PSNR of the denoised image (dB)')
     axes.legend(frameon=False)
     _save(figure, path)
-
-
-def _shorten(line: str, length: int) -> str:
-    """At most `length` characters: of a long path, the end tells more."""
-    return line if len(line) <= length else '…' + line[1 - length:]
 
 
 def _figure(size: tuple, rows: int = 1) -> tuple:

@@ -61,27 +61,23 @@ def add_up(tensors: list) -> None:
         tensor.copy_(total.view_as(tensor))
 
 
-class Shared:
-    """`Model.differentiate` of either mini-project, with each batch shared among the processes. With the same seed
-    they draw the same batches, swap and turn them alike, and all get the gradients of one process, to rounding."""
+def share(model) -> None:
+    """Let all processes train a `Model` of either mini-project together, each on its part of every batch. With the
+    same seed they draw the same batches, swap and turn them alike, and all get the gradients of one process, to
+    rounding. After `graphs.accelerate`."""
+    differentiate = model.differentiate
 
-    def __init__(self, differentiate) -> None:
-        self.differentiate = differentiate
-
-    def __call__(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple:
+    def shared(noisy: torch.Tensor, target: torch.Tensor) -> tuple:
         N, mine = len(noisy), slice(rank() % len(noisy), None, size())
         part = len(range(rank(), N, size())) / N        # 0, of an image, for a process that a small batch leaves idle
-        loss, gradients = self.differentiate(noisy[mine], target[mine])
+        loss, gradients = differentiate(noisy[mine], target[mine])
         for tensor in (loss, *gradients):
             tensor.mul_(part)
         add_up([loss, *gradients])
         return loss, gradients
 
-
-def share(model) -> None:
-    """Let all processes train a `Model` together, each on its part of every batch. After `graphs.accelerate`."""
     if size() > 1:
-        model.differentiate = Shared(model.differentiate)
+        model.differentiate = shared
 
 
 def any_of(flag: bool) -> bool:

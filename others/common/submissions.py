@@ -15,24 +15,23 @@ WORKER = Path(__file__).with_name('worker.py')
 VARIANTS = {'': {}, ', no ensemble': {'ensemble': False}}      # what a row's name ends in: keywords
 
 
-def predictions(folder: Path, sets: list, variants: list) -> dict:
-    """Run the submission: {variant: [(predictions, seconds) for each of the sets]}.
+def predictions(folder: Path, sets: list, variants: dict) -> dict:
+    """Run the submission: {variant: [(predictions, seconds) for each of the sets]}, of `variants` that it knows.
 
     sets: of noisy images (N, 3, H, W), uint8 or float32. RuntimeError, with its last words, if it fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         images, results = Path(scratch, 'images'), Path(scratch, 'results')
         torch.save(sets, images)
-        keywords = json.dumps([VARIANTS[variant] for variant in variants])
         process = subprocess.run(
-            [sys.executable, '-B', WORKER, folder.resolve(), images, results, keywords], cwd=scratch,
+            [sys.executable, '-B', WORKER, folder.resolve(), images, results, json.dumps(variants)], cwd=scratch,
             env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads()), 'PYTHONIOENCODING': 'utf-8'},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             encoding='utf-8', errors='replace')
         if process.returncode or not results.exists():
             said = [line for line in process.stderr.splitlines() if line.strip()]
             raise RuntimeError(said[-1] if said else f'it ended with status {process.returncode}')
-        outputs = {variants[i]: result for i, result in torch.load(results, weights_only=True)}
+        outputs = torch.load(results, weights_only=True)
     for result in outputs.values():
         for noisy, (denoised, _) in zip(sets, result):
             if denoised.shape != noisy.shape:

@@ -30,11 +30,10 @@ def import_model(folder: Path) -> types.ModuleType:
     return importlib.import_module(f'{name}.model')
 
 
-def work(folder: Path, images: Path, results: Path, variants: list) -> None:
-    """Save, for each of `variants` that predict knows, (predictions, seconds) for each set of images.
+def work(folder: Path, images: Path, results: Path, variants: dict) -> None:
+    """Save, for each of `variants` that predict knows, (predictions, float32, seconds) for each set of images.
 
-    images: a file with a list of (N, 3, H, W), uint8 or float32. variants: dicts of keywords for predict.
-    results: a file with a list of (index of the variant, [(predictions, float32, seconds), ..]).
+    images: a file with a list of (N, 3, H, W), uint8 or float32. variants: {name: keywords for predict}.
     """
     sets = torch.load(images, weights_only=True)
     del sys.argv[1:]
@@ -49,8 +48,8 @@ def work(folder: Path, images: Path, results: Path, variants: list) -> None:
                    for batch in batches.float().split(BATCH)]
         return torch.cat(outputs), time.perf_counter() - start
 
-    torch.save([(i, [predict(batches, keywords) for batches in sets])
-                for i, keywords in enumerate(variants) if known.keys() >= keywords.keys()], results)
+    torch.save({name: [predict(batches, keywords) for batches in sets]
+                for name, keywords in variants.items() if known.keys() >= keywords.keys()}, results)
 
 
 if __name__ == '__main__':

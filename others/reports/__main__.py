@@ -12,7 +12,7 @@ from others.common import cli, storage
 from others.reports import build
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('reports', __doc__)
     parser.add_argument('--out', type=Path, metavar='FOLDER', help='(default: each beside what it is about)')
     parser.add_argument('--png', action='store_true', help='write the pages as pictures, too')
@@ -29,7 +29,6 @@ def main(arguments=None) -> int:
             pages = build.typeset(k, numbers, drawings, format='png', ppi=110)
             for i, page in enumerate(pages if isinstance(pages, list) else [pages], 1):
                 storage.write(path.with_name(f'{path.stem}_{i}.png'), page)
-    return 0
 
 
 if __name__ == '__main__':

@@ -7,18 +7,13 @@ import json
 import tempfile
 from pathlib import Path
 
-import torch
 import typst
-from skimage import data as photographs
 
-from others import data
 from others.common import storage
-from others.common.metrics import psnr
 from others.reports import values
 
 SOURCES = Path(__file__).resolve().parent
 RESULTS = storage.ROOT / 'others' / 'results'
-PICTURES = storage.ROOT / 'others' / 'pictures'
 REPORTS = {1: values.report_1, 2: values.report_2, 'predecessors': values.predecessors}
 
 
@@ -27,25 +22,10 @@ def target(k, out=None) -> Path:
     return Path(out or (SOURCES if k == 'predecessors' else storage.ROOT / f'Miniproject_{k}'), f'Report_{k}.pdf')
 
 
-def photograph() -> torch.Tensor:
-    """The square of `astronaut` that shows the noise, uint8 (3, 224, 224)."""
-    return torch.tensor(photographs.astronaut()).permute(2, 0, 1)[:, :224, 110:334]
-
-
-def pictures(name: str) -> list:
-    """For each image of a file of readme_picture's, tiles or squares, [(a version of it, its PSNR as text)], the clean
-    one last."""
-    tiles = data.read_photo(PICTURES / f'{name}.png')
-    side = tiles.shape[2] // len(values.VERSIONS)
-    rows = [torch.stack(band.split(side, 2)) for band in tiles.split(side, 1)]              # (versions, 3, H, W)
-    return [[*((image, f'{values.fixed(psnr(image[None], row[-1:]).item())} dB') for image in row[:-1]), (row[-1], '')]
-            for row in rows]
-
-
 def content(k, results: Path = RESULTS) -> tuple:
     """Of report k: the values, with the digest; {name: a function that draws it}; the names of missing records."""
     rec = values.Records(results)
-    numbers, drawings = REPORTS[k](rec, photograph, pictures)
+    numbers, drawings = REPORTS[k](rec)
     missing = [path.stem for path in sorted(rec.asked) if not path.exists()]
     return {**numbers, 'digest': digest(k, rec)}, drawings, missing
 
@@ -55,7 +35,7 @@ def digest(k, rec: values.Records) -> str:
     total = hashlib.sha256()
     own = [path for path in sorted(SOURCES.iterdir())
            if path.suffix == '.py' or path.name in ('style.typ', f'report_{k}.typ')]
-    shown = [PICTURES / name for name in ('tiles.png', 'squares.png')]
+    shown = [values.PICTURES / name for name in ('tiles.png', 'squares.png')]
     for path in (*own, *shown, *sorted(rec.asked)):
         content = path.read_bytes() if path.exists() else b''
         total.update(f'{path.name} {len(content)} '.encode() + content)

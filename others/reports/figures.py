@@ -13,6 +13,7 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
+from skimage import data as photographs
 
 from others import data
 from others.common.plots import COLOURS, GREY
@@ -79,9 +80,10 @@ def outline(axes, kind: type, xy: tuple, colours: tuple, widths: tuple, **size) 
 
 
 @drawn
-def noise(photo: torch.Tensor, row: dict):
+def noise(row: dict):
     """A square of a photograph, some of its blocks with two draws each, the images that result; what a row of the
-    record of others.studies.residual says. photo: uint8 (3, 32 b, 32 b)."""
+    record of others.studies.residual says."""
+    photo = torch.tensor(photographs.astronaut()).permute(2, 0, 1)[:, :224, 110:334]
     b = photo.shape[-1] // data.SIZE
     first, second, clean = data.point_sample(photo, torch.Generator().manual_seed(0))
     side, gap, bottom = 0.95, 0.05, 0.31
@@ -299,8 +301,7 @@ def noises(rows: list):
 @drawn
 def estimate(rows: list):
     """The estimated PSNR of several denoisers, with two standard errors, against the true one."""
-    figure = Figure((COLUMN, 1.12))
-    axes = place(figure, 0.42, 0.34, COLUMN - 0.48, 0.74)
+    figure, axes = curve_axes(1.12, 0.04, 'true PSNR (dB)', 'estimated (dB)')
     ends = [min(row['pooled'] for row in rows) - 0.3, max(row['pooled'] for row in rows) + 0.3]
     axes.plot(ends, ends, color='black', lw=0.7)
     for name, marker, colour in (('blur', 'd', GREY), ('project 2', 's', RED), ('project 1', 'o', BLUE)):
@@ -308,9 +309,6 @@ def estimate(rows: list):
         axes.errorbar([row['pooled'] for row in some], [row['estimated'] for row in some],
                       [2 * row['estimated_error'] for row in some], fmt=marker, color=colour, markersize=3, lw=0.9,
                       label=name)
-    axes.set_xlabel('true PSNR (dB)')
-    axes.set_ylabel('estimated (dB)')
-    axes.grid()
     axes.legend(loc='lower right')
     return figure
 
@@ -352,12 +350,12 @@ def speed(rows: list):
 
 # ------------------------------------------------------------------------------------------ curves
 
-def curve_axes(height: float, above: float, label: str) -> tuple:
-    """A figure and axes for PSNR on val_data, with so many inches above them."""
+def curve_axes(height: float, above: float, label: str, psnr: str = 'PSNR on val_data (dB)') -> tuple:
+    """A figure and axes, with so many inches above them."""
     figure = Figure((COLUMN, height))
     axes = place(figure, 0.42, 0.34, COLUMN - 0.48, height - 0.34 - above)
     axes.set_xlabel(label)
-    axes.set_ylabel('PSNR on val_data (dB)')
+    axes.set_ylabel(psnr)
     axes.grid()
     return figure, axes
 

@@ -9,10 +9,13 @@ import re
 from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev, variance
-from typing import Callable
+
+import torch
 
 from Miniproject_1.model import Model
+from others import data
 from others.common import records, storage
+from others.common.metrics import psnr
 from others.reports import figures
 from others.studies import bench_framework, noises, readme_picture
 
@@ -22,6 +25,7 @@ BEST_1 = {'reported': 25.832, 'real': 26.41}
 BEST_2 = {'reported': 25.09, 'real': 25.51}
 
 SETS = ('val_data', 'centre', 'real_val')
+PICTURES = storage.ROOT / 'others' / 'pictures'
 VERSIONS = ('noisy', 'project 1', 'project 2', 'clean')             # of the photographs that are shown
 PARTS = {1: (58, 52), 2: (10, 30)}          # of the one in each report, what is enlarged: top, left
 
@@ -256,7 +260,7 @@ def training(rec: Records, project: int, name: str) -> dict:
             'where': ' and '.join(f'{epochs} on an {place}' for place, epochs in places.items()),
             'dirty': ', the first with uncommitted changes in the code' * runs[0]['revision'].endswith('-dirty'),
             'rate': f'{max(rates):.2g}', 'end': fixed(rows[-1]['val_psnr']), 'minutes': fixed(seconds / 60, 1),
-            'hours': fixed(seconds / 3600, 1), 'processor': runs[0]['machine']['processor'],
+            'hours': fixed(seconds / 3600, 1),
             'cycles': str(len(grouped(rows, 'training')))}              # of the learning rate, each with a name
 
 
@@ -302,7 +306,17 @@ def shared(rec: Records, project: int, best: dict) -> dict:
             'squares': str(readme_picture.IMAGES * len(readme_picture.SQUARES))}
 
 
-def shared_figures(project: int, pictures: Callable) -> dict:
+def pictures(name: str) -> list:
+    """For each image of a file of readme_picture's, tiles or squares, [(a version of it, its PSNR as text)], the clean
+    one last."""
+    tiles = data.read_photo(PICTURES / f'{name}.png')
+    side = tiles.shape[2] // len(VERSIONS)
+    rows = [torch.stack(band.split(side, 2)) for band in tiles.split(side, 1)]              # (versions, 3, H, W)
+    return [[*((image, f'{fixed(psnr(image[None], row[-1:]).item())} dB') for image in row[:-1]), (row[-1], '')]
+            for row in rows]
+
+
+def shared_figures(project: int) -> dict:
     """A photograph, another one in each report; the worst, the median and the best of small images."""
     def photograph() -> bytes:
         return figures.pictures([pictures('tiles')[2 - project]], VERSIONS, PARTS[project])
@@ -330,12 +344,11 @@ def the_noise(rec: Records) -> dict:
 
 def choices_1(found: dict) -> dict:
     """The numbers of the section on choices."""
-    level = [found[name] for name in ('batch32', 'narrow_b32', 'twofull_b32', 'fullres_b32')]
-    means, sizes = [mean(decibels(rows)) for rows in level], [rows[0]['parameters'] / 1e6 for rows in level]
+    sizes = [found[name][0]['parameters'] / 1e6 for name in ('batch32', 'narrow_b32', 'twofull_b32', 'fullres_b32')]
     plain, deep = (mean(row['pairs_seen'] for row in found[name]) for name in ('plain_b16', 'deep_b16'))
     wide = found['cuda_wide_lr1'][0]
-    return {'deep_pace': fixed(plain / deep), 'level': fixed(max(means) - min(means), 3),
-            'spread': fixed(spread_of_seeds(found), 3), 'visible': least_visible(found),
+    return {'deep_pace': fixed(plain / deep), 'spread': fixed(spread_of_seeds(found), 3),
+            'visible': least_visible(found),
             'pairs': fixed(round(median(row['pairs_seen'] for row in found['batch32']), -3), 0),
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
             'epochs': f"{found['cuda_L_24_4221'][0]['epochs']:g}", 'epochs_wide': f"{wide['epochs']:g}",
@@ -447,9 +460,8 @@ def other_noise(rows: list, project: str) -> dict:
             'below_input': behind[0], 'below_blur': behind[1]}
 
 
-def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
-    """-> what report_1.typ says, and its figures: {name: a function that gives it as SVG}. photograph() -> uint8
-    (3, 224, 224); pictures(name of a file) -> for each image in it the pairs (image, dB) of its VERSIONS."""
+def report_1(rec: Records) -> tuple:
+    """-> what report_1.typ says, and its figures: {name: a function that gives it as SVG}."""
     found, checks, net = search(rec, 1), grading(rec, 1), Model().net
     earlier = with_network(rec.runs('test')[-1])
     values = {
@@ -465,13 +477,13 @@ def report_1(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
                  'network': earlier + ' and 8 flips and rotations' * bool(earlier)},
     }
     drawings = {
-        'noise': lambda: figures.noise(photograph(), *rec.last('residual', file='real_val.pkl')),
+        'noise': lambda: figures.noise(*rec.last('residual', file='real_val.pkl')),
         'network_1': lambda: figures.network_1(net.widths, [len(blocks) for blocks in net.encoder]),
         'variants': lambda: figures.variants(found, SEARCH_1),
         'saturation': lambda: figures.saturation(*courses(rec, found)),
         'estimate': lambda: figures.estimate([row for row in rec.last('draws') if 'estimated' in row]),
         'noises': lambda: figures.noises(rec.last('noises')[1:]),
-        **shared_figures(1, pictures),
+        **shared_figures(1),
     }
     return values, drawings
 
@@ -535,8 +547,8 @@ def twin(rec: Records) -> dict:
             'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
 
 
-def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
-    """The same of report_2.typ, which does not show the noise of a photograph."""
+def report_2(rec: Records) -> tuple:
+    """The same of report_2.typ."""
     found = search(rec, 2)
     curves = {label: [row['by_epoch'] for row in rec.rows('seeds', system=name)]
               for label, name in (('ours', 'vjp'), ('torch.nn', 'vjp, torch.nn'))}
@@ -556,7 +568,7 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
         'exactness': lambda: figures.exactness(rec.last('exactness')),
         'speed': lambda: figures.speed([row for row in bench(rec)[1] if row['task'] != 'memory']),
         'variants': lambda: figures.variants(found, SEARCH_2),
-        **shared_figures(2, pictures),
+        **shared_figures(2),
     }
     if several:
         drawings['epochs'] = lambda: figures.epochs(curves)
@@ -565,7 +577,7 @@ def report_2(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
 
 # ----------------------------------------------------------------------------------- the predecessors
 
-def predecessors(rec: Records, photograph: Callable, pictures: Callable) -> tuple:
+def predecessors(rec: Records) -> tuple:
     """The same of report_predecessors.typ, on the systems that the project grew from and their authors' sweeps."""
     rows = rec.rows('seeds')
     found = {row['system']: row for row in rows}

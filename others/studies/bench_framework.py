@@ -168,7 +168,7 @@ def line(row: dict) -> list:
             f"{row['ratio']:.2f}{quartiles}", f"{row['products']:.0%}" if 'products' in row else '']
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.bench_framework', __doc__)
     parser.add_argument('--rounds', type=cli.integer(1), default=21, metavar='N', help='(default: %(default)s)')
     devices = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
@@ -184,7 +184,6 @@ def main(arguments=None) -> int:
               f'medians of {options.rounds} rounds')
         print(cli.table([['', *VARIANTS, 'ratio', 'products'], *map(line, rows)]))
         shared.record(options, rows, device)
-    return 0
 
 
 if __name__ == '__main__':

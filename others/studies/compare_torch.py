@@ -17,7 +17,6 @@ from torch import nn
 from torch.utils import benchmark
 
 from Miniproject_2 import model as project
-from others import data
 from others.common import cli, datasets, denoisers
 from others.studies import shared
 from others.studies.variants import copy_weights, step_2, torch_twin
@@ -62,13 +61,12 @@ def faster_layout(twin: nn.Module, model: project.Model) -> torch.memory_format:
         return min((torch.contiguous_format, torch.channels_last), key=seconds)
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.compare_torch', __doc__)
     cli.add_options(parser, 'data', 'pairs', 'epochs', 'seed', 'also', 'threads', 'record')
     options = shared.parse(parser, arguments)
-    torch.set_num_threads(options.threads)
-    pairs = datasets.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
-    sets = datasets.read_sets(options.data / data.VAL_FILE, options.also)
+    pairs = datasets.read_pairs('--data', options.data / datasets.TRAIN_FILE, options.pairs)
+    sets = datasets.read_sets(options.data / datasets.VAL_FILE, options.also)
 
     torch.manual_seed(options.seed)
     model = project.Model()
@@ -84,7 +82,6 @@ def main(arguments=None) -> int:
                      *([row['framework'], f"{row['seconds']:.1f}", *(f'{psnr:.3f}' for psnr in row['psnr'].values())]
                        for row in rows)]))
     shared.record(options, rows)
-    return 0
 
 
 if __name__ == '__main__':

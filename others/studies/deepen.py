@@ -19,7 +19,7 @@ def deepen(old: dict, new: dict) -> dict:
             torch.zeros_like(weight) if '.conv2.' in name else weight for name, weight in new.items()}
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.deepen', __doc__)
     parser.add_argument('old', type=Path, metavar='OLD', help='a checkpoint of a network with fewer blocks')
     parser.add_argument('new', type=Path, metavar='NEW', help='where to write the other')
@@ -32,7 +32,6 @@ def main(arguments=None) -> int:
     except Exception as error:                      # a damaged archive may raise almost anything
         raise storage.UserError(f'OLD: {options.old} holds no weights of project 1 ({error})') from error
     model.save(options.new)
-    return 0
 
 
 if __name__ == '__main__':

@@ -10,20 +10,18 @@ import time
 
 import torch
 
-from others import data
 from others.common import cli, datasets, denoisers
 from others.common.metrics import pooled_psnr, psnr
 from others.studies import shared
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.defaults', __doc__)
     parser.add_argument('--project', type=int, choices=(1, 2), help='train only this mini-project')
     cli.add_options(parser, 'data', 'seed', 'threads', 'record')
     options = shared.parse(parser, arguments)
-    torch.set_num_threads(options.threads)
-    pairs = datasets.read_pairs('--data', options.data / data.TRAIN_FILE)
-    noisy, clean = datasets.read_validation('--data', options.data / data.VAL_FILE)
+    pairs = datasets.read_pairs('--data', options.data / datasets.TRAIN_FILE)
+    noisy, clean = datasets.read_validation('--data', options.data / datasets.VAL_FILE)
     rows = []
     for project in [options.project] if options.project else [1, 2]:
         torch.manual_seed(options.seed)
@@ -36,7 +34,6 @@ def main(arguments=None) -> int:
                      'psnr': psnr(denoised, clean).mean().item(), 'pooled': float(pooled_psnr(denoised, clean))})
         print('project {project}: {seconds} s, {psnr:.3f} dB, pooled {pooled:.3f} dB'.format(**rows[-1]), flush=True)
     shared.record(options, rows)
-    return 0
 
 
 if __name__ == '__main__':

@@ -13,8 +13,6 @@ estimate is, pairs of validation photographs show, whose clean images are there:
 Gaussian blurs, true and estimated. Predictions are without test-time augmentation; PSNR is the mean over the images,
 or "pooled", of the mean squared error of all, in dB.
 """
-from pathlib import Path
-
 import torch
 
 from others import data
@@ -50,24 +48,17 @@ def pooled(denoised: torch.Tensor, noisy: torch.Tensor, other: torch.Tensor, cle
     return {'pooled': pooled_psnr(denoised, clean), 'estimated': estimated, 'estimated_error': uncertain}
 
 
-def mean_error(*images: torch.Tensor) -> float:
-    """The estimated mean squared error over all images; arguments as of `estimated_error`."""
-    return estimated_error(*images).mean().item()
-
-
 def told(scores: dict) -> str:
     return ', '.join(f'{k}: {score:.2f} dB' for k, score in scores.items())
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.draws', __doc__)
     option = parser.add_argument
-    option('--photos', type=Path, required=True, metavar='FOLDER', help='photographs, as for others.data')
     option('--draws', type=cli.integer(2), default=8, metavar='K', help='of each square (default: 8)')
     option('--pairs', type=cli.integer(1), default=2000, metavar='N', help='training pairs (default: 2000)')
-    cli.add_options(parser, 'data', 'seed', 'threads', 'record')
+    cli.add_options(parser, 'photos', 'data', 'seed', 'threads', 'record')
     options = shared.parse(parser, arguments)
-    torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(options.seed)
     _, paths = data.split_photos(options.photos, torch.Generator().manual_seed(data.SPLIT_SEED), '--photos')
     squares = [data.centre_square(data.read_photo(path)) for path in paths]
@@ -89,8 +80,8 @@ def main(arguments=None) -> int:
         row = {'model': f'project {project}', 'images': len(clean), 'draws': options.draws,
                'psnr': by_count(noisy, clean, lambda mean: model.predict(mean, ensemble=False)),
                'psnr_of_outputs': by_count(outputs, clean), 'variance': variance, 'squared_bias': bias,
-               'training_error': mean_error(model.predict(pairs[0], ensemble=False), *pairs),
-               'validation_error': mean_error(on_others, *kept[:2]), **pooled(on_others, *kept)}
+               'training_error': estimated_error(model.predict(pairs[0], ensemble=False), *pairs).mean().item(),
+               'validation_error': estimated_error(on_others, *kept[:2]).mean().item(), **pooled(on_others, *kept)}
         rows.append(row)
         print(f"project {project}: mean of draws, denoised: {told(row['psnr'])}")
         print(f"project {project}: mean of denoised draws: {told(row['psnr_of_outputs'])}")
@@ -100,7 +91,6 @@ def main(arguments=None) -> int:
         print(f"{row['model']}: {row['pooled']:.2f} dB pooled, estimated {row['estimated']:.2f} ± "
               f"{row['estimated_error']:.2f}")
     shared.record(options, rows)
-    return 0
 
 
 if __name__ == '__main__':

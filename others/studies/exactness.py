@@ -16,6 +16,7 @@ from torch import nn
 
 from Miniproject_2 import model as framework
 from others.common import cli
+from others.data import uniform as draw
 from others.studies import shared
 from others.studies.variants import torch_twin
 
@@ -23,10 +24,6 @@ STEP = 1e-3                     # of the finite differences; a convolution is li
 SHARES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)        # the quantiles that are recorded
 BLOCKS = ('Conv2d', 'TransposeConv2d', 'Upsampling')
 QUANTITIES = ('output', 'gradient of the input', 'gradient of the weight', 'gradient of the bias')
-
-
-def draw(low: int, high: int) -> int:
-    return int(torch.randint(low, high + 1, ()))
 
 
 def configuration(block: str) -> tuple:
@@ -92,7 +89,7 @@ def finite_differences(module, x: torch.Tensor, gradient: torch.Tensor) -> list:
     return relative
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.exactness', __doc__)
     parser.add_argument('--configurations', type=cli.integer(1), default=500, metavar='N',
                         help='of all blocks (default: 500)')
@@ -114,7 +111,6 @@ def main(arguments=None) -> int:
               f'(torch.nn {theirs.median():.1e})  largest {ours.max():.1e} ({theirs.max():.1e})  '
               + f'finite differences {finite.max():.1e}' * (name != 'output'), flush=True)
     shared.record(options, rows, 'cpu')
-    return 0
 
 
 if __name__ == '__main__':

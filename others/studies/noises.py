@@ -35,13 +35,9 @@ NONE = 'no noise'
 
 def block_noise(photos: list, b: int, n: int, generator: torch.Generator) -> tuple:
     """(noisy, clean), uint8 (n, 3, 32, 32), squares of 32 b at random places of the photographs, in turn."""
-    side, pairs = data.SIZE * b, []
-    for i in range(n):
-        photo = photos[i % len(photos)]
-        top, left = (data.uniform(0, length - side, generator) for length in photo.shape[1:])
-        noisy, _, clean = data.point_sample(photo[:, top:top + side, left:left + side], generator)
-        pairs.append((noisy, clean))
-    return tuple(map(torch.stack, zip(*pairs)))
+    squares = (data.random_square(photos[i % len(photos)], generator, (b, b)) for i in range(n))
+    noisy, _, clean = zip(*(data.point_sample(square, generator) for square in squares))
+    return torch.stack(noisy), torch.stack(clean)
 
 
 def all_noises(photos: list, clean: torch.Tensor, n: int, generator: torch.Generator) -> dict:
@@ -72,17 +68,15 @@ def figures(noisy: torch.Tensor, clean: torch.Tensor, models: dict) -> dict:
             **{name: score(model.predict(noisy)) for name, model in models.items()}}
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.noises', __doc__)
     option = parser.add_argument
-    option('--photos', type=Path, required=True, metavar='FOLDER', help='photographs, as for others.data')
     option('--images', type=cli.integer(1), default=500, metavar='N', help='of a row (default: 500)')
     for k in (1, 2):
         option(f'--weights-{k}', type=Path, metavar='FILE',
                help=f'other weights of project {k}, to measure beside the shipped ones')
-    cli.add_options(parser, 'data', 'seed', 'threads', 'record')
+    cli.add_options(parser, 'photos', 'data', 'seed', 'threads', 'record')
     options = shared.parse(parser, arguments)
-    torch.set_num_threads(options.threads)
     models = {f'project {k}': denoisers.trained_model(k, denoisers.checkpoint(k)) for k in (1, 2)}
     models.update({f'project {k}, given': denoisers.trained_model(k, weights)
                    for k, weights in ((1, options.weights_1), (2, options.weights_2)) if weights})
@@ -100,7 +94,6 @@ def main(arguments=None) -> int:
              if row[name] < row['noisy input'] and row['noise'] != NONE]
     if below:
         print(f'below the noisy input: {"; ".join(below)}')
-    return 0
 
 
 if __name__ == '__main__':

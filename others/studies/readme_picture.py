@@ -47,7 +47,7 @@ def extremes(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     return order[[0, len(order) // 2, -1]]
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.readme_picture', __doc__)
     parser.add_argument('--out', type=Path, default=storage.ROOT / 'others' / 'pictures' / 'denoised.png',
                         metavar='FILE', help='(default: others/pictures/denoised.png)')
@@ -78,7 +78,6 @@ def main(arguments=None) -> int:
     shown = torch.cat([extremes(small[name], small['true average']) for name in models])
     plots.tiles(files[2], [images[shown] for images in small.values()])
     print(f'{options.out}: {options.out.stat().st_size / 1000:.0f} kB')
-    return 0
 
 
 if __name__ == '__main__':

@@ -58,7 +58,7 @@ def describe(noisy: torch.Tensor, clean: torch.Tensor) -> dict:
     }
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.residual', __doc__)
     parser.add_argument('files', type=Path, nargs='+', metavar='FILE', help='(noisy, clean) pairs')
     cli.add_options(parser, 'record')
@@ -72,7 +72,6 @@ def main(arguments=None) -> int:
               f"{row['red_green']:.2f}; rms {row['by_contrast'][0][1]:.1f} where it is flat, "
               f"{row['by_contrast'][-1][1]:.1f} where it is busy", flush=True)
     shared.record(options, rows, 'cpu')
-    return 0
 
 
 if __name__ == '__main__':

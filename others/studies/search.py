@@ -206,7 +206,7 @@ def parse(arguments) -> argparse.Namespace:
     return options
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     options = parse(arguments)
     images = datasets.read_pairs('--data', options.data / data.TRAIN_FILE)
     sets = datasets.read_sets(options.data / data.VAL_FILE, options.also)
@@ -224,16 +224,13 @@ def main(arguments=None) -> int:
     scores = denoisers.measure(variant, sets)
     decibels = ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items())
     print(f'{options.name}: {len(losses)} steps, {decibels}')
-    if options.record:
-        settings = {name: getattr(options, name)
-                    for name in ('name', 'project', 'seconds', 'epochs', 'hold', 'without', 'seed', 'batch', 'lr')}
-        row = {**settings, 'oracle': options.oracle is not None, 'precision': precision,
-               **{name: getattr(options, name) for name in OF_PROJECT[options.project]},
-               'parameters': sum(weight.numel() for weight in variant.parameters()),
-               'pairs_seen': len(losses) * options.batch, 'training_seconds': training_seconds, 'psnr': scores,
-               'loss_curve': [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]}
-        shared.record(options, [row], variant.device)
-    return 0
+    settings = ('name', 'project', 'seconds', 'epochs', 'hold', 'without', 'seed', 'batch', 'lr')
+    row = {**{name: getattr(options, name) for name in settings}, 'oracle': options.oracle is not None,
+           'precision': precision, **{name: getattr(options, name) for name in OF_PROJECT[options.project]},
+           'parameters': sum(weight.numel() for weight in variant.parameters()),
+           'pairs_seen': len(losses) * options.batch, 'training_seconds': training_seconds, 'psnr': scores,
+           'loss_curve': [round(sum(losses[i:i + 100]) / 100, 5) for i in range(0, len(losses) - 99, 100)]}
+    shared.record(options, [row], variant.device)
 
 
 if __name__ == '__main__':

@@ -22,9 +22,8 @@ import torch
 from torch import nn
 
 from Miniproject_2 import model as framework
-from others import data
 from others.common import cli, datasets, records, storage
-from others.common.metrics import pooled_psnr, psnr
+from others.common.metrics import mean_and_error, pooled_psnr, psnr
 from others.studies.shared import torch_step
 from others.studies.variants import TORCH, step_2
 
@@ -279,7 +278,7 @@ def measure(runner, sets: dict) -> dict:
     row = {}
     for name, (noisy, clean) in sets.items():
         denoised = predict(runner, noisy)
-        row[name], row[f'{name}_error'] = datasets.mean_and_error(psnr(denoised, clean))
+        row[name], row[f'{name}_error'] = mean_and_error(psnr(denoised, clean))
         row[f'{name}_pooled'] = pooled_psnr(denoised, clean)
     return row
 
@@ -287,7 +286,7 @@ def measure(runner, sets: dict) -> dict:
 def run(system: System, seed: int, pairs: tuple, sets: dict, state_file: Optional[Path]) -> dict:
     """Train and measure. -> the row of the record."""
     runner, history = train(system, seed, tuple(images[:system.pairs] for images in pairs),
-                            sets[Path(data.VAL_FILE).stem], state_file)
+                            sets[Path(datasets.VAL_FILE).stem], state_file)
     return {'system': system.name, **recipe(system, seed), 'full': system.full,
             'parameters': sum(weight.numel() for weight in runner.weights()), 'reported': system.reported,
             'chosen': system.chosen, **measure(runner, sets), 'by_epoch': [epoch['psnr'] for epoch in history],
@@ -304,7 +303,7 @@ def rows_of(record: Path, system: System) -> list:
 def summary(systems: list, record: Path) -> str:
     """What was reported, what came out (mean and standard deviation over seeds), ours."""
     ours = {row['model']: row['psnr'] for run in records.read(EVALUATION) for row in run['rows']
-            if Path(row['file']).name == data.VAL_FILE}
+            if Path(row['file']).name == datasets.VAL_FILE}
     lines = [['', 'reported', 'reproduced', 'pooled', 'seeds', 'full size', 'ours']]
     for system in systems:
         rows = rows_of(record, system)
@@ -316,7 +315,7 @@ def summary(systems: list, record: Path) -> str:
     return cli.table(lines)
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.seeds', __doc__)
     option = parser.add_argument
     option('names', nargs='+', choices=['all', *STUDIES], metavar='NAME', help='all, or: ' + ', '.join(STUDIES))
@@ -332,9 +331,9 @@ def main(arguments=None) -> int:
     names = [name for name in STUDIES if '.' not in name] if 'all' in options.names else options.names
     systems = [replace(system, pairs=min(8, system.pairs), epochs=min(1, system.epochs), full=False)
                if options.quick else system for name in names for system in STUDIES[name]]
-    pairs = datasets.read_pairs('--data', options.data / data.TRAIN_FILE, max(system.pairs for system in systems))
+    pairs = datasets.read_pairs('--data', options.data / datasets.TRAIN_FILE, max(system.pairs for system in systems))
     also = options.also or ([] if options.quick else [options.data / name for name in ALSO])
-    sets = datasets.read_sets(options.data / data.VAL_FILE, also)
+    sets = datasets.read_sets(options.data / datasets.VAL_FILE, also)
     records.revision()                              # of the code that runs, whatever is committed meanwhile
     torch.set_num_threads(1)
     for system in systems:
@@ -344,7 +343,6 @@ def main(arguments=None) -> int:
             row = run(system, seed, pairs, sets, None if options.quick else state_file)
             records.append(options.record, [row], row['processor_seconds'])
     print(summary(systems, options.record))
-    return 0
 
 
 if __name__ == '__main__':

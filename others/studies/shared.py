@@ -10,8 +10,11 @@ from others.common import records
 
 
 def parse(parser: argparse.ArgumentParser, arguments=None) -> argparse.Namespace:
-    """The options, and `start`, when they were read."""
-    return argparse.Namespace(**vars(parser.parse_args(arguments)), start=time.monotonic())
+    """The options, and `start`, when they were read; the threads that they ask for are set."""
+    options = parser.parse_args(arguments, argparse.Namespace(start=time.monotonic()))
+    if 'threads' in options:
+        torch.set_num_threads(options.threads)
+    return options
 
 
 def record(options: argparse.Namespace, rows: list, device='cuda') -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from others import data
 from others.common import cli, datasets, denoisers, records, storage
 from others.studies import seeds, shared
 
@@ -62,7 +61,7 @@ def recorded(options, common: dict) -> list:
                         f"{common['pairs']} pairs with seed {options.seed}")
 
 
-def main(arguments=None) -> int:
+def main(arguments=None) -> None:
     parser = cli.parser('studies.speedrun', __doc__)
     baseline = parser.add_mutually_exclusive_group(required=True)
     baseline.add_argument('--out', type=Path, metavar='FOLDER', help="for the baseline's state")
@@ -71,9 +70,8 @@ def main(arguments=None) -> int:
                     pairs={'type': cli.integer(seeds.SKIP.batch), 'help': 'of an epoch (default: all)'},
                     epochs={'default': 10, 'help': "the baseline's (default: 10, its own)"})
     options = shared.parse(parser, arguments)
-    torch.set_num_threads(options.threads)
-    pairs = datasets.read_pairs('--data', options.data / data.TRAIN_FILE, options.pairs)
-    validation = datasets.read_validation('--data', options.data / data.VAL_FILE)
+    pairs = datasets.read_pairs('--data', options.data / datasets.TRAIN_FILE, options.pairs)
+    validation = datasets.read_validation('--data', options.data / datasets.VAL_FILE)
     print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads')
     common = {'pairs': len(pairs[0]), 'seed': options.seed}
     slow = recorded(options, common) if options.baseline else train_baseline(options, common, pairs, validation)
@@ -91,7 +89,6 @@ def main(arguments=None) -> int:
         else:
             print(f'ours in {precision}: {goal:.3f} dB not reached in {EPOCHS[-1]} epochs')
     shared.record(options, rows)
-    return 0
 
 
 if __name__ == '__main__':

@@ -152,14 +152,10 @@ def step_2(net: project_2.Sequential, optimizer: project_2.SGD, noisy: torch.Ten
 
 # ------------------------------------------------------------------------------- twins in torch.nn
 
-def torch_upsampling(*arguments, scale_factor=2, **options) -> nn.Sequential:
-    """What `Upsampling` computes at once, one after the other."""
-    return nn.Sequential(nn.Upsample(scale_factor=scale_factor), nn.Conv2d(*arguments, **options))
-
-
 TORCH = {project_2.Conv2d: nn.Conv2d, project_2.TransposeConv2d: nn.ConvTranspose2d,
-         project_2.Upsampling: torch_upsampling, project_2.ReLU: nn.ReLU, project_2.Sigmoid: nn.Sigmoid,
-         project_2.Tanh: nn.Tanh,
+         project_2.ReLU: nn.ReLU, project_2.Sigmoid: nn.Sigmoid, project_2.Tanh: nn.Tanh,
+         project_2.Upsampling: lambda *arguments, scale_factor=2, **options: nn.Sequential(
+             nn.Upsample(scale_factor=scale_factor), nn.Conv2d(*arguments, **options)),
          project_2.NearestUpsampling: lambda scale_factor: nn.Upsample(scale_factor=scale_factor)}
 
 

@@ -100,7 +100,7 @@ def photos(tmp_path):
 
 
 def make(command: str, *arguments) -> None:
-    assert data.main([command, *map(str, arguments)]) == 0
+    data.main([command, *map(str, arguments)])
 
 
 def sets_in(folder: Path) -> list:

@@ -291,7 +291,7 @@ def test_a_submission_may_be_called_anything(tmp_path, name):
                                          'print("写真", file=sys.stderr)')
     (folder / 'net.py').write_text(FOREIGN.format('x + self.bias'))
     noisy = images(2, 3, 4, 4)
-    (denoised, _), = submissions.predictions(folder, [noisy], [''])['']
+    (denoised, _), = submissions.predictions(folder, [noisy], {'': {}})['']
     assert torch.equal(denoised, noisy.float())
 
 
@@ -299,7 +299,7 @@ def test_failing_submissions(tmp_path, request):
     for predict, words in (('exit(0)', 'status 0'), ('x[:1]', 'shape'), ('x / 0 * 0', 'finite')):
         folder = submission(tmp_path / words / 'Miniproject_1', FOREIGN.format(predict))
         with pytest.raises(RuntimeError, match=words):
-            submissions.predictions(folder, [torch.ones(2, 3, 4, 4, dtype=torch.uint8)], [''])
+            submissions.predictions(folder, [torch.ones(2, 3, 4, 4, dtype=torch.uint8)], {'': {}})
         request.getfixturevalue('same_process')                 # only the first one ends its process
 
 

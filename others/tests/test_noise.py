@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from others import data
 from others.common import denoisers, noise, records
 from others.common.metrics import psnr
 from others.studies import warned
@@ -97,7 +98,7 @@ def test_how_often_denoise_warns(tmp_path, threads, monkeypatch):
 
 def test_point_sampled_images_are_drawn_from_the_blocks_that_they_stand_for():
     photo = images(3, 200, 300)
-    noisy, clean = warned.point_sampled(photo, seeded())
+    noisy, clean = warned.sample(data.centre_square(photo, warned.SIDE), seeded())
     blocks = photo[:, 4:196, 54:246].double().unfold(1, 2, 2).unfold(2, 2, 2).flatten(3)
     assert noisy.shape == clean.shape == (3, 96, 96)
     assert (clean - blocks.mean(3)).abs().max() <= 0.5 and (noisy[..., None] == blocks).any(3).all()

@@ -252,7 +252,7 @@ def test_without_validation_set(folder, tmp_path):
 # ---------------------------------------------------------------------------------------- promote
 
 def test_promote_copies_only_what_scores_higher(folder, tmp_path):
-    validation, model = train.read_validation(folder), denoisers.new_model(1)
+    validation, model = datasets.read_measured('--data', folder / data.VAL_FILE), denoisers.new_model(1)
     random, identity, shipped = (tmp_path / f'{name}.pth' for name in ('random', 'identity', 'shipped'))
     model.save(random)
     for parameter in model.net.tail.parameters():   # the correction is zero: output = input
@@ -319,7 +319,7 @@ def test_without_clean_images_the_psnr_is_estimated(folder, tmp_path, monkeypatc
     assert new_run(tmp_path, run, '--epochs', '1', '--promote', '--force') == 0
     assert shipped.read_bytes() == (run / 'best.pth').read_bytes()
     (row,) = metrics(run)
-    validation = train.read_validation(tmp_path)
+    validation = datasets.read_measured('--data', tmp_path / datasets.VAL_PAIRS_FILE)
     model = denoisers.trained_model(1, run / 'best.pth')
     value, error = validation.psnr(model.predict(validation.noisy, ensemble=False))
     assert (row['val_psnr'], row['val_error']) == (pytest.approx(value, abs=1e-3), pytest.approx(error, rel=1e-2))
