@@ -23,11 +23,10 @@ def target(k, out=None) -> Path:
 
 
 def content(k, results: Path = RESULTS) -> tuple:
-    """Of report k: the values, with the digest; {name: a function that draws it}; the names of missing records."""
+    """Of report k: the values, with the digest; {name: a function that draws it}."""
     rec = values.Records(results)
     numbers, drawings = REPORTS[k](rec)
-    missing = [path.stem for path in sorted(rec.asked) if not path.exists()]
-    return {**numbers, 'digest': digest(k, rec)}, drawings, missing
+    return {**numbers, 'digest': digest(k, rec)}, drawings
 
 
 def digest(k, rec: values.Records) -> str:
@@ -37,13 +36,13 @@ def digest(k, rec: values.Records) -> str:
            if path.suffix == '.py' or path.name in ('style.typ', f'report_{k}.typ')]
     shown = [values.PICTURES / name for name in ('tiles.png', 'squares.png')]
     for path in (*own, *shown, *sorted(rec.asked)):
-        content = path.read_bytes() if path.exists() else b''
+        content = path.read_bytes()
         total.update(f'{path.name} {len(content)} '.encode() + content)
     return total.hexdigest()
 
 
-def typeset(k, numbers: dict, drawings: dict, **options):
-    """Compile report k -> the bytes of a PDF, or with format='png' a list of a picture's bytes for each page."""
+def typeset(k, numbers: dict, drawings: dict) -> bytes:
+    """Compile report k to a PDF."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ('style.typ', f'report_{k}.typ'):
             Path(folder, name).write_bytes((SOURCES / name).read_bytes())
@@ -51,6 +50,6 @@ def typeset(k, numbers: dict, drawings: dict, **options):
             Path(folder, f'{name}.svg').write_bytes(draw())
         Path(folder, 'values.json').write_text(json.dumps(numbers), encoding='utf-8')
         try:
-            return typst.compile(Path(folder, f'report_{k}.typ'), root=folder, ignore_system_fonts=True, **options)
+            return typst.compile(Path(folder, f'report_{k}.typ'), root=folder, ignore_system_fonts=True)
         except typst.TypstError as error:
             raise storage.UserError(f'report_{k}.typ: {error}') from error

@@ -123,9 +123,11 @@ class Records:
         self.folder, self.asked = Path(folder), set()
 
     def runs(self, name: str) -> list:
-        """All runs of a record, the oldest first; none if there is no such record."""
+        """All runs of a record, the oldest first; UserError if there is no such record."""
         path = self.folder / f'{name}.json'
         self.asked.add(path)
+        if not path.exists():
+            raise storage.UserError(f'{path} is missing, expected the record that the reports show')
         return records.read(path)
 
     def rows(self, name: str, **wanted) -> list:
@@ -133,11 +135,8 @@ class Records:
         return [row for run in self.runs(name) for row in run['rows'] if wanted.items() <= row.items()]
 
     def last(self, name: str, **wanted) -> list:
-        """Those of the newest run; UserError if there is none."""
-        runs = self.runs(name)
-        if not runs:
-            raise storage.UserError(f'{self.folder / name}.json is missing, expected the record that the reports show')
-        return [row for row in runs[-1]['rows'] if wanted.items() <= row.items()]
+        """Those of the newest run."""
+        return [row for row in self.runs(name)[-1]['rows'] if wanted.items() <= row.items()]
 
 
 def grouped(rows: list, key: str) -> dict:
@@ -225,7 +224,7 @@ def numbers(found: dict) -> list:
 def differences(found: dict, wanted: dict) -> dict:
     """{name: dB that the mean of the seeds of a training is ahead of another's, on a set}."""
     return {name: signed(mean(decibels(found[one], key)) - mean(decibels(found[other], key)))
-            if {one, other} <= found.keys() else '–' for name, (one, other, key) in wanted.items()}
+            for name, (one, other, key) in wanted.items()}
 
 
 def spread_of_seeds(found: dict) -> float:
@@ -270,11 +269,10 @@ def grading(rec: Records, project: int) -> dict:
 
 
 def seeds(rec: Records, names: list) -> list:
-    """The table's rows of the systems of these names that the record has: name, parameters, dB as reported, on
-    the centre squares, the same pooled, and on the genuine pairs. A number that is reported of several systems stands
-    with the first."""
+    """The table's rows of the systems of these names: name, parameters, dB as reported, on the centre squares, the
+    same pooled, and on the genuine pairs. A number that is reported of several systems stands with the first."""
     found, reported, table = grouped(rec.rows('seeds'), 'system'), {None}, []
-    for rows, label in ((found[name], label) for name, label in names if name in found):
+    for rows, label in ((found[name], label) for name, label in names):
         said = rows[0]['reported']
         table.append([label, f"{rows[0]['parameters']:,}", fixed(None if said in reported else said),
                       *(spread([row[key] for row in rows]) for key in ('centre', 'centre_pooled', 'real_val'))])
@@ -285,7 +283,7 @@ def seeds(rec: Records, names: list) -> list:
 def pooling(rec: Records) -> str:
     """By how much the mean of the images' PSNR is above that of the error over all images, of the seeds."""
     gaps = [row['val_data'] - row['val_data_pooled'] for row in rec.rows('seeds')]
-    return between(gaps, 1) if gaps else ''
+    return between(gaps, 1)
 
 
 def shared(rec: Records, project: int, best: dict) -> dict:
@@ -553,13 +551,12 @@ def report_2(rec: Records) -> tuple:
     curves = {label: [row['by_epoch'] for row in rec.rows('seeds', system=name)]
               for label, name in (('ours', 'vjp'), ('torch.nn', 'vjp, torch.nn'))}
     gaps = [one[-1] - other[-1] for one, other in zip(*curves.values())]                # from the same weights
-    several = len(gaps) > 1
-    gap = f'{signed(mean(gaps))} ± {fixed(stdev(gaps) / len(gaps) ** 0.5)}' if several else '–'
     values = {
         **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2),
         'parameters': f"{found['base'][0]['parameters']:,}",
         'exact': exactness(rec), 'speed': speed(rec), 'speed_table': speed_table(rec), 'twin': twin(rec),
-        'frameworks': {'seeds': str(len(gaps) * several), 'gap': gap},
+        'frameworks': {'seeds': str(len(gaps)),
+                       'gap': f'{signed(mean(gaps))} ± {fixed(stdev(gaps) / len(gaps) ** 0.5)}'},
         'noise_table': noise_table(rec.last('noises')),
     }
     drawings = {
@@ -568,10 +565,9 @@ def report_2(rec: Records) -> tuple:
         'exactness': lambda: figures.exactness(rec.last('exactness')),
         'speed': lambda: figures.speed([row for row in bench(rec)[1] if row['task'] != 'memory']),
         'variants': lambda: figures.variants(found, SEARCH_2),
+        'epochs': lambda: figures.epochs(curves),
         **shared_figures(2),
     }
-    if several:
-        drawings['epochs'] = lambda: figures.epochs(curves)
     return values, drawings
 
 

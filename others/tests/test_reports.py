@@ -19,7 +19,7 @@ BOTH = pytest.mark.parametrize('k', reports.REPORTS)
 
 @BOTH
 def test_the_committed_one_is_of_these_records_and_sources(k):
-    numbers, _, _ = reports.content(k)
+    numbers, _ = reports.content(k)
     pdf = reports.target(k).read_bytes()
     assert numbers['digest'].encode() in pdf, f'report {k} is out of date: python -m others.reports'
     assert 1 <= package.count_pages(pdf) <= package.MOST_PAGES
@@ -30,8 +30,7 @@ def test_the_same_bytes_again(tmp_path):
     subprocess.run([sys.executable, '-m', 'others.reports', '--out', tmp_path], check=True, cwd=storage.ROOT,
                    stdout=subprocess.DEVNULL, env={'PYTHONHASHSEED': '1', 'PATH': ''})
     for k in reports.REPORTS:
-        numbers, drawings, _ = reports.content(k)
-        assert reports.typeset(k, numbers, drawings) == reports.target(k, tmp_path).read_bytes()
+        assert reports.typeset(k, *reports.content(k)) == reports.target(k, tmp_path).read_bytes()
 
 
 @pytest.fixture
@@ -41,24 +40,19 @@ def results(tmp_path):
 
 @pytest.mark.parametrize('k', (1, 2))
 def test_a_record_changes(k, results):
-    before, _, _ = reports.content(k, results)
+    before, _ = reports.content(k, results)
     runs = records.read(results / 'evaluation.json')
     for row in runs[-1]['rows']:
         if row['model'] == f'project {k}' and row['file'].endswith('real_val.pkl'):
             row['psnr'] = 31.41
     (results / 'evaluation.json').write_text(records.text(runs))
-    after, _, _ = reports.content(k, results)
+    after, _ = reports.content(k, results)
     assert after['digest'] != before['digest']
     assert after[f'p{k}']['real_val'] == '31.41' != before[f'p{k}']['real_val']
 
 
 @BOTH
 def test_a_record_is_missing(k, results):
-    (results / 'seeds.json').unlink()
-    numbers, drawings, missing = reports.content(k, results)
-    assert missing == ['seeds'] * (k != 1)                      # which Report 1 does not show
-    box = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
-    assert reports.typeset(k, numbers, {name: lambda: box for name in drawings})
     (results / 'evaluation.json').unlink()
     with refused('evaluation.json is missing'):
         reports.content(k, results)
