@@ -37,8 +37,9 @@ settings.register_profile('long', max_examples=500, **common)
 
 # ------------------------------------------------------------------------------ models and images
 
-# Another split of the work changes the order of sums in float32: some 1e-6 of the largest value, 255.
-ROUNDING = dict(rtol=0, atol=3e-4)
+# Another split of the work changes the order of sums in float32. Against float64 the shipped network of project 1 is off
+# by up to 1.4e-4 in 60 images of random pixels, so two orders differ by up to 2.8e-4 there; in others by somewhat more.
+ROUNDING = dict(rtol=0, atol=6e-4)
 
 
 class Stop(Exception):
