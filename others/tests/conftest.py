@@ -37,8 +37,8 @@ settings.register_profile('long', max_examples=500, **common)
 
 # ------------------------------------------------------------------------------ models and images
 
-# Another split of the work changes the order of sums in float32. Against float64, project 1's shipped network is off by
-# up to 1.4e-4 in 60 images of random pixels, so two orders differ by up to 2.8e-4 there, and by somewhat more elsewhere.
+# Another split of the work changes the order of sums in float32. Project 1's shipped network is off from float64 by up
+# to 1.4e-4 in 60 images of random pixels, so two orders differ by up to 2.8e-4 there, and by somewhat more elsewhere.
 ROUNDING = dict(rtol=0, atol=6e-4)
 
 
