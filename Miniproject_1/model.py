@@ -54,9 +54,8 @@ class SkipAutoencoder(nn.Module):
     output = input + correction: the network has to learn the noise, not to copy the image.
 
     widths: channels of each level, the finest first. blocks: residual blocks per level, on the way down and again on
-    the way up (the bottom has one); they help most at full resolution. ValueError unless there is one
-    width more than blocks.
-    block: the class of the blocks, built with a number of channels.
+    the way up (the bottom has one); they help most at full resolution. ValueError unless there is one width more than
+    blocks. block: the class of the blocks, built with a number of channels.
     Shape: (N, 3, H, W) -> the same, H and W multiples of `multiple`. Values: 0..1.
     """
 
@@ -97,7 +96,7 @@ def is_dense(tensor: torch.Tensor) -> bool:
 
 def check_images(name: str, images: torch.Tensor) -> None:
     """TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or floating point in -255..510, as
-    noise may make it. A warning of values outside -1..256, and of floating point that looks like 0..1."""
+    noise may make it. Warns of values outside -1..256, and of floating point that looks like 0..1."""
     if not isinstance(images, torch.Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
     shape = tuple(images.shape)
@@ -212,7 +211,7 @@ def write_archive(path, content: dict) -> None:
     path = Path(path).resolve()
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     archive = io.BytesIO()
-    torch.save(content, archive)                                # which would hide that a disk is full
+    torch.save(content, archive)                                # to a file, a full disk would be a RuntimeError
     try:
         temporary.write_bytes(archive.getvalue())
         os.replace(temporary, path)
@@ -315,7 +314,7 @@ class Model:
     """The denoiser: `load_pretrained_model()` or `train(..)`, then `predict(..)`.
 
     Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision` (products in bfloat16;
-    off unless it is set), `is_trained` (False while the weights are random; `set_weights` leaves it).
+    off unless it is set), `is_trained` (False while the weights are random; `set_weights` keeps it).
     """
     NUM_EPOCHS = 4                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16

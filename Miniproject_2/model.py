@@ -51,7 +51,7 @@ class Module:
     and `backward`; the latter then differentiates the most recent `forward`. It lists its parameters by name in
     `parameter_names`: for each it has an attribute `<name>`, a tensor or None, and `grad_<name>`, a tensor of the same
     shape, to which the derivative is added.
-    Tensors have the shape (N, C, H, W), need not be contiguous and must not be modified in place, but by
+    Tensors have the shape (N, C, H, W), need not be contiguous and must not be modified in place, except by
     ReLU(inplace=True)."""
     parameter_names = ()
     settings = {}                   # names of attributes that are an integer, or a pair of them -> the least integer
@@ -590,7 +590,7 @@ class _Convolution(Module):
         bias = self.weight.new_zeros(1) if self.bias is None else self.bias.detach()
         y, inner_vjp = function(self.window, x.detach().movedim(0, 3), self.weight.detach(), bias.view(-1, 1, 1, 1),
                                 (self.out_channels, *size))
-        dw, db = self.grad_weight, self.grad_bias       # not self, which keeps vjp: a circle is freed late
+        dw, db = self.grad_weight, self.grad_bias       # not self, which keeps vjp: a cycle is freed late
 
         def vjp(gradient):
             dy = gradient.detach().movedim(0, 3)        # (out_channels, Ho, Wo, N)
@@ -873,7 +873,7 @@ def is_dense(tensor: Tensor) -> bool:
 
 def check_images(name: str, images: Tensor) -> None:
     """TypeError or ValueError unless `images` is (N, 3, H, W), integers in 0..255 or floating point in -255..510, as
-    noise may make it. A warning of values outside -1..256, and of floating point that looks like 0..1."""
+    noise may make it. Warns of values outside -1..256, and of floating point that looks like 0..1."""
     if not isinstance(images, Tensor):
         raise TypeError(f'{name} must be a tensor of shape (N, 3, H, W), got {type(images).__name__}')
     shape = tuple(images.shape)
@@ -1105,7 +1105,7 @@ class Model:
 
     Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision`
     (products in bfloat16; off unless it is set), `is_trained` (False while the weights are random;
-    `set_weights` leaves it)."""
+    `set_weights` keeps it)."""
     NUM_EPOCHS = 10                 # within 40 minutes of float32 on 2 cores, for 50,000 pairs
     BATCH_SIZE = 16
     PEAK_LR = 12.0                  # high, as the loss is a mean over all values, and its gradients are small

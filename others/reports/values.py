@@ -346,7 +346,7 @@ def choices_1(found: dict) -> dict:
     plain, deep = (mean(row['pairs_seen'] for row in found[name]) for name in ('plain_b16', 'deep_b16'))
     wide = found['cuda_wide_lr1'][0]
     return {'deep_pace': fixed(plain / deep), 'spread': fixed(spread_of_seeds(found), 3),
-            'visible': least_visible(found),
+            'visible': least_visible(found), 'visible_of_three': fixed(1.96 * (2 / 3) ** 0.5 * spread_of_seeds(found)),
             'pairs': fixed(round(median(row['pairs_seen'] for row in found['batch32']), -3), 0),
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
             'epochs': f"{found['cuda_L_24_4221'][0]['epochs']:g}", 'epochs_wide': f"{wide['epochs']:g}",
@@ -553,6 +553,7 @@ def report_2(rec: Records) -> tuple:
     gaps = [one[-1] - other[-1] for one, other in zip(*curves.values())]                # from the same weights
     values = {
         **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2),
+        'nearest_parameters': f"{found['nearest'][0]['parameters']:,}",
         'parameters': f"{found['base'][0]['parameters']:,}",
         'exact': exactness(rec), 'speed': speed(rec), 'speed_table': speed_table(rec), 'twin': twin(rec),
         'frameworks': {'seeds': str(len(gaps)),
