@@ -62,9 +62,10 @@ class Variant2(project_2.Model):
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__()
-        self.net = network_2(options.channels, options.kernel, options.upsampling)
+        self.net = network_2(options.channels, options.kernel, options.upsampling, options.without)
         self.to(self.device if options.epochs else 'cpu')
-        self.optimizer = project_2.SGD(self.net.param(), lr=0, momentum=self.MOMENTUM, nesterov=True)
+        momentum = 0 if 'momentum' in options.without else self.MOMENTUM
+        self.optimizer = project_2.SGD(self.net.param(), lr=0, momentum=momentum, nesterov=momentum > 0)
 
     def parameters(self) -> list:
         return [weight for weight, _ in self.net.param()]
@@ -142,7 +143,8 @@ def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
     return *images, clean
 
 
-OF_NETWORK_1 = ('residual', 'skips', 'clipping')        # what --without leaves out of project 1 alone
+PARTS = {1: ('swap', 'turn', 'residual', 'skips', 'clipping'),         # what --without leaves out
+         2: ('swap', 'turn', 'initialisation', 'centring', 'momentum')}
 OF_PROJECT = {
     1: {'network': 'ours', 'widths': [24, 48, 96, 192], 'blocks': [8, 2, 2], 'block': 'plain', 'loss': 'squared',
         'optimizer': 'adam'},
@@ -162,10 +164,10 @@ def parse(arguments) -> argparse.Namespace:
     option('--hold', action='store_true', help='the rate: hold it, and lower it at the end, instead of one cycle')
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
-    option('--without', choices=('swap', 'turn', *OF_NETWORK_1), nargs='+', default=[], metavar='PART',
+    option('--without', choices=dict.fromkeys(PARTS[1] + PARTS[2]), nargs='+', default=[], metavar='PART',
            help='leave out swap, the exchange of pixels between the two versions; turn, the flips and transpositions; '
                 'in project 1 residual, the input in the output; skips, between encoder and decoder; clipping, of the '
-                'gradient')
+                "gradient; in project 2 initialisation, for torch.nn's; centring, of the input; momentum")
     option('--lr', type=cli.positive, help="peak learning rate (default: the project's own)")
     option('--batch', type=cli.integer(1), metavar='N', help="(default: the project's own)")
     option('--precision', choices=('float32', 'mixed'),
@@ -196,8 +198,10 @@ def parse(arguments) -> argparse.Namespace:
             elif number != options.project and getattr(options, name) is not None:
                 raise storage.UserError(f'--{name} is of project {number}, '
                                       f'expected none with --project {options.project}')
-    if options.project == 2 and (left := sorted(set(options.without) & set(OF_NETWORK_1))):
-        raise storage.UserError(f'--without: {left[0]} is of project 1, expected swap or turn with --project 2')
+    parts = PARTS[options.project]
+    if others := set(options.without).difference(parts):
+        raise storage.UserError(f'--without: {min(others)} is of the other project, expected some of '
+                                f'{", ".join(parts)} with --project {options.project}')
     model = VARIANTS[options.project][0].Model
     options.lr, options.batch = options.lr or model.PEAK_LR, options.batch or model.BATCH_SIZE
     if options.project == 1 and len(options.widths) != len(options.blocks) + 1:

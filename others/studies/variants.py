@@ -117,11 +117,20 @@ class UNet(nn.Module):
 
 # ---------------------------------------------------------------------------------------- project 2
 
-def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = 'transposed') -> project_2.Sequential:
+class Uncentred(project_2.Module):
+    """Undoes the centring of project 2's input: -0.5..0.5 -> 0..1, any shape."""
+
+    def forward_and_vjp(self, x: torch.Tensor) -> tuple:
+        return x + 0.5, lambda gradient: gradient
+
+
+def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = 'transposed',
+              without: Collection = ()) -> project_2.Sequential:
     """The assignment's network. Shape: (N, 3, H, W) -> the same, H and W multiples of 4; -0.5..0.5 -> 0..1.
 
     channels: at half and at a quarter of the size. kernel: of all convolutions, but with the upsampling 'nearest',
-    where it must be odd on the way up, 1 less there if it is even.
+    where it must be odd on the way up, 1 less there if it is even. without: 'initialisation', the weights are drawn as
+    torch.nn draws them; 'centring', the first layer sees 0..1.
     """
     first, second = channels
 
@@ -135,8 +144,11 @@ def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = '
         return project_2.TransposeConv2d(channels, narrower, kernel, 2, (kernel - 1) // 2, output_padding=kernel % 2)
 
     relu = partial(project_2.ReLU, inplace=True)
-    return project_2.initialise(project_2.Sequential(down(3, first), relu(), down(first, second), relu(),
-                                                     up(second, first), relu(), up(first, 3), project_2.Sigmoid()))
+    network = project_2.Sequential(down(3, first), relu(), down(first, second), relu(),
+                                   up(second, first), relu(), up(first, 3), project_2.Sigmoid())
+    if 'initialisation' not in without:
+        project_2.initialise(network)
+    return project_2.Sequential(Uncentred(), *network) if 'centring' in without else network
 
 
 def step_2(net: project_2.Sequential, optimizer: project_2.SGD, noisy: torch.Tensor,

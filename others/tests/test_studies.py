@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from Miniproject_1 import model as project_1
@@ -160,6 +161,26 @@ def test_parts_of_the_recipe_that_are_left_out_or_replaced():
     assert variant.fit(noisy, target, 0.3) == pytest.approx(loss.item(), rel=1e-5)
     for weight, other in zip(variant.parameters(), expected):
         torch.testing.assert_close(weight.detach(), other, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_project_2_that_are_left_out():
+    """Two steps are plain gradient descent of a twin that sees 0..1; torch.nn's weights are drawn between bounds."""
+    torch.manual_seed(0)
+    variant = search.Variant2(search.parse(['x', '--project', '2', '--without', 'initialisation', 'centring',
+                                            'momentum']))
+    weights = [weight.clone().requires_grad_() for weight in variant.parameters()]
+    assert all(0.9 < weight.abs().max() * math.prod(weight.shape[1:]) ** 0.5 <= 1 for weight in weights[::2])
+    noisy, target = torch.rand(2, 2, 3, 8, 12)
+    for _ in range(2):
+        y = noisy
+        for i, layer in enumerate((F.conv2d, F.conv2d, F.conv_transpose2d, F.conv_transpose2d)):
+            y = layer(y.relu(), *weights[2 * i:2 * i + 2], stride=2, padding=1)
+        loss = F.mse_loss(y.sigmoid(), target)
+        gradients = torch.autograd.grad(loss, weights)
+        assert variant.fit(noisy, target, 9.0) == pytest.approx(loss.item(), rel=1e-5)
+        weights = [(weight - 9 * gradient).detach().requires_grad_() for weight, gradient in zip(weights, gradients)]
+    for weight, other in zip(variant.parameters(), weights):
+        torch.testing.assert_close(weight.detach(), other.detach(), rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------ against torch
