@@ -51,9 +51,7 @@ OF_PROJECT_1 = {'deeper': 'deep_1', 'shallow': 'cuda_1', 'fresh': 'fresh_1'}
 MERY = 'Mery'                                           # the slow system of the speedrun
 BEFORE_MIXED = 3                                        # of the evaluations; the next is with other noise
 HELD_OUT = {'project 1': 3, 'project 2': 6}             # of `noises`: how many last no training of the project had
-# What a record does not say: at these revisions project 1 had 4 blocks at the full resolution, not 8, and averaged
-# over 8 flips and rotations, not 4; at this one compare_torch took torch.nn's default memory format, not the faster.
-FOUR_BLOCKS, DEFAULT_FORMAT = ('8d72cd1', 'e949b8e'), ('ddb7360',)
+DEFAULT_FORMAT = ('ddb7360',)       # revisions at which compare_torch took torch.nn's default format, not the faster
 
 # The trainings of equal length that Report 1 shows, {group: {name in the record: name in the report}}; the first of a
 # group is what the others change one thing of.
@@ -75,7 +73,8 @@ SEARCH_1 = {
 }
 NETWORKS_1 = {                                          # trained for 5 epochs on a GPU: a table
     'full': '24-48-96-192, 8-2-2-1', 'fine_4': '24-48-96-192, 4-2-2-1', 'fine_2': '24-48-96-192, 2-2-2-1',
-    'fine_1': '24-48-96-192, 1-2-2-1', 'unet_lr2': 'U-Net of Noise2Noise', 'dncnn': 'DnCNN, learning rate 1e-3',
+    'fine_1': '24-48-96-192, 1-2-2-1', 'wide_4': '34-48-96-192, 4-2-2-1', 'wide_2': '48-48-96-192, 2-2-2-1',
+    'unet_lr2': 'U-Net of Noise2Noise', 'dncnn': 'DnCNN, learning rate 1e-3',
     'gated_lr2': "NAFNet's blocks, 32-64-128-256, 2-2-4-1",
 }
 SEARCH_2 = {
@@ -96,15 +95,13 @@ DIFFERENCES_1 = {name: (one, other, key) for key, pairs in {
         'batch32': ('batch32_lr3', 'lr4'), 'plain_b16': ('plain_b16', 'plain_b32'), 'mse': ('mse', 'base'),
         'mse_b32': ('mse_b32', 'batch32'), 'new': ('new', 'unnormed'), 'attention': ('attention_b32', 'batch32'),
         'norm_fast': ('batchnorm_b32_lr3', 'batch32_lr3'), 'narrow': ('narrow', 'base'),
-        'earlier_oracle': ("plain, project 1's loss, towards clean images (oracle)", "plain, project 1's loss"),
         'depthwise': ('depthwise', 'new'), 'larger': ('larger', 'new'), 'average': ('average', 'base'),
-        'oracle': ('oracle', 'base'), 'deep_b16': ('deep_b16', 'plain_b16'), 'fine_b16': ('fine_b16', 'plain_b16')},
+        'deep_b16': ('deep_b16', 'plain_b16'), 'fine_b16': ('fine_b16', 'plain_b16')},
     'val_data': {
-        'unet': ('full', 'unet_lr2'), 'unet_in_its_time': ('fine_1', 'unet_lr2'), 'dncnn': ('full', 'dncnn'),
-        'gated': ('full', 'gated_lr2'), 'lower': ('cuda_C_24_2331', 'cuda_A_24_2221'),
-        'wider': ('cuda_B_24_56_112_224', 'cuda_A_24_2221'), 'wide_fine': ('cuda_N_32_3221', 'cuda_L_24_4221'),
-        'norm_b16': ('cuda_1_batch16_lr2_batchnorm', 'cuda_1_batch16_lr2'),
-        'wide': ('cuda_wide_lr1', 'cuda_plain')},
+        'clean': ('clean', 'full'), 'unet': ('full', 'unet_lr2'), 'unet_in_its_time': ('fine_1', 'unet_lr2'),
+        'dncnn': ('full', 'dncnn'), 'gated': ('full', 'gated_lr2'), 'lower': ('cuda_C_24_2331', 'cuda_A_24_2221'),
+        'wider': ('cuda_B_24_56_112_224', 'cuda_A_24_2221'), 'wide': ('cuda_wide_lr1', 'cuda_plain'),
+        'norm_b16': ('cuda_1_batch16_lr2_batchnorm', 'cuda_1_batch16_lr2')},
     'real_val': {'unet_in_its_time_real': ('fine_1', 'unet_lr2')},
 }.items() for name, (one, other) in pairs.items()}
 DEPTH = {1: 'fine_1', 2: 'fine_2', 4: 'fine_4', 8: 'full'}      # of blocks at the full resolution
@@ -112,8 +109,7 @@ SETS_1 = {'of_photographs': ('of_100_50000', 'of_300_50000', 'full'),
           'of_pairs': ('of_1341_5000', 'of_1341_15000', 'full')}
 DIFFERENCES_2 = {name: (name, other, 'centre') for name, other in {
     'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
-    'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch16_lr12': 'mixed_lr12',
-    'batch8_lr8': 'batch16_lr8'}.items()}
+    'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch8_lr8': 'batch16_lr8'}.items()}
 
 
 class Records:
@@ -204,7 +200,7 @@ def search(rec: Records, project: int) -> dict:
     """{name: rows, one for each seed}, without the number of the seed in the name."""
     rows = rec.rows('search', project=project)
     for row in rows:
-        row['name'] = re.sub(r'_\d$', '', row['name'])
+        row['name'] = re.sub(r'_\d\d?$', '', row['name'])
     return grouped(rows, 'name')
 
 
@@ -268,6 +264,14 @@ def grading(rec: Records, project: int) -> dict:
     return {row['check']: row for row in rec.last('test', project=project)}
 
 
+def defaults(rec: Records, project: int) -> dict:
+    """Where `Model().train` with its defaults ends, with test-time augmentation, and how long it takes."""
+    run = [run for run in rec.runs('defaults') if run['rows'][0]['project'] == project][-1]
+    row, machine = run['rows'][0], run['machine']
+    return {'psnr': fixed(row['psnr']), 'pooled': fixed(row['pooled']), 'minutes': fixed(row['seconds'] / 60, 1),
+            'where': machine['processor'] + f", {machine['threads']} cores" * ('NVIDIA' not in machine['processor'])}
+
+
 def seeds(rec: Records, names: list) -> list:
     """The table's rows of the systems of these names: name, parameters, dB as reported, on the centre squares, the
     same pooled, and on the genuine pairs. A number that is reported of several systems stands with the first."""
@@ -295,6 +299,7 @@ def shared(rec: Records, project: int, best: dict) -> dict:
     return {'images': {key: f"{ours[key]['images']:,}" for key in SETS}, 'noisy': scores(models['noisy input']),
             f'p{project}': scores(ours), 'table': results(models, name, best),
             'best': {key: fixed(value) for key, value in best.items()},
+            'defaults': defaults(rec, project),
             'ensemble': between([ours[key]['psnr'] - single[key]['psnr'] for key in SETS]),
             'training': training(rec, project, FIRST[project]), 'last': training(rec, project, LAST[project]),
             'mixed': {**training(rec, project, f'mixed_{project}.*'),
@@ -353,6 +358,9 @@ def choices_1(found: dict) -> dict:
             'parameters_wide': fixed(wide['parameters'] / 1e6, 1),
             'epochs_5': f"{found['full'][0]['epochs']:g}",
             'depth': several([mean(decibels(found[name], 'val_data')) for name in DEPTH.values()]),
+            'width': several([mean(decibels(found[name], 'val_data')) for name in ('wide_2', 'wide_4', 'full')]),
+            'wide_time': fixed(mean(row['training_seconds'] for row in found['wide_2'])
+                               / mean(row['training_seconds'] for row in found['full'])),
             'no_limit': fixed(without_limit(found)),
             **{name: several([mean(decibels(found[name], 'val_data')) for name in names])
                for name, names in SETS_1.items()}, **differences(found, DIFFERENCES_1)}
@@ -394,30 +402,40 @@ def speedrun(rec: Records) -> dict:
     level = mean(row['psnr'] for row in slow[-3:])
     first = next(row for row in slow if row['psnr'] >= level)
     return {'epochs': f"{fast['epochs']:g}", 'seconds': fixed(fast['seconds'], 0), 'end': fixed(slow[-1]['psnr']),
-            'end_seconds': fixed(slow[-1]['seconds'], 0), 'level_seconds': fixed(first['seconds'], 0),
-            'network': with_network(rec.runs('speedrun')[-1])}
+            'end_seconds': fixed(slow[-1]['seconds'], 0), 'level_seconds': fixed(first['seconds'], 0)}
 
 
-def with_network(run: dict) -> str:
-    """What is to be said of project 1's network in a run of an earlier revision."""
-    return ', with 4 blocks at the full resolution' if run['revision'][:7] in FOUR_BLOCKS else ''
+def lead(one: list, other: list, form=signed) -> str:
+    """How far the mean of some trainings is ahead of that of others, ± its standard error."""
+    error = sum(variance(part) / len(part) for part in (one, other)) ** 0.5
+    return f'{form(mean(one) - mean(other))} ± {fixed(error)}'
 
 
 def ablation(found: dict) -> dict:
-    """What each part of the recipe brings on val_data.pkl: {name: the difference of the means over seeds, ± its
-    standard error}."""
+    """What each part of project 1's recipe brings on val_data.pkl: {name: dB}."""
     scores = {name: decibels(rows, 'val_data') for name, rows in found.items()}
-
-    def gain(whole: str, without: str, form=signed) -> str:
-        parts = scores[whole], scores[without]
-        error = sum(variance(part) / len(part) for part in parts) ** 0.5
-        return f'{form(mean(parts[0]) - mean(parts[1]))} ± {fixed(error)}'
-
-    return {'swap': gain('both', 'turn'), 'turn': gain('both', 'swap'), 'swap_alone': gain('swap', 'none'),
-            'none': gain('both', 'none', fixed),
-            **{name: gain('both', name) for name in ('no_residual', 'no_skips', 'no_clipping', 'absolute')},
-            'sgd': fixed(mean(scores['both']) - max(scores['sgd'] + scores['sgd_16'])),     # of three learning rates
+    whole = scores['both']
+    return {'swap': lead(whole, scores['turn']), 'turn': lead(whole, scores['swap']),
+            'swap_alone': lead(scores['swap'], scores['none']), 'none': lead(whole, scores['none'], fixed),
+            **{name: lead(whole, scores[name]) for name in ('no_residual', 'no_skips', 'no_clipping', 'absolute')},
+            'sgd': fixed(mean(whole) - max(scores['sgd'])),                         # of three learning rates
             'epochs': f"{found['both'][0]['epochs']:g}"}
+
+
+def one_by_one(found: dict) -> dict:
+    """What one change of project 2's recipe brings on val_data.pkl: {name: dB}."""
+    scores = {name: decibels(rows, 'val_data') for name, rows in found.items()}
+    base = scores['base2']
+    return {'kernel_3': lead(scores['kernel_3'], base), 'kernel_6': signed(scores['kernel_6'][0] - mean(base)),
+            'torch': lead(scores['no_he'], base), 'torch_10': lead(scores['no_he_10'], scores['base_10']),
+            'torch_few': between(scores['few_torch'], 1), 'he_few': between(scores['few_he'], 1),
+            'epochs_few': f"{found['few_he'][0]['epochs']:g}", 'seeds_few': str(len(scores['few_he'])),
+            'no_momentum': signed(max(score for name in ('no_momentum', 'no_momentum_lr40', 'no_momentum_lr120')
+                                      for score in scores[name]) - mean(base)),
+            'no_centring': between(scores['no_centring'], 0),
+            'no_centring_lr3': signed(scores['no_centring_lr3'][0] - mean(base)),
+            'epochs': f"{found['base2'][0]['epochs']:g}",
+            'epochs_10': f"{found['base_10'][0]['epochs']:g}"}
 
 
 def draws(rec: Records, project: str) -> dict:
@@ -461,7 +479,6 @@ def other_noise(rows: list, project: str) -> dict:
 def report_1(rec: Records) -> tuple:
     """-> what report_1.typ says, and its figures: {name: a function that gives it as SVG}."""
     found, checks, net = search(rec, 1), grading(rec, 1), Model().net
-    earlier = with_network(rec.runs('test')[-1])
     values = {
         **shared(rec, 1, BEST_1), 'search': choices_1(found), 'numbers': numbers(found),
         'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}',
@@ -471,8 +488,7 @@ def report_1(rec: Records) -> tuple:
         **{name: training(rec, 1, training_name) for name, training_name in OF_PROJECT_1.items()},
         'speedrun': speedrun(rec),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
-                 'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1),
-                 'network': earlier + ' and 8 flips and rotations' * bool(earlier)},
+                 'predict': fixed(checks['predict 1x3x512x512']['seconds'], 1)},
     }
     drawings = {
         'noise': lambda: figures.noise(*rec.last('residual', file='real_val.pkl')),
@@ -527,7 +543,7 @@ def speed(rec: Records) -> dict:
 
 def speed_table(rec: Records) -> list:
     """Rows: network and task but predictions, five figures, ours over torch.nn's better one."""
-    units = {'step': 'training step, ms', 'memory': 'peak memory, MB'}
+    units = {'step': 'step, ms', 'memory': 'memory, MB'}
     columns = ('torch.nn', 'channels-last', 'ours', 'ours mixed', 'autocast')
     return [[f"{row['network']}, {units[row['task']]}", *(fixed(row[name], 0) for name in columns),
              fixed(row['ratio'])] for row in bench(rec)[1] if row['task'] in units]
@@ -553,7 +569,7 @@ def report_2(rec: Records) -> tuple:
     gaps = [one[-1] - other[-1] for one, other in zip(*curves.values())]                # from the same weights
     values = {
         **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2),
-        'nearest_parameters': f"{found['nearest'][0]['parameters']:,}",
+        'one': one_by_one(found), 'nearest_parameters': f"{found['nearest'][0]['parameters']:,}",
         'parameters': f"{found['base'][0]['parameters']:,}",
         'exact': exactness(rec), 'speed': speed(rec), 'speed_table': speed_table(rec), 'twin': twin(rec),
         'frameworks': {'seeds': str(len(gaps)),
