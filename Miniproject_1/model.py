@@ -316,7 +316,7 @@ class Model:
     Attributes: `device` (CUDA if there is one; `to(device)` moves it), `net`, `mixed_precision` (products in bfloat16;
     off unless it is set), `is_trained` (False while the weights are random; `set_weights` keeps it).
     """
-    NUM_EPOCHS = 4                  # within 40 minutes of float32 on 2 cores, for 50,000 pairs
+    NUM_EPOCHS = 2                  # of 50,000 pairs, within 45 minutes of float32 on 2 slow cores
     BATCH_SIZE = 16
     PEAK_LR = 2e-3                  # the highest learning rate
     FINE_TUNING = 0.02              # fraction of PEAK_LR for weights that are already trained
