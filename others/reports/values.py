@@ -45,12 +45,13 @@ SWEPT = [*SEEDS_1[:1], ('skip, initial', '– initial: 5,000 pairs, 32 channels,
          ('course, one 7 x 7 convolution', '– one 7 × 7 convolution'), ('course, box of 3 x 3', '– mean of 3 × 3')]
 
 # In the record of trainings: the first of the weights that ship and the last, on a GPU; of project 1 the one between
-# them, that of an earlier network, one block at each of three levels, and one epoch from fresh weights in float32.
+# them, and that of an earlier network, one block at each of three levels.
 FIRST, LAST = {1: 'cuda_deep', 2: 'shipped'}, {1: 'wide_1', 2: 'long_2'}
-OF_PROJECT_1 = {'deeper': 'deep_1', 'shallow': 'cuda_1', 'fresh': 'fresh_1'}
+OF_PROJECT_1 = {'deeper': 'deep_1', 'shallow': 'cuda_1'}
 MERY = 'Mery'                                           # the slow system of the speedrun
 BEFORE_MIXED = 3                                        # of the evaluations; the next is with other noise
 HELD_OUT = {'project 1': 3, 'project 2': 6}             # of `noises`: how many last no training of the project had
+FAST_MIXED = '634f548'               # the revision of the last benchmark on a processor that is fast in bfloat16
 DEFAULT_FORMAT = ('ddb7360',)       # revisions at which compare_torch took torch.nn's default format, not the faster
 
 # The trainings of equal length that Report 1 shows, {group: {name in the record: name in the report}}; the first of a
@@ -75,7 +76,7 @@ NETWORKS_1 = {                                          # trained for 5 epochs o
     'full': '24-48-96-192, 8-2-2-1', 'fine_4': '24-48-96-192, 4-2-2-1', 'fine_2': '24-48-96-192, 2-2-2-1',
     'fine_1': '24-48-96-192, 1-2-2-1', 'wide_4': '34-48-96-192, 4-2-2-1', 'wide_2': '48-48-96-192, 2-2-2-1',
     'unet_lr2': 'U-Net of Noise2Noise', 'dncnn': 'DnCNN, learning rate 1e-3',
-    'gated_lr2': "NAFNet's blocks, 32-64-128-256, 2-2-4-1",
+    'gated_lr2': 'NAFNet-like, 32-64-128-256, 2-2-4-1',
 }
 SEARCH_2 = {
     'float32, learning rate 6': {'base': 'weighted loss', 'mse': 'plain MSE'},
@@ -84,7 +85,7 @@ SEARCH_2 = {
         'nearest': 'nearest, kernel 3', 'wide': '192, 384 channels, rate 14'},
     'bfloat16, learning rate 12': {
         'mixed_lr12': 'weighted loss', 'oracle': 'clean targets (oracle)', 'average': 'averaged weights'},
-    'bfloat16, plain MSE, Winograd': {
+    'bfloat16, plain MSE, later code': {
         'batch16_lr8': 'batches of 16, rate 8', 'batch16_lr12': 'batches of 16, rate 12',
         'batch8_lr8': 'batches of 8, rate 8'},
 }
@@ -101,7 +102,8 @@ DIFFERENCES_1 = {name: (one, other, key) for key, pairs in {
         'clean': ('clean', 'full'), 'unet': ('full', 'unet_lr2'), 'unet_in_its_time': ('fine_1', 'unet_lr2'),
         'dncnn': ('full', 'dncnn'), 'gated': ('full', 'gated_lr2'), 'lower': ('cuda_C_24_2331', 'cuda_A_24_2221'),
         'wider': ('cuda_B_24_56_112_224', 'cuda_A_24_2221'), 'wide': ('cuda_wide_lr1', 'cuda_plain'),
-        'norm_b16': ('cuda_1_batch16_lr2_batchnorm', 'cuda_1_batch16_lr2')},
+        'norm_b16': ('cuda_1_batch16_lr2_batchnorm', 'cuda_1_batch16_lr2'),
+        'norm_b64': ('cuda_batchnorm', 'cuda_plain')},
     'real_val': {'unet_in_its_time_real': ('fine_1', 'unet_lr2')},
 }.items() for name, (one, other) in pairs.items()}
 DEPTH = {1: 'fine_1', 2: 'fine_2', 4: 'fine_4', 8: 'full'}      # of blocks at the full resolution
@@ -264,12 +266,10 @@ def grading(rec: Records, project: int) -> dict:
     return {row['check']: row for row in rec.last('test', project=project)}
 
 
-def defaults(rec: Records, project: int) -> dict:
-    """Where `Model().train` with its defaults ends, with test-time augmentation, and how long it takes."""
-    run = [run for run in rec.runs('defaults') if run['rows'][0]['project'] == project][-1]
-    row, machine = run['rows'][0], run['machine']
-    return {'psnr': fixed(row['psnr']), 'pooled': fixed(row['pooled']), 'minutes': fixed(row['seconds'] / 60, 1),
-            'where': machine['processor'] + f", {machine['threads']} cores" * ('NVIDIA' not in machine['processor'])}
+def defaults(rec: Records, project: int) -> list:
+    """Of each recorded training by `Model().train`: where it ends, with test-time augmentation, and its minutes."""
+    return [{'psnr': fixed(row['psnr']), 'pooled': fixed(row['pooled']), 'minutes': fixed(row['seconds'] / 60, 1)}
+            for row in rec.rows('defaults', project=project)]
 
 
 def seeds(rec: Records, names: list) -> list:
@@ -428,7 +428,8 @@ def one_by_one(found: dict) -> dict:
     base = scores['base2']
     return {'kernel_3': lead(scores['kernel_3'], base), 'kernel_6': signed(scores['kernel_6'][0] - mean(base)),
             'torch': lead(scores['no_he'], base), 'torch_10': lead(scores['no_he_10'], scores['base_10']),
-            'torch_few': between(scores['few_torch'], 1), 'he_few': between(scores['few_he'], 1),
+            'torch_worst': fixed(min(scores['few_torch']), 1),
+            'torch_few': between(sorted(scores['few_torch'])[1:], 1), 'he_few': between(scores['few_he'], 1),
             'epochs_few': f"{found['few_he'][0]['epochs']:g}", 'seeds_few': str(len(scores['few_he'])),
             'no_momentum': signed(max(score for name in ('no_momentum', 'no_momentum_lr40', 'no_momentum_lr120')
                                       for score in scores[name]) - mean(base)),
@@ -533,7 +534,10 @@ def speed(rec: Records) -> dict:
     text = {'list': ', '.join(f'{ratio} ({name})' for name, ratio in steps.items()), 'merged': steps['N merged'],
             'networks': '; '.join(bench_framework.NETWORKS[name][-1] for name in steps),
             'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores",
-            'revision': run['revision'][:7], 'gpu_machine': gpu['machine']['processor']}
+            'revision': run['revision'][:7], 'gpu_machine': gpu['machine']['processor'],
+            'fast_mixed': between([row['ours mixed'] / row['autocast'] for earlier in rec.runs('bench_framework')
+                                   if earlier['revision'][:7] == FAST_MIXED
+                                   for row in earlier['rows'] if row['task'] == 'step'], 1)}
     for prefix, some, digits in (('', rows, 2), ('gpu_', gpu_rows, 1)):
         text.update({prefix + task: between([row['ratio'] for row in some if row['task'] == task], digits)
                      for task in ('step', 'predict', 'memory')})
@@ -569,7 +573,7 @@ def report_2(rec: Records) -> tuple:
     gaps = [one[-1] - other[-1] for one, other in zip(*curves.values())]                # from the same weights
     values = {
         **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2),
-        'one': one_by_one(found), 'nearest_parameters': f"{found['nearest'][0]['parameters']:,}",
+        'one': one_by_one(found),
         'parameters': f"{found['base'][0]['parameters']:,}",
         'exact': exactness(rec), 'speed': speed(rec), 'speed_table': speed_table(rec), 'twin': twin(rec),
         'frameworks': {'seeds': str(len(gaps)),

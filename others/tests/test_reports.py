@@ -116,7 +116,7 @@ def test_the_readme_is_a_page_of_what_the_records_say():
         checks = values.grading(rec, project)
         wanted += [f"{checks['train, one epoch']['seconds']:.0f} s (project {project})",
                    f"{checks['predict 1x3x512x512']['seconds']:.1f}"]
-    default = values.defaults(rec, 1)
+    default = values.defaults(rec, 1)[0]
     wanted += [f"{default['minutes']} minutes", f"{default['psnr']} dB"]
     known = {row[0]: row for row in values.seeds(rec, values.SEEDS_1 + values.SEEDS_2)}
     wanted += [' | '.join(known[name][2:5]) for name in known if f'| {name} |' in text]
