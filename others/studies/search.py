@@ -199,8 +199,8 @@ def parse(arguments) -> argparse.Namespace:
                 raise storage.UserError(f'--{name} is of project {number}, '
                                       f'expected none with --project {options.project}')
     parts = PARTS[options.project]
-    if others := set(options.without).difference(parts):
-        raise storage.UserError(f'--without: {min(others)} is of the other project, expected some of '
+    if wrong := set(options.without).difference(parts):
+        raise storage.UserError(f'--without: {min(wrong)} is of the other project, expected some of '
                                 f'{", ".join(parts)} with --project {options.project}')
     model = VARIANTS[options.project][0].Model
     options.lr, options.batch = options.lr or model.PEAK_LR, options.batch or model.BATCH_SIZE
