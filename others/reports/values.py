@@ -95,7 +95,8 @@ DIFFERENCES_1 = {name: (one, other, key) for key, pairs in {
     'centre': {
         'batch32': ('batch32_lr3', 'lr4'), 'plain_b16': ('plain_b16', 'plain_b32'), 'mse': ('mse', 'base'),
         'mse_b32': ('mse_b32', 'batch32'), 'new': ('new', 'unnormed'), 'attention': ('attention_b32', 'batch32'),
-        'norm_fast': ('batchnorm_b32_lr3', 'batch32_lr3'), 'narrow': ('narrow', 'base'),
+        'norm_fast': ('batchnorm_b32_lr3', 'batch32_lr3'), 'norm_b64_short': ('batchnorm', 'base'),
+        'narrow': ('narrow', 'base'),
         'depthwise': ('depthwise', 'new'), 'larger': ('larger', 'new'), 'average': ('average', 'base'),
         'deep_b16': ('deep_b16', 'plain_b16'), 'fine_b16': ('fine_b16', 'plain_b16')},
     'val_data': {
@@ -299,7 +300,6 @@ def shared(rec: Records, project: int, best: dict) -> dict:
     return {'images': {key: f"{ours[key]['images']:,}" for key in SETS}, 'noisy': scores(models['noisy input']),
             f'p{project}': scores(ours), 'table': results(models, name, best),
             'best': {key: fixed(value) for key, value in best.items()},
-            'defaults': defaults(rec, project),
             'ensemble': between([ours[key]['psnr'] - single[key]['psnr'] for key in SETS]),
             'training': training(rec, project, FIRST[project]), 'last': training(rec, project, LAST[project]),
             'mixed': {**training(rec, project, f'mixed_{project}.*'),
@@ -436,7 +436,7 @@ def one_by_one(found: dict) -> dict:
             'no_centring': between(scores['no_centring'], 0),
             'no_centring_lr3': signed(scores['no_centring_lr3'][0] - mean(base)),
             'epochs': f"{found['base2'][0]['epochs']:g}",
-            'epochs_10': f"{found['base_10'][0]['epochs']:g}"}
+            'epochs_10': f"{found['base_10'][0]['epochs']:g}", 'ten': fixed(mean(scores['base_10']))}
 
 
 def draws(rec: Records, project: str) -> dict:
@@ -485,7 +485,7 @@ def report_1(rec: Records) -> tuple:
         'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}',
                    'longest': str(Model.LONGEST_GRADIENT)},
         'parameters': f'{sum(weight.numel() for weight in net.parameters()):,}', 'noise': the_noise(rec),
-        'draws': draws(rec, 'project 1'), 'ablation': ablation(found),
+        'draws': draws(rec, 'project 1'), 'ablation': ablation(found), 'defaults': defaults(rec, 1),
         **{name: training(rec, 1, training_name) for name, training_name in OF_PROJECT_1.items()},
         'speedrun': speedrun(rec),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
