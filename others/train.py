@@ -408,7 +408,8 @@ def main(arguments=None) -> int:
                           'validation')
     cli.add_options(new, pairs={'help': f'pairs of an epoch (default: all of --data, {FRESH_PAIRS} with '
                                         '--fresh-noise)'},
-                    epochs={'default': None, 'help': 'epochs in all (default: 4 and, for project 2, 10)'},
+                    epochs={'default': None,
+                            'help': f'epochs in all (default: {EPOCHS[1]} and, for project 2, {EPOCHS[2]})'},
                     seed={'default': None})
     new.add_argument('--weights', type=Path, metavar='FILE',
                      help='fine-tune the weights of a file that others.train wrote; pretrained: those that ship')

@@ -218,7 +218,6 @@ def test_the_defaults_are_measured_on_the_set(pairs, tmp_path, threads, monkeypa
     assert all(row['seconds'] > 0 and 0 < row['pooled'] <= row['psnr'] + 1e-9 for row in rows)
 
 
-
 def test_the_speedrun_writes_a_record_and_refuses_other_settings(pairs, tmp_path, threads, capsys):
     record = tmp_path / 'record.json'
 
