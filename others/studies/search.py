@@ -38,12 +38,10 @@ class Variant1(project_1.Model):
         super().__init__()
         self.net = (OTHERS[options.network]() if options.network != 'ours' else
                     Network(options.widths, options.blocks, options.block, options.without))
-        self.loss = LOSSES[options.loss]()
-        if 'clipping' in options.without:
-            self.LONGEST_GRADIENT = math.inf
+        self.loss, self.LONGEST_GRADIENT = LOSSES[options.loss](), options.clip
         self.to(self.device if options.epochs else 'cpu')       # its time is the processor's
-        weights = self.net.parameters()
-        self.optimizer = (torch.optim.Adam(weights, betas=self.BETAS) if options.optimizer == 'adam' else
+        weights, betas = self.net.parameters(), (self.BETAS[0], options.beta2)
+        self.optimizer = (torch.optim.Adam(weights, betas=betas) if options.optimizer == 'adam' else
                           torch.optim.SGD(weights, lr=1, momentum=0.9, nesterov=True))
 
     def parameters(self) -> list:
@@ -64,8 +62,8 @@ class Variant2(project_2.Model):
         super().__init__()
         self.net = network_2(options.channels, options.kernel, options.upsampling, options.without)
         self.to(self.device if options.epochs else 'cpu')
-        momentum = 0 if 'momentum' in options.without else self.MOMENTUM
-        self.optimizer = project_2.SGD(self.net.param(), lr=0, momentum=momentum, nesterov=momentum > 0)
+        self.optimizer = project_2.SGD(self.net.param(), lr=0, momentum=options.momentum,
+                                       nesterov=options.momentum > 0 and 'nesterov' not in options.without)
 
     def parameters(self) -> list:
         return [weight for weight, _ in self.net.param()]
@@ -97,16 +95,18 @@ def held(share: float, peak: float) -> float:
     return peak * min(20 * share + 0.05, 1, (1 - share) / 0.3)
 
 
+SCHEDULES = {'cycle': project_1.one_cycle, 'held': held, 'constant': lambda share, peak: peak}
+
+
 def train(variant, options: argparse.Namespace, images: tuple) -> list:
     """A step on a random batch for each of `shares_of` -> the losses. images: first, second, clean of `pair_of`."""
-    losses, (project, _) = [], VARIANTS[options.project]
-    schedule = held if options.hold else project.one_cycle
+    losses, project = [], VARIANTS[options.project][0]
     bar = cli.progress_bar('training', 100, unit=' %')
     for share in shares_of(options, len(images[0])):
         bar.update(int(100 * share) - bar.n)
         batch = torch.randint(len(images[0]), (options.batch,))
         pair = pair_of(project, *(part[batch].to(variant.device) for part in images), without=options.without)
-        losses.append(variant.fit(*pair, schedule(share, options.lr)))
+        losses.append(variant.fit(*pair, SCHEDULES[options.schedule](share, options.lr)))
         if not math.isfinite(losses[-1]):
             raise storage.UserError(f'--lr: the loss is not finite after {len(losses)} steps, expected a lower rate')
     bar.close()
@@ -143,12 +143,12 @@ def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
     return *images, clean
 
 
-PARTS = {1: ('swap', 'turn', 'residual', 'skips', 'clipping'),         # what --without leaves out
-         2: ('swap', 'turn', 'initialisation', 'centring', 'momentum')}
+PARTS = {1: ('swap', 'turn', 'residual', 'skips', 'addition'),         # what --without leaves out
+         2: ('swap', 'turn', 'initialisation', 'last', 'centring', 'nesterov')}
 OF_PROJECT = {
     1: {'network': 'ours', 'widths': [24, 48, 96, 192], 'blocks': [8, 2, 2], 'block': 'plain', 'loss': 'squared',
-        'optimizer': 'adam'},
-    2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed'},
+        'optimizer': 'adam', 'beta2': project_1.Model.BETAS[1], 'clip': project_1.Model.LONGEST_GRADIENT},
+    2: {'channels': [128, 256], 'kernel': 4, 'upsampling': 'transposed', 'momentum': project_2.Model.MOMENTUM},
 }
 
 
@@ -161,13 +161,15 @@ def parse(arguments) -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group().add_argument
     length('--seconds', type=cli.integer(1), metavar='N', help='of training (default: 420)')
     length('--epochs', type=cli.positive, metavar='N', help='train for N epochs instead of a fixed time')
-    option('--hold', action='store_true', help='the rate: hold it, and lower it at the end, instead of one cycle')
+    option('--schedule', choices=SCHEDULES, default='cycle',
+           help='of the learning rate: one cycle, held and lowered at the end, or constant (default: cycle)')
     option('--oracle', type=Path, metavar='FOLDER',
            help='the photographs that --data was made from (with the default seed): train towards clean images')
     option('--without', choices=dict.fromkeys(PARTS[1] + PARTS[2]), nargs='+', default=[], metavar='PART',
            help='leave out swap, the exchange of pixels between the two versions; turn, the flips and transpositions; '
-                'in project 1 residual, the input in the output; skips, between encoder and decoder; clipping, of the '
-                "gradient; in project 2 initialisation, for torch.nn's; centring, of the input; momentum")
+                'in project 1 residual, the input in the output; skips, between encoder and decoder; addition, of the '
+                "skips, which are joined; in project 2 initialisation, for torch.nn's; last, the last layer's smaller "
+                "weights; centring, of the input; nesterov, for classical momentum")
     option('--lr', type=cli.positive, help="peak learning rate (default: the project's own)")
     option('--batch', type=cli.integer(1), metavar='N', help="(default: the project's own)")
     option('--precision', choices=('float32', 'mixed'),
@@ -183,11 +185,14 @@ def parse(arguments) -> argparse.Namespace:
     option('--block', choices=BLOCKS, help='kind of block (default: plain)')
     option('--loss', choices=LOSSES, help='mean squared or mean absolute error (default: squared)')
     option('--optimizer', choices=('adam', 'sgd'), help='sgd: with Nesterov momentum of 0.9 (default: adam)')
+    option('--beta2', type=cli.share, metavar='N', help="Adam's, of the squares (default: 0.99)")
+    option('--clip', type=cli.positive, metavar='N', help='gradient clipping: the longest norm (default: 0.02)')
     option = parser.add_argument_group('project 2').add_argument
     option('--channels', type=cli.integer(1), nargs=2, metavar='N', help='at half and quarter size (default: 128 256)')
     option('--kernel', type=cli.integer(2), metavar='N',
            help='of all convolutions; with --upsampling nearest, on the way up 1 less if even (default: 4)')
     option('--upsampling', choices=('transposed', 'nearest'), help='on the way up (default: transposed)')
+    option('--momentum', type=cli.share, metavar='N', help="the optimizer's, 0 for none (default: 0.9)")
     options = shared.parse(parser, arguments)
     if not options.epochs:
         options.seconds = options.seconds or 420
@@ -228,7 +233,7 @@ def main(arguments=None) -> None:
     scores = denoisers.measure(variant, sets)
     decibels = ', '.join(f'{name} {score:.3f} dB' for name, score in scores.items())
     print(f'{options.name}: {len(losses)} steps, {decibels}')
-    settings = ('name', 'project', 'seconds', 'epochs', 'hold', 'without', 'seed', 'batch', 'lr')
+    settings = ('name', 'project', 'seconds', 'epochs', 'schedule', 'without', 'seed', 'batch', 'lr')
     row = {**{name: getattr(options, name) for name in settings}, 'oracle': options.oracle is not None,
            'precision': precision, **{name: getattr(options, name) for name in OF_PROJECT[options.project]},
            'parameters': sum(weight.numel() for weight in variant.parameters()),

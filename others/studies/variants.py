@@ -23,6 +23,13 @@ class BatchNormed(project_1.ResidualBlock):
         return x + self.conv2(self.norm(self.conv1(x)).relu())
 
 
+class SmoothBlock(project_1.ResidualBlock):
+    """Project 1's with GELU for its ReLU (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv2(nn.functional.gelu(self.conv1(x)))
+
+
 class GatedBlock(nn.Module):
     """NAFNet's, with group norm for its layer norm: depthwise convolution, a gate that multiplies one half of the
     channels by the other, and the attention of channels, then a second gate between 1 x 1 convolutions (Chen et al.
@@ -44,28 +51,38 @@ class GatedBlock(nn.Module):
         return x + self.scale2 * self.narrow2(a * b)
 
 
-BLOCKS = {'plain': project_1.ResidualBlock, 'batchnorm': BatchNormed, 'gated': GatedBlock}
+BLOCKS = {'plain': project_1.ResidualBlock, 'batchnorm': BatchNormed, 'gelu': SmoothBlock, 'gated': GatedBlock}
 
 
 class Network(project_1.SkipAutoencoder):
     """Project 1's, with another block or without a part of it: `without` 'residual', the output is not added to the
-    input; 'skips', the decoder does not see the encoder's outputs."""
+    input; 'skips', the decoder does not see the encoder's outputs; 'addition', it sees them joined, in a 1 x 1
+    convolution that begins as the sum."""
 
     def __init__(self, widths: list, blocks: list, block: str, without: Collection = ()) -> None:
         super().__init__(widths, blocks, BLOCKS[block])
         self.without = without
+        if 'addition' in without:
+            self.join = nn.ModuleList(nn.Conv2d(2 * width, width, 1, bias=False) for width in widths[-2::-1])
+            for layer, width in zip(self.join, widths[-2::-1]):
+                layer.weight.data = torch.eye(width).repeat(1, 2).view_as(layer.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if 'skips' in self.without:
-            y = self.head(x - 0.5)
-            for blocks, down in zip(self.encoder, self.down):
-                y = down(blocks(y))
-            y = self.bottom(y)
-            for up, blocks in zip(self.up, self.decoder):
-                y = blocks(up(y))
-            y = x + self.tail(y)
-        else:
+        if {'skips', 'addition'}.isdisjoint(self.without):
             y = super().forward(x)
+        else:
+            y, skips = self.head(x - 0.5), []
+            for blocks, down in zip(self.encoder, self.down):
+                y = blocks(y)
+                skips.append(y)
+                y = down(y)
+            y = self.bottom(y)
+            for level, (up, blocks) in enumerate(zip(self.up, self.decoder)):
+                y = up(y)
+                if 'skips' not in self.without:
+                    y = self.join[level](torch.cat([y, skips.pop()], 1))
+                y = blocks(y)
+            y = x + self.tail(y)
         return y - x + 0.5 if 'residual' in self.without else y
 
 
@@ -130,7 +147,7 @@ def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = '
 
     channels: at half and at a quarter of the size. kernel: of all convolutions, but with the upsampling 'nearest',
     where it must be odd on the way up, 1 less there if it is even. without: 'initialisation', the weights are drawn as
-    torch.nn draws them; 'centring', the first layer sees 0..1.
+    torch.nn draws them; 'last', the last layer's like the others'; 'centring', the first layer sees 0..1.
     """
     first, second = channels
 
@@ -148,6 +165,8 @@ def network_2(channels: tuple = (128, 256), kernel: int = 4, upsampling: str = '
                                    up(second, first), relu(), up(first, 3), project_2.Sigmoid())
     if 'initialisation' not in without:
         project_2.initialise(network)
+        if 'last' in without:
+            network[6].weight.div_(0.3)
     return project_2.Sequential(Uncentred(), *network) if 'centring' in without else network
 
 

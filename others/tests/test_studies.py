@@ -39,7 +39,7 @@ def test_search_appends_to_a_record(pairs, tmp_path, threads, capsys):
     record = tmp_path / 'record.json'
     arguments = ['--batch', '4', '--data', str(pairs), '--also', str(pairs / data.TRAIN_FILE), '--record', str(record)]
     search.main(['tiny', '--project', '1', '--widths', '8', '16', '--blocks', '0', '--block', 'batchnorm',
-                 '--epochs', '0.6', '--hold', *arguments])
+                 '--epochs', '0.6', '--schedule', 'held', *arguments])
     search.main(['small', '--project', '2', '--channels', '4', '6', '--seed', '3', '--precision', 'float32',
                  '--seconds', '2', *arguments])
     (tiny,), (small,) = (run['rows'] for run in records.read(record))
@@ -145,7 +145,7 @@ def test_parts_of_the_recipe_that_are_left_out_or_replaced():
     """The first step of plain gradient descent on the mean absolute error, without clipping, is its whole gradient."""
     torch.manual_seed(0)
     variant = search.Variant1(search.parse(['x', '--project', '1', '--loss', 'absolute', '--optimizer', 'sgd',
-                                            '--without', 'residual', 'skips', 'clipping']))
+                                            '--without', 'residual', 'skips', '--clip', '1e9']))
     net, (noisy, target) = variant.net, torch.rand(2, 2, 3, 8, 8)
     variant.optimizer.param_groups[0].update(momentum=0, nesterov=False)
     y = net.head(noisy - 0.5)
@@ -163,11 +163,40 @@ def test_parts_of_the_recipe_that_are_left_out_or_replaced():
         torch.testing.assert_close(weight.detach(), other, rtol=1e-4, atol=1e-5)
 
 
+def test_joined_skips_begin_as_the_sum_and_learn():
+    torch.manual_seed(0)
+    net = search.Variant1(search.parse(['x', '--project', '1', '--without', 'addition'])).net
+    x = torch.rand(2, 3, 16, 24)
+    expected = project_1.SkipAutoencoder.forward(net, x)
+    torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+    net(x).square().sum().backward()
+    for layer in net.join:                          # both halves: what comes from below, and the skip
+        assert all(half.any() for half in layer.weight.grad.chunk(2, 1))
+
+
+def test_momentum_and_the_last_layer_of_project_2():
+    """Classical momentum (torch's SGD) for Nesterov's; the last layer's weights of He's variance, 2 / 512."""
+    torch.manual_seed(0)
+    variant = search.Variant2(search.parse(['x', '--project', '2', '--momentum', '0.7', '--without', 'nesterov',
+                                            'last']))
+    assert variant.parameters()[6].std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.05)
+    twin = variants.torch_twin(variant.net)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.5, momentum=0.7)
+    noisy, target = torch.rand(2, 2, 3, 8, 12)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.mse_loss(twin(noisy - 0.5), target).backward()
+        optimizer.step()
+        variant.fit(noisy, target, 0.5)
+    for weight, other in zip(variant.parameters(), twin.parameters()):
+        torch.testing.assert_close(weight.detach(), other.detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_parts_of_project_2_that_are_left_out():
     """Two steps are plain gradient descent of a twin that sees 0..1; torch.nn's weights are drawn between bounds."""
     torch.manual_seed(0)
     variant = search.Variant2(search.parse(['x', '--project', '2', '--without', 'initialisation', 'centring',
-                                            'momentum']))
+                                            '--momentum', '0']))
     weights = [weight.clone().requires_grad_() for weight in variant.parameters()]
     assert all(0.9 < weight.abs().max() * math.prod(weight.shape[1:]) ** 0.5 <= 1 for weight in weights[::2])
     noisy, target = torch.rand(2, 2, 3, 8, 12)

@@ -105,7 +105,7 @@ def folder(tmp_path_factory):
     ('studies.search x --project 1 --kernel 3', '--kernel is of project 2'),
     ('studies.search x --project 2 --block plain', '--block is of project 1'),
     ('studies.search x --project 2 --without turn skips', '--without: skips is of the other project'),
-    ('studies.search x --project 1 --without momentum', '--without: momentum is of the other project'),
+    ('studies.search x --project 1 --without centring', '--without: centring is of the other project'),
     ('studies.search x --project 2 --lr nan', 'argument --lr: nan, expected '),
     ('studies.search x --project 2 --data data --batch 4 --lr 1e30', '--lr: the loss is not finite after'),
     ('studies.search x --project 2 --data data --oracle none', '--oracle'),
