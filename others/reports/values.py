@@ -262,9 +262,10 @@ def training(rec: Records, project: int, name: str) -> dict:
             'cycles': str(len(grouped(rows, 'training')))}              # of the learning rate, each with a name
 
 
-def grading(rec: Records, project: int) -> dict:
-    """{check: its row} of test.py."""
-    return {row['check']: row for row in rec.last('test', project=project)}
+def grading(rec: Records, project: int, command: str = 'python test.py -d data') -> dict:
+    """{check: its row} of the newest run of test.py with that command."""
+    run = [run for run in rec.runs('test') if run['command'] == command][-1]
+    return {row['check']: row for row in run['rows'] if row['project'] == project}
 
 
 def defaults(rec: Records, project: int) -> list:

@@ -116,6 +116,8 @@ def test_the_readme_is_a_page_of_what_the_records_say():
         checks = values.grading(rec, project)
         wanted += [f"{checks['train, one epoch']['seconds']:.0f} s (project {project})",
                    f"{checks['predict 1x3x512x512']['seconds']:.1f}"]
+    demo = (values.grading(rec, project, 'python test.py')['PSNR, loaded']['figures'] for project in (1, 2))
+    wanted.append('about {:.1f} and {:.1f} dB'.format(*(float(figures.split()[0]) for figures in demo)))
     default = values.defaults(rec, 1)[0]
     wanted += [f"{default['minutes']} minutes", f"{default['psnr']} dB"]
     known = {row[0]: row for row in values.seeds(rec, values.SEEDS_1 + values.SEEDS_2)}
