@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -44,8 +45,10 @@ cli.run(main)
 def torchrun(*arguments, **environment) -> tuple:
     """With two processes: exit status, stdout and stderr."""
     start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
-    done = subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, timeout=500,
-                          cwd=storage.ROOT, env={**os.environ, 'PYTHONPATH': str(storage.ROOT), **environment})
+    with tempfile.TemporaryDirectory() as logs:                 # which torchrun leaves behind
+        environment = {**os.environ, 'PYTHONPATH': str(storage.ROOT), 'TMPDIR': logs, **environment}
+        done = subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, timeout=500,
+                              cwd=storage.ROOT, env=environment)
     return done.returncode, done.stdout, done.stderr
 
 
