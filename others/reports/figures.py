@@ -262,19 +262,21 @@ def dots(axes, xs: list, ys, marker: str, colour: str, size: float = 3.5, hollow
 
 
 @drawn
-def variants(found: dict, groups: dict):
+def variants(found: dict, groups: dict, key: str = 'centre', relative: bool = False):
     """Trainings of equal length, a line each. found: {name in the record: its rows}; groups: {title: {name in the
-    record: name}}, the first of a group is what the others differ from by one thing."""
+    record: name}}, the first of a group is what the others differ from by one thing. key: the set of images;
+    relative: show the difference to the first's mean."""
     starts = list(itertools.accumulate((1.4 + len(names) for names in groups.values()), initial=0))    # the titles
     ys = [start + 1 + k for start, names in zip(starts, groups.values()) for k in range(len(names))]
     figure, axes = rows_of([name for names in groups.values() for name in names.values()], 1.72, 0.118,
-                           'PSNR on centre squares (dB)', ys, 0.06)
+                           'difference of PSNR (dB)' if relative else 'PSNR on centre squares (dB)', ys, 0.06)
     axes.spines['left'].set_visible(False)
     for start, (title, names) in zip(starts, groups.items()):
         axes.annotate(title, (0, start), (-1.7 * 72, 0), axes.get_yaxis_transform(), 'offset points', va='center',
                       size=7.5, weight='bold')
+        zero = relative * mean(row['psnr'][key] for row in found[next(iter(names))])
         for k, name in enumerate(names):
-            y, values = start + 1 + k, [row['psnr']['centre'] for row in found[name]]
+            y, values = start + 1 + k, [row['psnr'][key] - zero for row in found[name]]
             if k == 0:
                 axes.plot([mean(values)] * 2, [y - 0.5, y + len(names) - 0.5], color=GREY, lw=0.7, zorder=1)
             dots(axes, values, [y] * len(values), 'o', BLUE if k else GREY, 3, alpha=0.55)

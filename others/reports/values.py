@@ -54,20 +54,14 @@ HELD_OUT = {'project 1': 3, 'project 2': 6}             # of `noises`: how many 
 FAST_MIXED = '634f548'               # the revision of the last benchmark on a processor that is fast in bfloat16
 DEFAULT_FORMAT = ('ddb7360',)       # revisions at which compare_torch took torch.nn's default format, not the faster
 
-# The trainings of equal length that Report 1 shows, {group: {name in the record: name in the report}}; the first of a
+# The trainings that the reports show, {group: {name in the record: name in the report}}; the first of a
 # group is what the others change one thing of.
 SEARCH_1 = {
-    'batches of 64, learning rate 2e-3': {
-        'base': 'weighted loss', 'mse': 'plain MSE', 'oracle': 'clean targets (oracle)', 'lr4': 'rate 4e-3',
-        'lr8': 'rate 8e-3', 'average': 'averaged weights'},
     'batches of 32, learning rate 1.5e-3': {
         'batch32': 'weighted loss', 'mse_b32': 'plain MSE', 'batch32_lr3': 'rate 3e-3',
         'narrow_b32': 'widths 32, 96, 256', 'twofull_b32': 'widths 48, 96, 96, 2 fine blocks',
         'fullres_b32': 'full resolution only', 'attention_b32': 'attention at the bottom',
         'batchnorm_b32': 'batch norm', 'batchnorm_b32_lr3': 'batch norm, rate 3e-3'},
-    'batches of 32, 2e-3 held, then lowered': {
-        'unnormed': 'without batch norm', 'new': 'batch norm',
-        'larger': 'batch norm, 5×5, 32 to 128', 'depthwise': 'depthwise, gates'},
     'plain MSE, colours not permuted': {
         'plain_b16': 'batches of 16, rate 2e-3', 'plain_b32': 'batches of 32, rate 1.5e-3',
         'deep_b16': '24 to 192, blocks 2-2-2-1', 'fine_b16': '24 to 192, blocks 4-2-2-1'},
@@ -78,23 +72,24 @@ NETWORKS_1 = {                                          # trained for 5 epochs o
     'unet_lr2': 'U-Net of Noise2Noise', 'dncnn': 'DnCNN, learning rate 1e-3',
     'gated_lr2': 'NAFNet-like, 32-64-128-256, 2-2-4-1',
 }
-SEARCH_2 = {
-    'float32, learning rate 6': {'base': 'weighted loss', 'mse': 'plain MSE'},
-    'bfloat16, learning rate 6': {
-        'mixed': 'weighted loss', 'mixed_mse': 'plain MSE', 'mixed_lr9': 'rate 9', 'mixed_lr14': 'rate 14',
-        'nearest': 'nearest, kernel 3', 'wide': '192, 384 channels, rate 14'},
-    'bfloat16, learning rate 12': {
-        'mixed_lr12': 'weighted loss', 'oracle': 'clean targets (oracle)', 'average': 'averaged weights'},
-    'bfloat16, plain MSE, later code': {
-        'batch16_lr8': 'batches of 16, rate 8', 'batch16_lr12': 'batches of 16, rate 12',
-        'batch8_lr8': 'batches of 8, rate 8'},
+SEARCH_2 = {                                            # one change at a time
+    '2 epochs of 50,000 pairs (H200)': {
+        'base2': 'the recipe', 'kernel_3': 'kernels of 3', 'kernel_6': 'kernels of 6', 'no_he': 'as torch.nn draws',
+        'no_momentum_lr40': 'no momentum, rate 40', 'no_centring_lr3': 'not centred, rate 3'},
+    '10 epochs of 2,000 pairs (CPU)': {
+        'ten': 'the recipe', 'ten_no_swap': 'pixels not swapped', 'ten_no_turn': 'not flipped, transposed',
+        'ten_neither': 'neither', 'ten_constant': 'rate constant', 'ten_constant_lr3': 'rate 3, constant',
+        'ten_classical': 'classical momentum',
+        'ten_momentum8': 'momentum 0.8, rate 24', 'ten_momentum95': 'momentum 0.95, rate 6',
+        'ten_last': 'last layer like the others'},
 }
 
 # How far a training is ahead of another one: {name in the report: (its name, the other's, the set)}.
 DIFFERENCES_1 = {name: (one, other, key) for key, pairs in {
     'centre': {
         'batch32': ('batch32_lr3', 'lr4'), 'plain_b16': ('plain_b16', 'plain_b32'), 'mse': ('mse', 'base'),
-        'mse_b32': ('mse_b32', 'batch32'), 'new': ('new', 'unnormed'), 'attention': ('attention_b32', 'batch32'),
+        'mse_b32': ('mse_b32', 'batch32'), 'colours': ('plain_b32', 'mse_b32'),
+        'new': ('new', 'unnormed'), 'attention': ('attention_b32', 'batch32'),
         'norm_fast': ('batchnorm_b32_lr3', 'batch32_lr3'), 'norm_b64_short': ('batchnorm', 'base'),
         'narrow': ('narrow', 'base'),
         'depthwise': ('depthwise', 'new'), 'larger': ('larger', 'new'), 'average': ('average', 'base'),
@@ -112,7 +107,8 @@ SETS_1 = {'of_photographs': ('of_100_50000', 'of_300_50000', 'full'),
           'of_pairs': ('of_1341_5000', 'of_1341_15000', 'full')}
 DIFFERENCES_2 = {name: (name, other, 'centre') for name, other in {
     'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
-    'mixed_mse': 'mixed', 'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch8_lr8': 'batch16_lr8'}.items()}
+    'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch16_lr12': 'batch16_lr8'}.items()}
+DIFFERENCES_2['batch8'] = ('batch8_lr8', 'batch16_lr12', 'centre')
 
 
 class Records:
@@ -407,9 +403,11 @@ def speedrun(rec: Records) -> dict:
 
 
 def lead(one: list, other: list, form=signed) -> str:
-    """How far the mean of some trainings is ahead of that of others, ± its standard error."""
-    error = sum(variance(part) / len(part) for part in (one, other)) ** 0.5
-    return f'{form(mean(one) - mean(other))} ± {fixed(error)}'
+    """How far the mean of some trainings is ahead of that of others, ± its standard error where both have seeds."""
+    gap = form(mean(one) - mean(other))
+    if min(len(one), len(other)) < 2:
+        return gap
+    return f'{gap} ± {fixed(sum(variance(part) / len(part) for part in (one, other)) ** 0.5)}'
 
 
 def ablation(found: dict) -> dict:
@@ -423,11 +421,17 @@ def ablation(found: dict) -> dict:
             'epochs': f"{found['both'][0]['epochs']:g}"}
 
 
+def details(found: dict, base: str) -> dict:
+    """What single changes of a short training bring on val_data.pkl: {name: dB}, of all that are called base_name."""
+    scores = {name: decibels(rows, 'val_data') for name, rows in found.items()}
+    return {name[len(base) + 1:]: lead(scores[name], scores[base]) for name in scores if name.startswith(f'{base}_')}
+
+
 def one_by_one(found: dict) -> dict:
     """What one change of project 2's recipe brings on val_data.pkl: {name: dB}."""
     scores = {name: decibels(rows, 'val_data') for name, rows in found.items()}
     base = scores['base2']
-    return {'kernel_3': lead(scores['kernel_3'], base), 'kernel_6': signed(scores['kernel_6'][0] - mean(base)),
+    return {'kernel_3': lead(scores['kernel_3'], base), 'kernel_6': lead(scores['kernel_6'], base),
             'torch': lead(scores['no_he'], base), 'torch_10': lead(scores['no_he_10'], scores['base_10']),
             'torch_worst': fixed(min(scores['few_torch']), 1),
             'torch_few': between(sorted(scores['few_torch'])[1:], 1), 'he_few': between(scores['few_he'], 1),
@@ -435,7 +439,7 @@ def one_by_one(found: dict) -> dict:
             'no_momentum': signed(max(score for name in ('no_momentum', 'no_momentum_lr40', 'no_momentum_lr120')
                                       for score in scores[name]) - mean(base)),
             'no_centring': between(scores['no_centring'], 0),
-            'no_centring_lr3': signed(scores['no_centring_lr3'][0] - mean(base)),
+            'no_centring_lr3': lead(scores['no_centring_lr3'], base),
             'epochs': f"{found['base2'][0]['epochs']:g}",
             'epochs_10': f"{found['base_10'][0]['epochs']:g}", 'ten': fixed(mean(scores['base_10']))}
 
@@ -444,13 +448,12 @@ def draws(rec: Records, project: str) -> dict:
     """The parts of the error, in per cent of it, and how many draws of the noise have the PSNR of one denoised."""
     (means,), (row,) = (rec.last('draws', model=name) for name in ('mean of draws', project))
     error = row['variance'] + row['squared_bias']
-    of_mean, of_outputs = ([score for number, score in row[name].items() if number != '1']
-                           for name in ('psnr', 'psnr_of_outputs'))
-
+    of_noisy, of_mean, of_outputs = ([score for number, score in scores.items() if number != '1']
+                                     for scores in (means['psnr'], row['psnr'], row['psnr_of_outputs']))
     return {'variance': fixed(100 * row['variance'] / error, 0), 'bias': fixed(100 * row['squared_bias'] / error, 0),
             'images': str(row['images']), 'draws': str(row['draws']),
             'worth': fixed(10 ** ((row['psnr']['1'] - means['psnr']['1']) / 10), 1),
-            'of_mean': several(of_mean), 'of_outputs': several(of_outputs),
+            'of_noisy': several(of_noisy), 'of_mean': several(of_mean), 'of_outputs': several(of_outputs),
             'training': fixed(row['training_error'], 0), 'validation': fixed(row['validation_error'], 0)}
 
 
@@ -486,7 +489,8 @@ def report_1(rec: Records) -> tuple:
         'recipe': {'batch': str(Model.BATCH_SIZE), 'rate': f'{Model.PEAK_LR:g}',
                    'longest': str(Model.LONGEST_GRADIENT)},
         'parameters': f'{sum(weight.numel() for weight in net.parameters()):,}', 'noise': the_noise(rec),
-        'draws': draws(rec, 'project 1'), 'ablation': ablation(found), 'defaults': defaults(rec, 1),
+        'draws': draws(rec, 'project 1'), 'ablation': ablation(found), 'details': details(found, 'small'),
+        'defaults': defaults(rec, 1),
         **{name: training(rec, 1, training_name) for name, training_name in OF_PROJECT_1.items()},
         'speedrun': speedrun(rec),
         'test': {'epoch': fixed(checks['train, one epoch']['seconds'], 0),
@@ -547,11 +551,10 @@ def speed(rec: Records) -> dict:
 
 
 def speed_table(rec: Records) -> list:
-    """Rows: network and task but predictions, five figures, ours over torch.nn's better one."""
-    units = {'step': 'step, ms', 'memory': 'memory, MB'}
+    """Rows of the training steps: network, five figures in ms, ours over torch.nn's better one."""
     columns = ('torch.nn', 'channels-last', 'ours', 'ours mixed', 'autocast')
-    return [[f"{row['network']}, {units[row['task']]}", *(fixed(row[name], 0) for name in columns),
-             fixed(row['ratio'])] for row in bench(rec)[1] if row['task'] in units]
+    return [[row['network'], *(fixed(row[name], 0) for name in columns), fixed(row['ratio'])]
+            for row in bench(rec)[1] if row['task'] == 'step']
 
 
 def twin(rec: Records) -> dict:
@@ -572,9 +575,12 @@ def report_2(rec: Records) -> tuple:
     curves = {label: [row['by_epoch'] for row in rec.rows('seeds', system=name)]
               for label, name in (('ours', 'vjp'), ('torch.nn', 'vjp, torch.nn'))}
     gaps = [one[-1] - other[-1] for one, other in zip(*curves.values())]                # from the same weights
+    failed, *held = sorted(decibels(found['ten_held'], 'val_data'))
     values = {
         **shared(rec, 2, BEST_2), 'search': differences(found, DIFFERENCES_2),
-        'one': one_by_one(found),
+        'one': one_by_one(found), 'details': details(found, 'ten'),
+        'held': {'failed': fixed(failed, 1), 'others': lead(held, decibels(found['ten'], 'val_data'))},
+        'defaults': defaults(rec, 2),
         'parameters': f"{found['base'][0]['parameters']:,}",
         'exact': exactness(rec), 'speed': speed(rec), 'speed_table': speed_table(rec), 'twin': twin(rec),
         'frameworks': {'seeds': str(len(gaps)),
@@ -586,7 +592,7 @@ def report_2(rec: Records) -> tuple:
         'convolution': figures.convolution, 'winograd': figures.winograd,
         'exactness': lambda: figures.exactness(rec.last('exactness')),
         'speed': lambda: figures.speed([row for row in bench(rec)[1] if row['task'] != 'memory']),
-        'variants': lambda: figures.variants(found, SEARCH_2),
+        'variants': lambda: figures.variants(found, SEARCH_2, 'val_data', True),
         'epochs': lambda: figures.epochs(curves),
         **shared_figures(2),
     }
