@@ -81,7 +81,7 @@ SEARCH_2 = {                                            # one change at a time
         'ten_neither': 'neither', 'ten_constant': 'rate constant', 'ten_constant_lr3': 'rate 3, constant',
         'ten_classical': 'classical momentum',
         'ten_momentum8': 'momentum 0.8, rate 24', 'ten_momentum95': 'momentum 0.95, rate 6',
-        'ten_last': 'last layer like the others'},
+        'ten_last': 'last layer like the others', 'ten_narrow': 'half as many channels'},
 }
 
 # How far a training is ahead of another one: {name in the report: (its name, the other's, the set)}.
