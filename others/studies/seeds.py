@@ -89,7 +89,7 @@ def plain(*channels: int) -> tuple:
 
 # T. Mery, "Noise2Noise auto-encoder using PyTorch Framework": sections 3.1 to 4, tables 2 and 3, figures 1, 3 and 4.
 SKIP = System('skip', mery(100, 100, 100, 3, skip=True), batch=8, lr=1e-3, optimizer='Adam', project=1,
-              framework='torch.nn', skip=True, reported=25.32)
+              framework='torch.nn', skip=True, reported=25.32, seeds=3)
 INITIAL = System('skip, initial', mery(32, 32, 32, 3), batch=50, lr=1e-3, pairs=5_000, optimizer='Adam',
                  project=1, framework='torch.nn')
 DEPTH = tuple(replace(INITIAL, name=f'skip, {len(channels)} layers', layers=mery(*channels), reported=reported,
@@ -319,7 +319,8 @@ def main(arguments=None) -> None:
     parser = cli.parser('studies.seeds', __doc__)
     option = parser.add_argument
     option('names', nargs='+', choices=['all', *STUDIES], metavar='NAME', help='all, or: ' + ', '.join(STUDIES))
-    option('--seeds', type=cli.integer(1), metavar='N', help="of each system: 0 to N - 1 (default: the system's)")
+    option('--seeds', type=cli.integer(0), nargs='+', metavar='N',
+           help="of each system (default: 0 and up, as many as the system's)")
     option('--quick', action='store_true', help='8 pairs, one epoch: shows that everything runs')
     option('--out', type=Path, default=Path('runs/seeds'), metavar='FOLDER', help='for states (default: runs/seeds)')
     cli.add_options(parser, 'data', also={'help': f'to measure on (default: {" ".join(ALSO)} of --data, without '
@@ -338,7 +339,7 @@ def main(arguments=None) -> None:
     torch.set_num_threads(1)
     for system in systems:
         done = {row['seed'] for row in rows_of(options.record, system)}
-        for seed in sorted(set(range(options.seeds or system.seeds)) - done):
+        for seed in sorted(set(options.seeds or range(system.seeds)) - done):
             state_file = options.out / f'{system.name.replace(", ", "_").replace(" ", "_")}_{seed}.pt'
             row = run(system, seed, pairs, sets, None if options.quick else state_file)
             records.append(options.record, [row], row['processor_seconds'])
