@@ -143,8 +143,10 @@ def with_clean(images: tuple, folder: Path, photos: Path) -> tuple:
     return *images, clean
 
 
-PARTS = {1: ('swap', 'turn', 'residual', 'skips', 'addition'),         # what --without leaves out
-         2: ('swap', 'turn', 'initialisation', 'last', 'centring', 'nesterov')}
+PARTS = {                                                               # what --without leaves out
+    1: ('swap', 'turn', 'residual', 'skips', 'addition', 'halving', 'small'),
+    2: ('swap', 'turn', 'initialisation', 'last', 'centring', 'nesterov'),
+}
 OF_PROJECT = {
     1: {'network': 'ours', 'widths': [24, 48, 96, 192], 'blocks': [8, 2, 2], 'block': 'plain', 'loss': 'squared',
         'optimizer': 'adam', 'beta2': project_1.Model.BETAS[1], 'clip': project_1.Model.LONGEST_GRADIENT},
@@ -168,7 +170,8 @@ def parse(arguments) -> argparse.Namespace:
     option('--without', choices=dict.fromkeys(PARTS[1] + PARTS[2]), nargs='+', default=[], metavar='PART',
            help='leave out swap, the exchange of pixels between the two versions; turn, the flips and transpositions; '
                 'in project 1 residual, the input in the output; skips, between encoder and decoder; addition, of the '
-                "skips, which are joined; in project 2 initialisation, for torch.nn's; last, the last layer's smaller "
+                'skips, which are joined; halving, by 2 x 2 convolutions, for max pooling; small, the weights with '
+                "which blocks begin; in project 2 initialisation, for torch.nn's; last, the last layer's smaller "
                 "weights; centring, of the input; nesterov, for classical momentum")
     option('--lr', type=cli.positive, help="peak learning rate (default: the project's own)")
     option('--batch', type=cli.integer(1), metavar='N', help="(default: the project's own)")

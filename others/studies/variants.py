@@ -57,11 +57,19 @@ BLOCKS = {'plain': project_1.ResidualBlock, 'batchnorm': BatchNormed, 'gelu': Sm
 class Network(project_1.SkipAutoencoder):
     """Project 1's, with another block or without a part of it: `without` 'residual', the output is not added to the
     input; 'skips', the decoder does not see the encoder's outputs; 'addition', it sees them joined, in a 1 x 1
-    convolution that begins as the sum."""
+    convolution that begins as the sum; 'halving', by 2 x 2 convolutions, for the maximum of 2 x 2 pixels and a 1 x 1
+    convolution; 'small', blocks begin with the weights that torch.nn draws."""
 
     def __init__(self, widths: list, blocks: list, block: str, without: Collection = ()) -> None:
         super().__init__(widths, blocks, BLOCKS[block])
         self.without = without
+        if 'halving' in without:
+            self.down = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(narrow, wide, 1))
+                                      for narrow, wide in zip(widths, widths[1:]))
+        if 'small' in without:
+            for part in self.modules():
+                if isinstance(part, project_1.ResidualBlock):
+                    part.conv2.reset_parameters()
         if 'addition' in without:
             self.join = nn.ModuleList(nn.Conv2d(2 * width, width, 1, bias=False) for width in widths[-2::-1])
             for layer, width in zip(self.join, widths[-2::-1]):

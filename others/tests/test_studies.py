@@ -174,6 +174,21 @@ def test_joined_skips_begin_as_the_sum_and_learn():
         assert all(half.any() for half in layer.weight.grad.chunk(2, 1))
 
 
+def test_other_halving_and_other_weights_at_the_start():
+    """The maximum of 2 x 2 pixels, then a 1 x 1 convolution; blocks whose two convolutions begin alike."""
+    torch.manual_seed(0)
+    net = search.Variant1(search.parse(['x', '--project', '1', '--without', 'halving', 'small'])).net
+    x = torch.randn(2, 24, 6, 10)
+    weight, bias = net.down[0][1].parameters()
+    largest = x.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+    expected = torch.einsum('nchw,dc->ndhw', largest, weight[:, :, 0, 0]) + bias.view(-1, 1, 1)
+    torch.testing.assert_close(net.down[0](x), expected, rtol=1e-4, atol=1e-5)
+    for block in net.bottom, net.encoder[0][7], net.decoder[0][1]:
+        assert block.conv2.weight.std().item() == pytest.approx(block.conv1.weight.std().item(), rel=0.05)
+        assert block.conv2.bias.any()
+    assert net(torch.rand(2, 3, 16, 24)).shape == (2, 3, 16, 24)
+
+
 def test_momentum_and_the_last_layer_of_project_2():
     """Classical momentum (torch's SGD) for Nesterov's; the last layer's weights of He's variance, 2 / 512."""
     torch.manual_seed(0)
