@@ -1,93 +1,94 @@
-"""Seconds of training until a known system's final PSNR: that system beside mini-project 1, on one machine.
+"""Seconds of training until a known system's PSNR: mini-project 1 beside that system, on this machine.
 
-    python -m others.studies.speedrun --data data --out runs/speedrun --record others/results/speedrun.json
-    python -m others.studies.speedrun --data data --baseline others/results/speedrun.json
-    python -m others.studies.speedrun --data data --out runs/small --pairs 5000
+    python -m others.studies.speedrun --data data --threads 2 --record others/results/speedrun.json
+    python -m others.studies.speedrun --data runs/demo --seeds 0 --baseline runs/quick.json
 
-The system that the project grew from ("the baseline", `seeds.SKIP`) trains first, to its end, which takes an hour;
-or its training in a record is taken. Ours then trains afresh, by its own `Model.train`, ever longer, from 1/5 of an
-epoch (an epoch of 1/5 of the pairs) to 8, until it ends at the baseline's PSNR or above. PSNR is that of val_data.pkl,
-without ensembling; measuring is not timed.
-
-The folder --out holds the state of the baseline: after a stop, the same command goes on from its last
-complete epoch.
+The system that the project grew from ("the baseline", `seeds.SKIP`) has its trainings in a record of
+`others.studies.seeds`. Since its PSNR goes up and down, the goal is the mean of its last three epochs, over its seeds.
+A training of the baseline reaches it with the first epoch that ends there or above; its seconds are those of as many
+steps, each taken as the median of the steps that are timed here, before, between and after the trainings of ours.
+Ours trains afresh, by its own `Model.train`, ever longer, from 1/10 of an epoch (an epoch of 1/10 of the pairs) to 8,
+until it ends at the goal or above; the last of these trainings counts, whole. Both compute in float32. PSNR is that
+of val_data.pkl, without ensembling; measuring is not timed.
 """
-import dataclasses
 import time
 from pathlib import Path
+from statistics import mean, median
+from typing import Optional
 
 import torch
 
+from Miniproject_2.model import to_unit
 from others.common import cli, datasets, denoisers, records, storage
 from others.studies import seeds, shared
 
-EPOCHS = (0.2, 0.25, 0.3, 0.4, 0.6, 1, 2, 4, 8)    # the lengths that ours tries, one after the other
-BASELINE = {'system': 'Mery', 'precision': 'float32', 'batch': seeds.SKIP.batch}
+EPOCHS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1, 2, 4, 8)       # the lengths that ours tries, one after the other
+STEPS = 50                                                  # of the baseline, timed at a time
 
 
-def train_ours(pairs: tuple, validation: tuple, epochs: float, precision: str, seed: int) -> dict:
-    """A fresh training; below 1, `epochs` is one epoch of that share of the pairs. -> its settings, seconds, PSNR."""
+def train_ours(pairs: tuple, validation: tuple, epochs: float, seed: int) -> dict:
+    """A fresh training; below 1, `epochs` is one epoch of that share of the pairs. -> a row of the record."""
     pairs = tuple(images[:max(1, int(epochs * len(images)))] for images in pairs)
     torch.manual_seed(seed)
     model = denoisers.new_model(1)
-    model.mixed_precision = precision == 'mixed'
+    model.mixed_precision = False
     start = time.perf_counter()
     model.train(*pairs, max(1, int(epochs)), verbose=False)
     next(model.net.parameters()).sum().item()                       # waits for the device
     seconds = time.perf_counter() - start
     figure = denoisers.measure(model, {'val_data': validation})['val_data']
-    print(f'ours      {precision:<8}  {epochs:6.4g} epochs  {seconds:7.1f} s  {figure:.3f} dB', flush=True)
-    return {'system': 'project 1', 'batch': model.BATCH_SIZE, 'precision': precision, 'epochs': epochs,
-            'seconds': seconds, 'psnr': figure}
+    print(f'project 1, seed {seed}  {epochs:6.4g} epochs  {seconds:7.1f} s  {figure:.3f} dB', flush=True)
+    return {'system': 'project 1', 'seed': seed, 'batch': model.BATCH_SIZE, 'epochs': epochs, 'seconds': seconds,
+            'psnr': figure}
 
 
-def train_baseline(options, common: dict, pairs: tuple, validation: tuple) -> list:
-    """The baseline's rows, one for each epoch. UserError if --out has its state from other data or another machine."""
-    system = dataclasses.replace(seeds.SKIP, pairs=common['pairs'], epochs=options.epochs)
-    _, history = seeds.train(system, options.seed, pairs, validation, options.out / 'baseline.pt', time.perf_counter,
-                             data=str(options.data), torch=str(torch.__version__), **records.machine())
-    return [{**BASELINE, 'epochs': i, **row, **common} for i, row in enumerate(history, 1)]
+def time_steps(runner: seeds.Torch, pairs: tuple) -> list:
+    """The seconds of each of some steps of the baseline."""
+    seconds = []
+    for batch in torch.randint(len(pairs[0]), (STEPS, seeds.SKIP.batch)):
+        start = time.perf_counter()
+        runner.step(*(to_unit(images[batch], runner.device) for images in pairs)).item()
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
-def recorded(options, common: dict) -> list:
-    """The same rows of the last run of --baseline that has all of them."""
-    for run in reversed(records.read(options.baseline)):
-        rows = [row for row in run['rows'] if {**BASELINE, **common}.items() <= row.items()]
-        if len(rows) == options.epochs:
-            print(f"baseline: {rows[-1]['seconds']:.1f} s on {run['machine']['processor']}, "
-                  f"{run['machine']['threads']} threads, torch {run['versions']['torch']}")
-            return rows
-    raise storage.UserError(f'--baseline: {options.baseline} has no training of {options.epochs} epochs of '
-                        f"{common['pairs']} pairs with seed {options.seed}")
+def baseline_row(row: dict, goal: float, step: float) -> dict:
+    """A training of the baseline, {'by_epoch': dB, ...}, as a row of this record: its first epoch at the goal."""
+    epochs: Optional[int] = next((i for i, figure in enumerate(row['by_epoch'], 1) if figure >= goal), None)
+    steps = -(-row['pairs'] // row['batch'])
+    return {'system': 'Mery', 'seed': row['seed'], 'batch': row['batch'], 'goal': goal, 'step': step, 'epochs': epochs,
+            'seconds': epochs and epochs * steps * step, 'psnr': epochs and row['by_epoch'][epochs - 1]}
 
 
 def main(arguments=None) -> None:
     parser = cli.parser('studies.speedrun', __doc__)
-    baseline = parser.add_mutually_exclusive_group(required=True)
-    baseline.add_argument('--out', type=Path, metavar='FOLDER', help="for the baseline's state")
-    baseline.add_argument('--baseline', type=Path, metavar='FILE', help='a record with its training')
-    cli.add_options(parser, 'data', 'seed', 'threads', 'record',
-                    pairs={'type': cli.integer(seeds.SKIP.batch), 'help': 'of an epoch (default: all)'},
-                    epochs={'default': 10, 'help': "the baseline's (default: 10, its own)"})
+    parser.add_argument('--baseline', type=Path, default=seeds.RECORD, metavar='FILE',
+                        help='the record with its trainings on --data (default: others/results/seeds.json)')
+    parser.add_argument('--seeds', type=cli.integer(0), nargs='+', default=[0, 1, 2], metavar='N',
+                        help='of the trainings of ours (default: 0 1 2)')
+    cli.add_options(parser, 'data', 'threads', 'record')
     options = shared.parse(parser, arguments)
-    pairs = datasets.read_pairs('--data', options.data / datasets.TRAIN_FILE, options.pairs)
+    trained = [row for run in records.read(options.baseline) for row in run['rows']
+               if row['system'] == seeds.SKIP.name]
+    if not trained:
+        raise storage.UserError(f"--baseline: {options.baseline} has no training of the system '{seeds.SKIP.name}'")
+    pairs = datasets.read_pairs('--data', options.data / datasets.TRAIN_FILE)
     validation = datasets.read_validation('--data', options.data / datasets.VAL_FILE)
-    print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads')
-    common = {'pairs': len(pairs[0]), 'seed': options.seed}
-    slow = recorded(options, common) if options.baseline else train_baseline(options, common, pairs, validation)
-    goal, slow_seconds = slow[-1]['psnr'], slow[-1]['seconds']
-    rows = [] if options.baseline else slow
-    fast = denoisers.has_fast_bfloat16(denoisers.new_model(1).device)
-    for precision in ('float32', 'mixed') if fast else ('float32',):
+    goal = mean(mean(row['by_epoch'][-3:]) for row in trained)
+    print(f'torch {torch.__version__}, {records.processor()}, {torch.get_num_threads()} threads; goal {goal:.3f} dB')
+    runner, rows = seeds.build(seeds.SKIP), []
+    time_steps(runner, pairs)                                       # the first steps are slower
+    steps = time_steps(runner, pairs)
+    for seed in options.seeds:
         for epochs in EPOCHS:
-            rows.append({**train_ours(pairs, validation, epochs, precision, options.seed), **common})
+            rows.append(train_ours(pairs, validation, epochs, seed))
             if rows[-1]['psnr'] >= goal:
-                seconds = rows[-1]['seconds']
-                print(f'{goal:.3f} dB: baseline {slow_seconds:.1f} s, ours in {precision} {seconds:.1f} s, '
-                      f'{slow_seconds / seconds:.1f} times faster')
                 break
-        else:
-            print(f'ours in {precision}: {goal:.3f} dB not reached in {EPOCHS[-1]} epochs')
+        steps += time_steps(runner, pairs)
+    for row in trained:
+        rows.append(baseline_row(row, goal, median(steps)))
+        reached = '{epochs} epochs, {seconds:.1f} s' if rows[-1]['epochs'] else 'the goal was not reached'
+        print(f'Mery, seed {{seed}}: {reached}'.format(**rows[-1]))
     shared.record(options, rows)
 
 
