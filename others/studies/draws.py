@@ -7,9 +7,9 @@ The centre square of each photograph that others.data keeps out of training gets
 mean squared error of a denoiser against the clean image is the sum of two parts: the variance of its output over the
 draws, and the square of its bias, which is what the mean over all draws would still have. Beside it, for 1, 2, 4 ..
 draws: the PSNR of their mean, without any denoiser; of that mean, denoised; and of the mean of the denoised draws.
-Of the training pairs and the validation pairs of --data, the error is estimated in the same way, from the other noisy
-version (`metrics.estimated_error`): how far they differ is what the weights have learnt by heart. How good such an
-estimate is, pairs of validation photographs show, whose clean images are there: the PSNR of both denoisers and of
+Of the training pairs of --data and of pairs of the photographs that are kept out, the error is estimated from the other
+noisy version (`metrics.estimated_error`), beside the variance of the noise: how far their quotients differ is what the
+weights have learnt by heart. How good such an estimate is, the latter show, whose clean images are there: the PSNR of both denoisers and of
 Gaussian blurs, true and estimated. Predictions are without test-time augmentation; PSNR is the mean over the images,
 or "pooled", of the mean squared error of all, in dB.
 """
@@ -71,6 +71,8 @@ def main(arguments=None) -> None:
 
     rows = [{'model': 'mean of draws', 'images': len(clean), 'draws': options.draws, 'psnr': by_count(noisy, clean)}]
     print(f"mean of draws: {told(rows[0]['psnr'])}")
+    noise = {f'{name}_noise': estimated_error(first, first, second).mean().item()
+             for name, (first, second, *_) in (('training', pairs), ('validation', kept))}
     rows += [{'model': f'blur of {sigma}', **pooled(gaussian_blur(kept[0], sigma), *kept)} for sigma in BLURS]
     for project in (1, 2):
         model = denoisers.trained_model(project, denoisers.checkpoint(project))
@@ -81,12 +83,13 @@ def main(arguments=None) -> None:
                'psnr': by_count(noisy, clean, lambda mean: model.predict(mean, ensemble=False)),
                'psnr_of_outputs': by_count(outputs, clean), 'variance': variance, 'squared_bias': bias,
                'training_error': estimated_error(model.predict(pairs[0], ensemble=False), *pairs).mean().item(),
-               'validation_error': estimated_error(on_others, *kept[:2]).mean().item(), **pooled(on_others, *kept)}
+               'validation_error': estimated_error(on_others, *kept[:2]).mean().item(), **noise, **pooled(on_others, *kept)}
         rows.append(row)
         print(f"project {project}: mean of draws, denoised: {told(row['psnr'])}")
         print(f"project {project}: mean of denoised draws: {told(row['psnr_of_outputs'])}")
         print(f"project {project}: of the error {variance:.1f} (of 255^2) is variance over draws, {bias:.1f} squared "
-              f"bias; estimated on training pairs {row['training_error']:.1f}, others {row['validation_error']:.1f}")
+              f"bias; estimated on training pairs {row['training_error']:.1f} (noise {row['training_noise']:.1f}), "
+              f"others {row['validation_error']:.1f} ({row['validation_noise']:.1f})")
     for row in rows[1:]:
         print(f"{row['model']}: {row['pooled']:.2f} dB pooled, estimated {row['estimated']:.2f} ± "
               f"{row['estimated_error']:.2f}")

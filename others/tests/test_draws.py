@@ -38,7 +38,8 @@ def test_draws_as_a_command(tmp_path, threads, monkeypatch):
     for row in models:
         assert row['psnr'] == row['psnr_of_outputs'] == means['psnr']
         assert abs(row['squared_bias']) < 0.05 * row['variance']
-        assert row['validation_error'] == pytest.approx(row['variance'], rel=0.05)
+        assert row['validation_error'] == row['validation_noise'] == pytest.approx(row['variance'], rel=0.05)
+        assert row['training_error'] == pytest.approx(row['training_noise'])
     for row in (*blurs, *models):
         assert abs(row['pooled'] - row['estimated']) < 4 * row['estimated_error']
     assert max(row['pooled'] for row in blurs) > models[0]['pooled'] + 1, 'a blur takes noise away'
