@@ -7,11 +7,11 @@ The centre square of each photograph that others.data keeps out of training gets
 mean squared error of a denoiser against the clean image is the sum of two parts: the variance of its output over the
 draws, and the square of its bias, which is what the mean over all draws would still have. Beside it, for 1, 2, 4 ..
 draws: the PSNR of their mean, without any denoiser; of that mean, denoised; and of the mean of the denoised draws.
-Of the training pairs of --data and of pairs of the photographs that are kept out, the error is estimated from the other
-noisy version (`metrics.estimated_error`), beside the variance of the noise: how far their quotients differ is what the
-weights have learnt by heart. How good such an estimate is, the latter show, whose clean images are there: the PSNR of both denoisers and of
-Gaussian blurs, true and estimated. Predictions are without test-time augmentation; PSNR is the mean over the images,
-or "pooled", of the mean squared error of all, in dB.
+Of the training pairs of --data, and of pairs of the photographs that are kept out, the error is estimated from the
+other noisy version (`metrics.estimated_error`), beside the variance of the noise: how far their quotients differ is
+what the weights have learnt by heart. How good such an estimate is, the latter pairs show, since their clean images
+are there: the PSNR of both denoisers and of Gaussian blurs, true and estimated. Predictions are without test-time
+augmentation; PSNR is the mean over the images, or "pooled", of the mean squared error of all, in dB.
 """
 import torch
 
@@ -83,7 +83,8 @@ def main(arguments=None) -> None:
                'psnr': by_count(noisy, clean, lambda mean: model.predict(mean, ensemble=False)),
                'psnr_of_outputs': by_count(outputs, clean), 'variance': variance, 'squared_bias': bias,
                'training_error': estimated_error(model.predict(pairs[0], ensemble=False), *pairs).mean().item(),
-               'validation_error': estimated_error(on_others, *kept[:2]).mean().item(), **noise, **pooled(on_others, *kept)}
+               'validation_error': estimated_error(on_others, *kept[:2]).mean().item(), **noise,
+               **pooled(on_others, *kept)}
         rows.append(row)
         print(f"project {project}: mean of draws, denoised: {told(row['psnr'])}")
         print(f"project {project}: mean of denoised draws: {told(row['psnr_of_outputs'])}")
