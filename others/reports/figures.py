@@ -268,7 +268,7 @@ def variants(found: dict, groups: dict, key: str = 'centre', relative: bool = Fa
     relative: show the difference to the first's mean."""
     starts = list(itertools.accumulate((1.4 + len(names) for names in groups.values()), initial=0))    # the titles
     ys = [start + 1 + k for start, names in zip(starts, groups.values()) for k in range(len(names))]
-    figure, axes = rows_of([name for names in groups.values() for name in names.values()], 1.72, 0.118,
+    figure, axes = rows_of([name for names in groups.values() for name in names.values()], 1.72, 0.112,
                            'difference of PSNR (dB)' if relative else 'PSNR on centre squares (dB)', ys, 0.06)
     axes.spines['left'].set_visible(False)
     for start, (title, names) in zip(starts, groups.items()):
@@ -288,7 +288,7 @@ def variants(found: dict, groups: dict, key: str = 'centre', relative: bool = Fa
 def noises(rows: list):
     """Gain over the noisy input, of the best blur and both projects, for each kind of noise; hollow: weights that
     were trained on the course's noise alone."""
-    figure, axes = rows_of([in_symbols(row['noise']) for row in rows], 1.06, 0.12, 'gain over the noisy input (dB)',
+    figure, axes = rows_of([in_symbols(row['noise']) for row in rows], 1.06, 0.114, 'gain over the noisy input (dB)',
                            top=0.21)
     axes.axvline(0, color='black', lw=0.7)
     for name, marker, colour in (('project 2, given', 's', RED), ('project 1, given', 'o', BLUE),
@@ -363,16 +363,13 @@ def curve_axes(height: float, above: float, label: str, psnr: str = 'PSNR on val
 
 
 @drawn
-def saturation(curves: list, points: list):
-    """PSNR against the pairs seen, on a logarithmic axis. curves: (name, [(pairs, dB)]), of one training each; points:
-    (name, [(pairs, dB)]), a training of its own each."""
-    figure, axes = curve_axes(1.98, 0.49, 'pairs seen')
+def saturation(curves: list):
+    """PSNR against the pairs seen, on a logarithmic axis. curves: (name, [(pairs, dB)]), of one training each."""
+    figure, axes = curve_axes(1.5, 0.1, 'pairs seen')
     for (name, line), colour in zip(curves, (BLUE, RED, GREEN)):
         axes.plot(*zip(*line), color=colour, label=name)
-    for (name, marks), colour, marker in zip(points, (BLUE, BLUE), 'os'):
-        axes.plot(*zip(*marks), marker, color=colour, label=name, mfc='white', mew=1)
     axes.set_xscale('log')
-    axes.legend(loc='lower center', bbox_to_anchor=(0.45, 1), ncols=2, labelspacing=0.25, columnspacing=1.2)
+    axes.legend(loc='lower right')
     return figure
 
 

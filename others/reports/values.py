@@ -52,7 +52,6 @@ MERY = 'Mery'                                           # the slow system of the
 BEFORE_MIXED = 3                                        # of the evaluations; the next is with other noise
 HELD_OUT = {'project 1': 3, 'project 2': 6}             # of `noises`: how many last no training of the project had
 FAST_MIXED = '634f548'               # the revision of the last benchmark on a processor that is fast in bfloat16
-DEFAULT_FORMAT = ('ddb7360',)       # revisions at which compare_torch took torch.nn's default format, not the faster
 
 # The trainings that the reports show, {group: {name in the record: name in the report}}; the first of a
 # group is what the others change one thing of.
@@ -72,17 +71,13 @@ NETWORKS_1 = {                                          # trained for 5 epochs o
     'unet_lr2': 'U-Net of Noise2Noise', 'dncnn': 'DnCNN, learning rate 1e-3',
     'gated_lr2': 'NAFNet-like, 32-64-128-256, 2-2-4-1',
 }
-SEARCH_2 = {                                            # one change at a time
-    '2 epochs of 50,000 pairs (H200)': {
-        'base2': 'the recipe', 'kernel_3': 'kernels of 3', 'kernel_6': 'kernels of 6', 'no_he': 'as torch.nn draws',
-        'no_momentum_lr40': 'no momentum, rate 40', 'no_centring_lr3': 'not centred, rate 3'},
-    '10 epochs of 2,000 pairs (CPU)': {
-        'ten': 'the recipe', 'ten_no_swap': 'pixels not swapped', 'ten_no_turn': 'not flipped, transposed',
-        'ten_neither': 'neither', 'ten_constant': 'rate constant', 'ten_constant_lr3': 'rate 3, constant',
-        'ten_classical': 'classical momentum',
-        'ten_momentum8': 'momentum 0.8, rate 24', 'ten_momentum95': 'momentum 0.95, rate 6',
-        'ten_last': 'last layer like the others', 'ten_narrow': 'half as many channels'},
-}
+SEARCH_2 = {'10 epochs of 2,000 pairs (CPU)': {         # one change at a time
+    'ten': 'the recipe', 'ten_no_swap': 'pixels not swapped', 'ten_no_turn': 'not flipped, transposed',
+    'ten_neither': 'neither', 'ten_constant': 'rate constant', 'ten_constant_lr3': 'rate 3, constant',
+    'ten_classical': 'classical momentum', 'ten_momentum8': 'momentum 0.8, rate 24',
+    'ten_momentum95': 'momentum 0.95, rate 6', 'ten_batch8_lr6': 'batches of 8, rate 6',
+    'ten_batch32': 'batches of 32', 'ten_batch32_lr24': 'batches of 32, rate 24',
+    'ten_last': 'last layer like the others', 'ten_narrow': 'half as many channels'}}
 
 # How far a training is ahead of another one: {name in the report: (its name, the other's, the set)}.
 DIFFERENCES_1 = {name: (one, other, key) for key, pairs in {
@@ -91,24 +86,21 @@ DIFFERENCES_1 = {name: (one, other, key) for key, pairs in {
         'mse_b32': ('mse_b32', 'batch32'), 'colours': ('plain_b32', 'mse_b32'),
         'new': ('new', 'unnormed'), 'attention': ('attention_b32', 'batch32'),
         'norm_fast': ('batchnorm_b32_lr3', 'batch32_lr3'), 'norm_b64_short': ('batchnorm', 'base'),
-        'narrow': ('narrow', 'base'),
         'depthwise': ('depthwise', 'new'), 'larger': ('larger', 'new'), 'average': ('average', 'base'),
         'deep_b16': ('deep_b16', 'plain_b16'), 'fine_b16': ('fine_b16', 'plain_b16')},
     'val_data': {
         'clean': ('clean', 'full'), 'unet': ('full', 'unet_lr2'), 'unet_in_its_time': ('fine_1', 'unet_lr2'),
         'dncnn': ('full', 'dncnn'), 'gated': ('full', 'gated_lr2'), 'lower': ('cuda_C_24_2331', 'cuda_A_24_2221'),
         'wider': ('cuda_B_24_56_112_224', 'cuda_A_24_2221'), 'wide': ('cuda_wide_lr1', 'cuda_plain'),
-        'norm_b16': ('cuda_1_batch16_lr2_batchnorm', 'cuda_1_batch16_lr2'),
-        'norm_b64': ('cuda_batchnorm', 'cuda_plain')},
+        'rate': ('cuda_1_batch16_lr1', 'cuda_1_batch16_lr2'),
+        'norm_b16': ('cuda_1_batch16_lr2_batchnorm', 'cuda_1_batch16_lr2')},
     'real_val': {'unet_in_its_time_real': ('fine_1', 'unet_lr2')},
 }.items() for name, (one, other) in pairs.items()}
 DEPTH = {1: 'fine_1', 2: 'fine_2', 4: 'fine_4', 8: 'full'}      # of blocks at the full resolution
 SETS_1 = {'of_photographs': ('of_100_50000', 'of_300_50000', 'full'),
           'of_pairs': ('of_1341_5000', 'of_1341_15000', 'full')}
 DIFFERENCES_2 = {name: (name, other, 'centre') for name, other in {
-    'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'mse': 'base',
-    'oracle': 'mixed_lr12', 'average': 'mixed_lr12', 'batch16_lr12': 'batch16_lr8'}.items()}
-DIFFERENCES_2['batch8'] = ('batch8_lr8', 'batch16_lr12', 'centre')
+    'mixed': 'base', 'mixed_lr14': 'mixed', 'wide': 'mixed_lr14', 'nearest': 'mixed', 'average': 'mixed_lr12'}.items()}
 
 
 class Records:
@@ -151,8 +143,8 @@ signed = partial(fixed, sign='+')
 
 
 def between(values: list, digits: int = 2) -> str:
-    """The smallest and the largest."""
-    return f'{fixed(min(values), digits)} to {fixed(max(values), digits)}'
+    """The smallest and the largest; one of them where they print alike."""
+    return ' to '.join(dict.fromkeys(fixed(value, digits) for value in (min(values), max(values))))
 
 
 def several(values: list) -> str:
@@ -295,7 +287,7 @@ def shared(rec: Records, project: int, best: dict) -> dict:
     before, after = ({Path(row['file']).stem: row['psnr'] for row in run['rows'] if row['model'] == name}
                      for run in rec.runs('evaluation')[BEFORE_MIXED:BEFORE_MIXED + 2])
     return {'images': {key: f"{ours[key]['images']:,}" for key in SETS}, 'noisy': scores(models['noisy input']),
-            f'p{project}': scores(ours), 'table': results(models, name, best),
+            f'p{project}': scores(ours), 'single': scores(single), 'table': results(models, name, best),
             'best': {key: fixed(value) for key, value in best.items()},
             'ensemble': between([ours[key]['psnr'] - single[key]['psnr'] for key in SETS]),
             'training': training(rec, project, FIRST[project]), 'last': training(rec, project, LAST[project]),
@@ -352,7 +344,6 @@ def choices_1(found: dict) -> dict:
             'pairs': fixed(round(median(row['pairs_seen'] for row in found['batch32']), -3), 0),
             'smallest': fixed(min(sizes), 1), 'largest': fixed(max(sizes), 1),
             'epochs': f"{found['cuda_L_24_4221'][0]['epochs']:g}", 'epochs_wide': f"{wide['epochs']:g}",
-            'parameters_wide': fixed(wide['parameters'] / 1e6, 1),
             'epochs_5': f"{found['full'][0]['epochs']:g}",
             'depth': several([mean(decibels(found[name], 'val_data')) for name in DEPTH.values()]),
             'width': several([mean(decibels(found[name], 'val_data')) for name in ('wide_2', 'wide_4', 'full')]),
@@ -379,27 +370,24 @@ def without_limit(found: dict) -> float:
     return 9 * (zero / min(zero, *others) - 1)
 
 
-def courses(rec: Records, found: dict) -> tuple:
-    """For `figures.saturation`: PSNR on val_data.pkl over the pairs seen, of whole trainings and of short ones."""
+def courses(rec: Records) -> list:
+    """For `figures.saturation`: PSNR on val_data.pkl over the pairs seen."""
     shipped, shallow = ([(50_000 * row['epoch'], row['val_psnr']) for row in trained(rec, 1, name)[1]]
                         for name in (FIRST[1], OF_PROJECT_1['shallow']))
-    slow = [(50_000 * row['epochs'], row['psnr']) for row in rec.rows('speedrun', system=MERY)]
-    ours, norm = (sorted((row['pairs_seen'], row['psnr']['val_data']) for name in names for row in found[name])
-                  for names in (('batch32', 'batch32_900'), ('batchnorm_b32', 'new', 'batchnorm_900')))
-    return ([('4 blocks at full resolution', shipped), ('T. Mery, reproduced', slow), ('1 block, 3 levels', shallow)],
-            [('short trainings', ours), ('the same, batch norm', norm)])
+    mery = rec.rows('seeds', system=SEEDS_1[0][0], seed=0)[0]
+    slow = [(mery['pairs'] * epoch, figure) for epoch, figure in enumerate(mery['by_epoch'], 1)]
+    return [('4 blocks at full resolution', shipped), ('T. Mery, reproduced', slow), ('1 block, 3 levels', shallow)]
 
 
 def speedrun(rec: Records) -> dict:
-    """How long until the PSNR at which the slow system ends; and how long it takes itself to the mean of its last
-    three epochs, since its PSNR goes up and down."""
-    slow = rec.rows('speedrun', system=MERY)
-    fast = next(row for row in rec.last('speedrun', system='project 1', precision='float32')
-                if row['psnr'] >= slow[-1]['psnr'])
-    level = mean(row['psnr'] for row in slow[-3:])
-    first = next(row for row in slow if row['psnr'] >= level)
-    return {'epochs': f"{fast['epochs']:g}", 'seconds': fixed(fast['seconds'], 0), 'end': fixed(slow[-1]['psnr']),
-            'end_seconds': fixed(slow[-1]['seconds'], 0), 'level_seconds': fixed(first['seconds'], 0)}
+    """What the slow system's trainings and ours need to the same PSNR."""
+    slow, tries = (rec.last('speedrun', system=name) for name in (MERY, 'project 1'))
+    ours = {row['seed']: row for row in tries}.values()                             # the last try of each seed
+    return {'goal': fixed(slow[0]['goal']), 'pairs': between([50_000 * row['epochs'] for row in ours], 0),
+            'seeds': str(len(ours)), 'seconds': between([row['seconds'] for row in ours], 0),
+            'slow_seeds': str(len(slow)), 'slow_epochs': between([row['epochs'] for row in slow], 0),
+            'slow_seconds': between([row['seconds'] for row in slow], 0),
+            'times': fixed(median(row['seconds'] for row in slow) / median(row['seconds'] for row in ours), 0)}
 
 
 def lead(one: list, other: list, form=signed) -> str:
@@ -432,6 +420,7 @@ def one_by_one(found: dict) -> dict:
     scores = {name: decibels(rows, 'val_data') for name, rows in found.items()}
     base = scores['base2']
     return {'kernel_3': lead(scores['kernel_3'], base), 'kernel_6': lead(scores['kernel_6'], base),
+            'classical': lead(scores['base2_classical'], base),
             'torch': lead(scores['no_he'], base), 'torch_10': lead(scores['no_he_10'], scores['base_10']),
             'torch_worst': fixed(min(scores['few_torch']), 1),
             'torch_few': between(sorted(scores['few_torch'])[1:], 1), 'he_few': between(scores['few_he'], 1),
@@ -439,9 +428,9 @@ def one_by_one(found: dict) -> dict:
             'no_momentum': signed(max(score for name in ('no_momentum', 'no_momentum_lr40', 'no_momentum_lr120')
                                       for score in scores[name]) - mean(base)),
             'no_centring': between(scores['no_centring'], 0),
-            'no_centring_lr3': lead(scores['no_centring_lr3'], base),
+            'no_centring_lr3': lead(base, scores['no_centring_lr3'], fixed),
             'epochs': f"{found['base2'][0]['epochs']:g}",
-            'epochs_10': f"{found['base_10'][0]['epochs']:g}", 'ten': fixed(mean(scores['base_10']))}
+            'epochs_10': f"{found['base_10'][0]['epochs']:g}"}
 
 
 def draws(rec: Records, project: str) -> dict:
@@ -454,7 +443,8 @@ def draws(rec: Records, project: str) -> dict:
             'images': str(row['images']), 'draws': str(row['draws']),
             'worth': fixed(10 ** ((row['psnr']['1'] - means['psnr']['1']) / 10), 1),
             'of_noisy': several(of_noisy), 'of_mean': several(of_mean), 'of_outputs': several(of_outputs),
-            'training': fixed(row['training_error'], 0), 'validation': fixed(row['validation_error'], 0)}
+            **{pairs: fixed(100 * row[f'{pairs}_error'] / row[f'{pairs}_noise'], 1)
+               for pairs in ('training', 'validation')}}
 
 
 def noise_table(rows: list) -> list:
@@ -471,14 +461,19 @@ def other_noise(rows: list, project: str) -> dict:
     none, noisy = rows[0], [{**row, 'noise': figures.in_symbols(row['noise'])} for row in rows[1:]]
     earlier = f'{project}, given'
     least, worst = (min(noisy, key=lambda row: row[name] - row['noisy input']) for name in (project, earlier))
-    behind = ['; '.join(f"{row['noise']} ({fixed(row[other] - row[project])} dB)" for row in noisy
-                        if row[other] > row[project]) or 'none' for other in ('noisy input', 'best blur', earlier)]
+
+    def behind(other: str, rows: list) -> str:
+        return '; '.join(f"{row['noise']} ({fixed(row[other] - row[project])} dB)" for row in rows
+                         if row[other] > row[project]) or 'none'
+
+    helped = [row for row in noisy if row[project] >= row['noisy input']]
     return {'images': str(max(row['images'] for row in rows)), 'none': fixed(none[project], 1),
             'held': str(HELD_OUT[project]), 'none_before': fixed(none[earlier], 1),
-            'most_ahead': fixed(max(row[project] - row[earlier] for row in noisy), 1), 'behind': behind[2],
-            'least': least['noise'], 'least_gain': signed(least[project] - least['noisy input']),
+            'most_ahead': fixed(max(row[project] - row[earlier] for row in noisy), 1),
+            'behind': behind(earlier, noisy), 'least': least['noise'],
+            'least_gain': signed(least[project] - least['noisy input']),
             'worst_noise': worst['noise'], 'worst_before': fixed(worst[earlier] - worst['noisy input'], 1),
-            'below_input': behind[0], 'below_blur': behind[1]}
+            'below_input': behind('noisy input', noisy), 'below_blur': behind('best blur', helped)}
 
 
 def report_1(rec: Records) -> tuple:
@@ -500,7 +495,7 @@ def report_1(rec: Records) -> tuple:
         'noise': lambda: figures.noise(*rec.last('residual', file='real_val.pkl')),
         'network_1': lambda: figures.network_1(net.widths, [len(blocks) for blocks in net.encoder]),
         'variants': lambda: figures.variants(found, SEARCH_1),
-        'saturation': lambda: figures.saturation(*courses(rec, found)),
+        'saturation': lambda: figures.saturation(courses(rec)),
         'estimate': lambda: figures.estimate([row for row in rec.last('draws') if 'estimated' in row]),
         'noises': lambda: figures.noises(rec.last('noises')[1:]),
         **shared_figures(1),
@@ -535,9 +530,10 @@ def bench(rec: Records, device: str = 'cpu') -> tuple:
 
 def speed(rec: Records) -> dict:
     (run, rows), (gpu, gpu_rows) = bench(rec), bench(rec, 'cuda')
-    steps = {row['network']: fixed(row['ratio']) for row in rows if row['task'] == 'step'}
-    text = {'list': ', '.join(f'{ratio} ({name})' for name, ratio in steps.items()), 'merged': steps['N merged'],
+    steps = {row['network']: row['ratio'] for row in rows if row['task'] == 'step'}
+    text = {'list': ', '.join(f'{fixed(ratio)} ({name})' for name, ratio in steps.items()),
             'networks': '; '.join(bench_framework.NETWORKS[name][-1] for name in steps),
+            'upsampling': fixed(steps['N'], 1),                         # where ours does less arithmetic
             'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores",
             'revision': run['revision'][:7], 'gpu_machine': gpu['machine']['processor'],
             'fast_mixed': between([row['ours mixed'] / row['autocast'] for earlier in rec.runs('bench_framework')
@@ -547,26 +543,32 @@ def speed(rec: Records) -> dict:
         text.update({prefix + task: between([row['ratio'] for row in some if row['task'] == task], digits)
                      for task in ('step', 'predict', 'memory')})
         text[f'{prefix}products'] = between([100 * row['products'] for row in some if 'products' in row], 0)
-    return text
+    return {**text, 'step': between([ratio for name, ratio in steps.items() if name != 'N'], 1)}
 
 
 def speed_table(rec: Records) -> list:
-    """Rows of the training steps: network, five figures in ms, ours over torch.nn's better one."""
+    """Rows of the training steps: network, five figures in ms, ours over torch.nn's better one (with quartiles)."""
     columns = ('torch.nn', 'channels-last', 'ours', 'ours mixed', 'autocast')
-    return [[row['network'], *(fixed(row[name], 0) for name in columns), fixed(row['ratio'])]
+    return [[row['network'], *(fixed(row[name], 0) for name in columns),
+             f"{fixed(row['ratio'])} ({fixed(row['ratio_low'])}–{fixed(row['ratio_high'])})"]
             for row in bench(rec)[1] if row['task'] == 'step']
 
 
 def twin(rec: Records) -> dict:
-    """Our framework and torch.nn on the same training."""
-    run, (ours, theirs) = rec.runs('compare_torch')[-1], rec.last('compare_torch')
-    pairs = {name: (psnr, theirs['psnr'][name]) for name, psnr in ours['psnr'].items()}
-    ratio = fixed(ours['seconds'] / theirs['seconds'])
-    table = [[f'{name}, dB', fixed(a, 3), fixed(b, 3), signed(a - b, 3)] for name, (a, b) in pairs.items()]
-    return {'table': [*table, ['seconds', fixed(ours['seconds'], 0), fixed(theirs['seconds'], 0), f'× {ratio}']],
-            'layout': 'default' if run['revision'][:7] in DEFAULT_FORMAT else 'faster', 'pairs': f"{ours['pairs']:,}",
-            'ratio': ratio, 'gap': fixed(max(b - a for a, b in pairs.values())),
-            'machine': f"{run['machine']['processor']}, {run['machine']['threads']} cores"}
+    """Our framework and torch.nn on the same trainings, one for each seed."""
+    runs = rec.runs('compare_torch')
+    ours, theirs = ([run['rows'][i] for run in runs] for i in (0, 1))
+    table, gaps = [], []
+    for name in ours[0]['psnr']:
+        one, other = decibels(ours, name), decibels(theirs, name)
+        gaps += [abs(a - b) for a, b in zip(one, other)]
+        table.append([f'{name}, dB', spread(one), spread(other), lead(one, other)])
+    ratios = [one['seconds'] / other['seconds'] for one, other in zip(ours, theirs)]
+    seconds = [fixed(mean(row['seconds'] for row in rows), 0) for rows in (ours, theirs)]
+    machine = runs[-1]['machine']
+    return {'table': [*table, ['seconds', *seconds, f'× {between(ratios)}']], 'pairs': f"{ours[0]['pairs']:,}",
+            'seeds': str(len(runs)), 'ratio': between(ratios), 'gap': fixed(max(gaps)),
+            'machine': f"{machine['processor']}, {machine['threads']} cores"}
 
 
 def report_2(rec: Records) -> tuple:
@@ -617,14 +619,15 @@ def predecessors(rec: Records) -> tuple:
     depth, kernel = ('skip, {} layers', (4, 6, 8, 10, 12)), ('nearest, kernel {}', (3, 5, 7))
     widths = (32, 64, 128, 256)
     panels = [
-        ('Mery: depth', 'layers', {'reported': line(*depth, 'reported'), 'here': line(*depth)}),
+        ('Mery: depth', 'layers', {'reported': line(*depth, 'reported'), 'here': line(*depth, 'centre')}),
         ('Mery: the skip', 'epoch', {'with': epochs('skip, with'), 'without': epochs('skip, without')}),
         ('Mery: the skip, training loss', 'epoch', {name: epochs(f'skip, {name}', 'loss_by_epoch')
                                                     for name in ('with', 'without')}),
         ('Mery: channels', 'channels', {'here': line('skip, {} channels', range(10, 401, 10))}),
         ('Mery: batches', 'images in a batch', {'here': line('skip, batches of {}', range(1, 51))}),
         ('Mery: epochs', 'epoch', {'here': epochs('skip, epochs')}),
-        ('Béchaz et al.: kernel', 'pixels on a side', {'reported': line(*kernel, 'reported'), 'here': line(*kernel)}),
+        ('Béchaz et al.: kernel', 'pixels on a side', {'reported': line(*kernel, 'reported'),
+                                                       'here': line(*kernel, 'centre')}),
         ('Béchaz et al.: channels', 'of the first layer', {
             str(b): line(f'nearest, channels {{}} {b}', widths) for b in widths}),
     ]

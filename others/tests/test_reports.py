@@ -110,8 +110,9 @@ def test_the_readme_is_a_page_of_what_the_records_say():
     models = values.evaluation(rec)
     wanted = [f"{values.fixed(models[name][key]['psnr'])} / {values.fixed(models[name][key]['pooled'])}"
               for name in ('noisy input', 'project 1', 'project 2') for key in values.SETS]
-    ratios = re.findall(r'\d\.\d\d', values.speed(rec)['list'])
-    wanted += [f'{values.BEST_1["real"]:.2f}', f'{values.BEST_2["real"]:.2f}', f'{min(ratios)} to {max(ratios)} times']
+    speed = values.speed(rec)
+    wanted += [f'{values.BEST_1["real"]:.2f}', f'{values.BEST_2["real"]:.2f}', f"{values.twin(rec)['ratio']} times",
+               f"{speed['step']} times, {speed['upsampling']} where"]
     for project in (1, 2):
         checks = values.grading(rec, project)
         wanted += [f"{checks['train, one epoch']['seconds']:.0f} s (project {project})",
