@@ -14,7 +14,6 @@ of val_data.pkl, without ensembling; measuring is not timed.
 import time
 from pathlib import Path
 from statistics import mean, median
-from typing import Optional
 
 import torch
 
@@ -54,7 +53,7 @@ def time_steps(runner: seeds.Torch, pairs: tuple) -> list:
 
 def baseline_row(row: dict, goal: float, step: float) -> dict:
     """A training of the baseline, {'by_epoch': dB, ...}, as a row of this record: its first epoch at the goal."""
-    epochs: Optional[int] = next((i for i, figure in enumerate(row['by_epoch'], 1) if figure >= goal), None)
+    epochs = next((i for i, figure in enumerate(row['by_epoch'], 1) if figure >= goal), None)
     steps = -(-row['pairs'] // row['batch'])
     return {'system': 'Mery', 'seed': row['seed'], 'batch': row['batch'], 'goal': goal, 'step': step, 'epochs': epochs,
             'seconds': epochs and epochs * steps * step, 'psnr': epochs and row['by_epoch'][epochs - 1]}
@@ -84,6 +83,8 @@ def main(arguments=None) -> None:
             rows.append(train_ours(pairs, validation, epochs, seed))
             if rows[-1]['psnr'] >= goal:
                 break
+        else:
+            print(f'project 1, seed {seed}: the goal was not reached in {EPOCHS[-1]} epochs')
         steps += time_steps(runner, pairs)
     for row in trained:
         rows.append(baseline_row(row, goal, median(steps)))
